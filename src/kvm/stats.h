@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * KVM's binary statistics (KVM_GET_STATS_FD, api.rst 4.133): exact event counts
+ * per VM and per vCPU, by the names debugfs uses ("pf_taken", "exits",
+ * "pages_4k"...). A reader is one thread's; several readers may be open.
+ */
+#ifndef QUIRE_KVM_STATS_H
+#define QUIRE_KVM_STATS_H
+
+#include <stdint.h>
+
+#include "base/compiler.h"
+
+struct kvm_stats;
+
+/* Open the statistics of a VM or vCPU fd. -ENOTTY: the kernel has none. */
+__must_check int kvm_stats_open(int vm_or_vcpu_fd, struct kvm_stats **ret);
+void kvm_stats_close(struct kvm_stats *stats);
+
+/* Current value of a one-element statistic. -ENOENT: no such name. */
+__must_check int kvm_stats_read(struct kvm_stats *stats, const char *name,
+				uint64_t *ret_value);
+
+#endif

@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "mem/ram.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/arith.h"
+#include "base/cleanup.h"
+
+#ifndef MAP_HUGE_SHIFT
+#define MAP_HUGE_SHIFT 26
+#endif
+#define HUGE_FLAG_2M (21 << MAP_HUGE_SHIFT)
+#define HUGE_FLAG_1G (30 << MAP_HUGE_SHIFT)
+
+const char *const ram_page_names[4] = {
+	[RAM_PAGE_4K] = "4k",
+	[RAM_PAGE_THP] = "thp",
+	[RAM_PAGE_2M] = "2m",
+	[RAM_PAGE_1G] = "1g",
+};
+
+static uint64_t page_bytes(enum ram_page page)
+{
+	switch (page) {
+	case RAM_PAGE_2M:
+		return PAGE_2M;
+	case RAM_PAGE_1G:
+		return PAGE_1G;
+	case RAM_PAGE_4K:
+	case RAM_PAGE_THP:
+		break;
+	}
+	return PAGE_4K;
+}
+
+static bool is_hugetlb(enum ram_page page)
+{
+	return page == RAM_PAGE_2M || page == RAM_PAGE_1G;
+}
+
+/* Reserve span bytes of address space aligned to 1 GiB. */
+static int reserve_span(uint64_t span, char **ret_base, struct err *err)
+{
+	uint64_t total = span + PAGE_1G;
+	char *raw = mmap(NULL, total, PROT_NONE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	char *base;
+
+	if (raw == MAP_FAILED)
+		return err_errno(err, errno,
+				 "reserving address space for guest memory");
+	base = (char *)align_up((uintptr_t)raw, PAGE_1G);
+	if (base > raw)
+		munmap(raw, (size_t)(base - raw));
+	if (base + span < raw + total)
+		munmap(base + span, (size_t)(raw + total - (base + span)));
+	*ret_base = base;
+	return 0;
+}
+
+/*
+ * Transparent pages are advised before the first touch, so that population
+ * and the guest's own faults both get 2M pages where THP is on "madvise", and
+ * 4K means 4K where it is on "always".
+ */
+static int advise(char *hva, uint64_t size, enum ram_page page, struct err *err)
+{
+	if (is_hugetlb(page))
+		return 0;
+	if (madvise(hva, size,
+		    page == RAM_PAGE_THP ? MADV_HUGEPAGE : MADV_NOHUGEPAGE) &&
+	    errno != EINVAL) /* EINVAL: a kernel built without THP */
+		return err_errno(err, errno, "madvise on guest memory");
+	return 0;
+}
+
+static int map_region(struct ram *ram, struct ram_region *region,
+		      uint64_t file_offset, struct err *err)
+{
+	char *at = ram->base + region->base.v;
+	int flags = MAP_FIXED | MAP_NORESERVE;
+	int r;
+
+	if (ram->fd >= 0) {
+		flags |= MAP_SHARED;
+	} else {
+		flags |= MAP_PRIVATE | MAP_ANONYMOUS;
+		if (ram->page == RAM_PAGE_2M)
+			flags |= MAP_HUGETLB | HUGE_FLAG_2M;
+		if (ram->page == RAM_PAGE_1G)
+			flags |= MAP_HUGETLB | HUGE_FLAG_1G;
+	}
+	/*
+	 * With hugetlb the reservation must stand, or a guest fault on an empty
+	 * pool would be a SIGBUS instead of an error here.
+	 */
+	if (is_hugetlb(ram->page))
+		flags &= ~MAP_NORESERVE;
+	if (mmap(at, region->size, PROT_READ | PROT_WRITE, flags, ram->fd,
+		 (off_t)file_offset) == MAP_FAILED) {
+		if (is_hugetlb(ram->page))
+			return err_set(err, errno,
+				       "no %llu MiB of free %s hugetlb pages; "
+				       "see /sys/kernel/mm/hugepages/*/"
+				       "nr_hugepages",
+				       (unsigned long long)(region->size / MIB),
+				       ram_page_names[ram->page]);
+		return err_errno(err, errno, "mapping guest memory");
+	}
+	r = advise(at, region->size, ram->page, err);
+	if (r)
+		return r;
+	/* A core dump of the VMM must not be a dump of the guest. */
+	if (madvise(at, region->size, MADV_DONTDUMP) && errno != EINVAL)
+		return err_errno(err, errno, "madvise on guest memory");
+	return 0;
+}
+
+static int open_memfd(struct ram *ram, uint64_t size, struct err *err)
+{
+	unsigned int flags = MFD_CLOEXEC;
+
+	if (ram->page == RAM_PAGE_2M)
+		flags |= MFD_HUGETLB | HUGE_FLAG_2M;
+	if (ram->page == RAM_PAGE_1G)
+		flags |= MFD_HUGETLB | HUGE_FLAG_1G;
+	ram->fd = memfd_create("quire-ram", flags);
+	if (ram->fd < 0)
+		return err_errno(err, errno, "memfd_create for guest memory");
+	if (ftruncate(ram->fd, (off_t)size))
+		return err_errno(err, errno, "sizing guest memory");
+	return 0;
+}
+
+static void add_region(struct ram *ram, uint64_t base, uint64_t size)
+{
+	struct ram_region *region = &ram->regions[ram->num_regions];
+
+	region->base = GPA(base);
+	region->size = size;
+	region->slot = ram->num_regions++;
+	atomic_init(&region->dirty, NULL);
+}
+
+static int check_config(const struct ram_config *cfg, struct err *err)
+{
+	uint64_t unit = page_bytes(cfg->page), end;
+
+	if (!cfg->size_bytes || !is_aligned(cfg->size_bytes, unit))
+		return err_set(err, EINVAL,
+			       "memory size is not a multiple of %llu KiB",
+			       (unsigned long long)(unit / KIB));
+	BUG_ON(!is_aligned(cfg->hole_start | cfg->hole_end, PAGE_1G));
+	if (!add_u64(cfg->size_bytes, cfg->hole_end + PAGE_1G, &end) ||
+	    end > 1ull << 46)
+		return err_set(err, ENOMEM,
+			       "memory size is beyond the host's address "
+			       "space");
+	return 0;
+}
+
+int ram_init(struct ram *ram, const struct ram_config *cfg, struct err *err)
+{
+	uint64_t low = MIN(cfg->size_bytes, cfg->hole_start);
+	uint64_t high = cfg->size_bytes - low, file_offset = 0;
+	int r;
+
+	memset(ram, 0, sizeof(*ram));
+	ram->fd = -1;
+	r = check_config(cfg, err);
+	if (r)
+		return r;
+	ram->page = cfg->page;
+	ram->shared = cfg->shared;
+	ram->span = high ? cfg->hole_end + high : low;
+	r = reserve_span(ram->span, &ram->base, err);
+	if (r)
+		return r;
+	add_region(ram, 0, low);
+	if (high)
+		add_region(ram, cfg->hole_end, high);
+	if (cfg->shared)
+		r = open_memfd(ram, cfg->size_bytes, err);
+	for (unsigned int i = 0; !r && i < ram->num_regions; i++) {
+		r = map_region(ram, &ram->regions[i], file_offset, err);
+		file_offset += ram->regions[i].size;
+	}
+	if (r)
+		ram_fini(ram);
+	return r;
+}
+
+void ram_fini(struct ram *ram)
+{
+	if (ram->base)
+		munmap(ram->base, ram->span);
+	ram->base = NULL;
+	if (ram->span)
+		close_fd(&ram->fd);
+	ram->span = 0;
+	ram->num_regions = 0;
+}
+
+uint64_t ram_size(const struct ram *ram)
+{
+	uint64_t size = 0;
+
+	for (unsigned int i = 0; i < ram->num_regions; i++)
+		size += ram->regions[i].size;
+	return size;
+}
+
+/* The one check: the region that holds all of [gpa, gpa + len), or NULL. */
+static const struct ram_region *find_region(const struct ram *ram,
+					    struct gpa gpa, uint64_t len)
+{
+	for (unsigned int i = 0; i < ram->num_regions; i++) {
+		const struct ram_region *region = &ram->regions[i];
+
+		if (gpa.v >= region->base.v &&
+		    range_ok(gpa.v - region->base.v, len, region->size))
+			return region;
+	}
+	return NULL;
+}
+
+static void region_mark_dirty(const struct ram_region *region, uint64_t offset,
+			      uint64_t len)
+{
+	_Atomic uint64_t *map = atomic_load_explicit(&region->dirty,
+						     memory_order_acquire);
+
+	if (likely(!map) || !len)
+		return;
+	for (uint64_t page = offset / PAGE_4K;
+	     page <= (offset + len - 1) / PAGE_4K; page++)
+		atomic_fetch_or_explicit(&map[page / 64], 1ull << (page % 64),
+					 memory_order_relaxed);
+}
+
+void *mem_map_range(const struct ram *ram, struct gpa gpa, uint64_t len,
+		    enum mem_access access)
+{
+	const struct ram_region *region;
+
+	if (!len)
+		return NULL;
+	region = find_region(ram, gpa, len);
+	if (!region)
+		return NULL;
+	if (access == MEM_WRITE)
+		region_mark_dirty(region, gpa.v - region->base.v, len);
+	return ram->base + gpa.v;
+}
+
+int mem_read(const struct ram *ram, struct gpa gpa, void *buf, uint64_t len)
+{
+	const void *p;
+
+	if (!len)
+		return 0;
+	p = mem_map_range(ram, gpa, len, MEM_READ);
+	if (!p)
+		return -EFAULT;
+	memcpy(buf, p, len);
+	return 0;
+}
+
+int mem_write(const struct ram *ram, struct gpa gpa, const void *buf,
+	      uint64_t len)
+{
+	const struct ram_region *region;
+
+	if (!len)
+		return 0;
+	region = find_region(ram, gpa, len);
+	if (!region)
+		return -EFAULT;
+	memcpy(ram->base + gpa.v, buf, len);
+	/* After the bytes: a harvest in between must not miss them. */
+	region_mark_dirty(region, gpa.v - region->base.v, len);
+	return 0;
+}
+
+void mem_mark_dirty(const struct ram *ram, struct gpa gpa, uint64_t len)
+{
+	const struct ram_region *region = find_region(ram, gpa, len);
+
+	if (region)
+		region_mark_dirty(region, gpa.v - region->base.v, len);
+}

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Guest RAM: the regions of one VM and the only way to their bytes.
+ *
+ * One stretch of host address space is reserved for the whole guest-physical
+ * span, aligned to 1 GiB, and every region is mapped inside it at its GPA. So
+ * HVA = base + GPA for all RAM, which makes GPA and HVA congruent modulo 1 GiB:
+ * without that KVM would quietly map the whole slot with 4K pages.
+ *
+ * Threads: regions are fixed before the first accessor runs; after that the
+ * accessors may be called from any thread. Guest memory changes under the
+ * reader: copy once, then check the copy.
+ *
+ * Errors: a start or length outside RAM is -EFAULT and nothing is touched.
+ */
+#ifndef QUIRE_MEM_RAM_H
+#define QUIRE_MEM_RAM_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "mem/gpa.h"
+
+enum ram_page {
+	RAM_PAGE_4K,  /* MADV_NOHUGEPAGE */
+	RAM_PAGE_THP, /* MADV_HUGEPAGE */
+	RAM_PAGE_2M,  /* hugetlb */
+	RAM_PAGE_1G,  /* hugetlb */
+};
+
+/* "4k", "thp", "2m", "1g", indexed by enum ram_page. */
+extern const char *const ram_page_names[4];
+
+struct ram_region {
+	struct gpa base;
+	uint64_t size;
+	unsigned int slot; /* KVM memslot number */
+	/*
+	 * One bit per 4K page, set by every write through the accessors, or
+	 * NULL while nobody tracks. Ordinary guest stores are KVM's to log.
+	 */
+	_Atomic(_Atomic uint64_t *) dirty;
+};
+
+#define RAM_MAX_REGIONS 4
+
+struct ram {
+	char *base; /* HVA of GPA 0 */
+	uint64_t span;
+	enum ram_page page;
+	bool shared; /* memfd */
+	int fd;	     /* the memfd, offset = distance from first region; or -1 */
+	unsigned int num_regions;
+	struct ram_region regions[RAM_MAX_REGIONS];
+};
+
+struct ram_config {
+	uint64_t size_bytes;
+	/*
+	 * RAM up to hole_start stays low; the rest continues at hole_end
+	 * (4 GiB). Both multiples of 1 GiB.
+	 */
+	uint64_t hole_start;
+	uint64_t hole_end;
+	enum ram_page page;
+	bool shared;
+};
+
+/*
+ * Map RAM of size_bytes (a multiple of 4K; of the page size for hugetlb). Only
+ * address space is taken: nothing is populated. Huge-page advice is set here,
+ * before anybody can populate.
+ */
+__must_check int ram_init(struct ram *ram, const struct ram_config *cfg,
+			  struct err *err);
+
+/* Unmap all. Fine on a zeroed or half-built struct. */
+void ram_fini(struct ram *ram);
+
+uint64_t ram_size(const struct ram *ram);
+
+enum mem_access {
+	MEM_READ,  /* the VMM reads guest memory */
+	MEM_WRITE, /* the VMM writes guest memory; the range is marked dirty */
+};
+
+/*
+ * The host address of [gpa, gpa + len), which must lie in one region, or NULL.
+ * len 0 is refused. With MEM_WRITE the range is marked dirty now, so a caller
+ * that keeps the pointer for an asynchronous write calls mem_mark_dirty()
+ * again once the data is there.
+ */
+__must_check void *mem_map_range(const struct ram *ram, struct gpa gpa,
+				 uint64_t len, enum mem_access access);
+
+/* Copy out of / into guest memory. 0 or -EFAULT. len 0 is fine. */
+__must_check int mem_read(const struct ram *ram, struct gpa gpa, void *buf,
+			  uint64_t len);
+__must_check int mem_write(const struct ram *ram, struct gpa gpa,
+			   const void *buf, uint64_t len);
+
+/* Mark a range dirty that was written through a mapped pointer. */
+void mem_mark_dirty(const struct ram *ram, struct gpa gpa, uint64_t len);
+
+#endif
