@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * ACPI fixed hardware at PORT_PM_BASE: the PM1a event and control blocks and
+ * the 24-bit PM timer. Gives the guest power-off (S5), the power button and the
+ * SCI.
+ *
+ *	+0  PM1a_STS  2 bytes	+4  PM1a_CNT  2 bytes
+ *	+2  PM1a_EN   2 bytes	+8  PM_TMR    4 bytes
+ *
+ * There is no SMI command port: the machine is always in ACPI mode and SCI_EN
+ * reads as one. Source: ACPI 6.5, section 4.8.
+ *
+ * Threads: any; own mutex.
+ */
+#ifndef QUIRE_DEVICE_PM_H
+#define QUIRE_DEVICE_PM_H
+
+#include "base/compiler.h"
+#include "device/device.h"
+#include "device/timer.h"
+#include "kvm/irq.h"
+
+struct iobus;
+struct pm;
+
+#define PM_PORTS      12
+#define PM_SLP_TYP_S5 5 /* what \_S5 in the DSDT says */
+
+struct pm_config {
+	struct iobus *pio;
+	struct irq_line sci;
+	struct machine_hooks hooks;
+	/* For the timer-carry interrupt; NULL: TMR_STS by polling only. */
+	struct evloop *loop;
+	/* Monotonic clock; .now_ns NULL: CLOCK_MONOTONIC. */
+	struct dev_clock clock;
+};
+
+__must_check int pm_new(struct pm **ret, const struct pm_config *cfg);
+void pm_free(struct pm *pm);
+
+/* Press the power button: the guest's OS is asked to shut down. */
+void pm_power_button(struct pm *pm);
+
+/* Raise what has become due. The timer calls it; tests with a clock do too. */
+void pm_poll(struct pm *pm);
+
+#endif

@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * virtio-blk (virtio 1.2 section 5.2): a disk out of a raw file or a block
+ * device. This file is the device as the command line and the driver's probe
+ * see it; requests are in blk_queue.c and blk_req.c.
+ *
+ * Offered: flush (the host's page cache is the disk's write cache), multiple
+ * queues, discard and write zeroes (where the host can), read-only, block size
+ * and topology. Not offered: switching the write cache (CONFIG_WCE), geometry,
+ * size_max (a segment may have any size), secure erase, zones, lifetime.
+ */
+#include "virtio/blk/blk.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/arith.h"
+#include "base/cleanup.h"
+#include "virtio/blk/blk_priv.h"
+
+#define PCI_CLASS	   0x018000 /* mass storage, other */
+#define MIN_QUEUE_SIZE	   16u
+#define DEFAULT_QUEUE_SIZE 256u
+/* More threads than this bring nothing without being asked for. */
+#define MAX_AUTO_QUEUES 4u
+/* Two descriptors for header and status, two where regions of RAM meet. */
+#define SEG_MAX (VQ_MAX_IOV - 4u)
+
+struct blk_config {
+	char *path;
+	bool readonly;
+	bool direct;
+	uint32_t num_queues; /* 0: by the number of CPUs */
+	uint32_t queue_size;
+	char serial[BLK_ID_BYTES + 1];
+};
+
+static int set_path(void *obj, const char *value, struct err *err)
+{
+	struct blk_config *cfg = obj;
+
+	cfg->path = strdup(value);
+	return cfg->path ? 0 : err_set(err, ENOMEM, "out of memory");
+}
+
+static int set_readonly(void *obj, const char *value, struct err *err)
+{
+	return kvlist_bool(value, &((struct blk_config *)obj)->readonly, err);
+}
+
+static int set_direct(void *obj, const char *value, struct err *err)
+{
+	return kvlist_bool(value, &((struct blk_config *)obj)->direct, err);
+}
+
+static int set_num_queues(void *obj, const char *value, struct err *err)
+{
+	return kvlist_u32(value, 1, VIRTIO_MAX_QUEUES,
+			  &((struct blk_config *)obj)->num_queues, err);
+}
+
+static int set_queue_size(void *obj, const char *value, struct err *err)
+{
+	struct blk_config *cfg = obj;
+	uint32_t size;
+	int r = kvlist_u32(value, MIN_QUEUE_SIZE, VQ_MAX_SIZE, &size, err);
+
+	if (r)
+		return r;
+	if (!is_pow2(size))
+		return err_set(err, EINVAL, "not a power of two");
+	cfg->queue_size = size;
+	return 0;
+}
+
+static int set_serial(void *obj, const char *value, struct err *err)
+{
+	struct blk_config *cfg = obj;
+
+	if (strlen(value) > BLK_ID_BYTES)
+		return err_set(err, EINVAL, "longer than %u bytes",
+			       BLK_ID_BYTES);
+	memcpy(cfg->serial, value, strlen(value) + 1);
+	return 0;
+}
+
+static const struct kvlist_key keys[] = {
+	{ "path", set_path },
+	{ "readonly", set_readonly },
+	{ "direct", set_direct },
+	{ "num_queues", set_num_queues },
+	{ "queue_size", set_queue_size },
+	{ "serial", set_serial },
+};
+
+static void config_defaults(void *config)
+{
+	struct blk_config *cfg = config;
+
+	cfg->queue_size = DEFAULT_QUEUE_SIZE;
+}
+
+static int config_check(const void *config, struct err *err)
+{
+	const struct blk_config *cfg = config;
+
+	if (!cfg->path)
+		return err_set(err, EINVAL, "path=FILE is missing");
+	return 0;
+}
+
+static void config_fini(void *config)
+{
+	struct blk_config *cfg = config;
+
+	free(take_ptr(cfg->path));
+}
+
+static void offer(struct blk_dev *dev, unsigned int num_queues)
+{
+	uint64_t features = BLK_F_SEG_MAX | BLK_F_BLK_SIZE | BLK_F_TOPOLOGY |
+			    BLK_F_FLUSH;
+
+	if (num_queues > 1)
+		features |= BLK_F_MQ;
+	if (blockdev_readonly(dev->bdev))
+		features |= BLK_F_RO;
+	if (blockdev_can_discard(dev->bdev))
+		features |= BLK_F_DISCARD;
+	if (blockdev_can_write_zeroes(dev->bdev))
+		features |= BLK_F_WRITE_ZEROES;
+	dev->vdev.offered |= features;
+}
+
+static void fill_config(struct blk_dev *dev, unsigned int num_queues,
+			uint32_t queue_size)
+{
+	struct blk_config_space *c = &dev->config;
+	uint32_t block = blockdev_block_bytes(dev->bdev);
+	uint32_t physical = blockdev_physical_bytes(dev->bdev);
+	uint32_t discard = blockdev_discard_bytes(dev->bdev);
+
+	c->capacity = htole64(blockdev_size(dev->bdev) / BLK_SECTOR_BYTES);
+	c->seg_max = htole32(MIN(queue_size - 2, SEG_MAX));
+	c->blk_size = htole32(block);
+	c->physical_block_exp = (uint8_t)__builtin_ctz(physical / block);
+	c->min_io_size = htole16((uint16_t)(physical / block));
+	c->num_queues = htole16((uint16_t)num_queues);
+	c->max_discard_sectors = htole32(BLK_MAX_RANGE_SECTORS);
+	c->max_discard_seg = htole32(BLK_MAX_SEGMENTS);
+	c->discard_sector_alignment = htole32(discard / BLK_SECTOR_BYTES);
+	c->max_write_zeroes_sectors = htole32(BLK_MAX_RANGE_SECTORS);
+	c->max_write_zeroes_seg = htole32(BLK_MAX_SEGMENTS);
+	c->write_zeroes_may_unmap = 1;
+}
+
+static void blk_destroy(struct virtio_dev *vdev)
+{
+	struct blk_dev *dev = container_of(vdev, struct blk_dev, vdev);
+
+	virtio_dev_fini(vdev);
+	blockdev_close(dev->bdev);
+	free(dev);
+}
+
+static int blk_create(struct virtio_dev **ret, const void *config,
+		      const struct ram *ram, unsigned int num_cpus,
+		      unsigned int index, struct err *err)
+{
+	const struct blk_config *cfg = config;
+	const struct blockdev_config bdev_cfg = {
+		.path = cfg->path,
+		.readonly = cfg->readonly,
+		.direct = cfg->direct,
+	};
+	unsigned int num_queues = cfg->num_queues;
+	const char *slash = strrchr(cfg->path, '/');
+	struct blk_dev *dev;
+	int r;
+
+	if (!num_queues)
+		num_queues = MIN(MAX(num_cpus, 1u), MAX_AUTO_QUEUES);
+	dev = calloc(1, sizeof(*dev));
+	if (!dev)
+		return err_set(err, ENOMEM, "disk %s: out of memory",
+			       cfg->path);
+	r = blockdev_open(&dev->bdev, &bdev_cfg, err);
+	if (!r) {
+		r = virtio_dev_init(&dev->vdev, &virtio_blk_class, ram,
+				    num_queues, (uint16_t)cfg->queue_size);
+		if (r)
+			err_errno(err, -r, "disk %s: cannot set up its queues",
+				  cfg->path);
+	}
+	if (r) {
+		blk_destroy(&dev->vdev);
+		return r;
+	}
+	snprintf(dev->vdev.id, sizeof(dev->vdev.id), "disk%u (%s)", index,
+		 slash ? slash + 1 : cfg->path);
+	memcpy(dev->serial, cfg->serial, sizeof(dev->serial));
+	offer(dev, num_queues);
+	fill_config(dev, num_queues, cfg->queue_size);
+	*ret = &dev->vdev;
+	return 0;
+}
+
+static void blk_config_read(struct virtio_dev *vdev, uint32_t offset,
+			    void *data, uint32_t len)
+{
+	struct blk_dev *dev = container_of(vdev, struct blk_dev, vdev);
+
+	memcpy(data, (char *)&dev->config + offset, len);
+}
+
+static void blk_deactivate(struct virtio_dev *vdev)
+{
+	struct blk_dev *dev = container_of(vdev, struct blk_dev, vdev);
+
+	if (!dev->queues)
+		return;
+	/* All at once: their last operations run side by side. */
+	for (unsigned int i = 0; i < vdev->num_queues; i++)
+		blk_queue_cancel(&dev->queues[i]);
+	for (unsigned int i = 0; i < vdev->num_queues; i++)
+		blk_queue_stop(&dev->queues[i]);
+	free(take_ptr(dev->queues));
+}
+
+/* Queues the driver did not enable get no thread. */
+static int blk_activate(struct virtio_dev *vdev)
+{
+	struct blk_dev *dev = container_of(vdev, struct blk_dev, vdev);
+	int r = 0;
+
+	dev->queues = calloc(vdev->num_queues, sizeof(*dev->queues));
+	if (!dev->queues)
+		return -ENOMEM;
+	for (unsigned int i = 0; i < vdev->num_queues && !r; i++)
+		if (vdev->queues[i].vq.started)
+			r = blk_queue_start(&dev->queues[i], dev, i);
+	if (r)
+		blk_deactivate(vdev);
+	return r;
+}
+
+const struct virtio_class virtio_blk_class = {
+	.name = "blk",
+	.device_id = BLK_DEVICE_ID,
+	.pci_class = PCI_CLASS,
+	.option = "--disk",
+	.option_args = "path=FILE[,readonly=on][,direct=on][,num_queues=N]"
+		       "[,queue_size=N][,serial=TEXT]",
+	.option_help = "a raw image file or a block device as a virtio disk",
+	.first_key = "path",
+	.keys = keys,
+	.num_keys = ARRAY_SIZE(keys),
+	.config_bytes = sizeof(struct blk_config),
+	.config_defaults = config_defaults,
+	.config_check = config_check,
+	.config_fini = config_fini,
+	.create = blk_create,
+	.destroy = blk_destroy,
+	.config_space_bytes = BLK_CONFIG_BYTES,
+	.config_read = blk_config_read,
+	.activate = blk_activate,
+	.deactivate = blk_deactivate,
+};

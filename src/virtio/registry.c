@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Every virtio device type there is: one declaration and one line each. */
+#include "virtio/virtio.h"
+
+#include "virtio/blk/blk.h"
+#include "virtio/rng/rng.h"
+
+const struct virtio_class *const virtio_classes[] = {
+	&virtio_blk_class,
+	&virtio_rng_class,
+	NULL,
+};

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The virtio device model: what a device type (class) declares, what one device
+ * (struct virtio_dev) carries, and what the transport does for it.
+ *
+ * Adding a device: a folder with a const struct virtio_class, and one line in
+ * virtio/registry.c. Option parsing (quire run --disk ...), help text, PCI
+ * identity, queues and reset all follow from the class.
+ *
+ * Life: create() -> [activate() -> deactivate()]* -> destroy().
+ *
+ * Threads: create/destroy on the control thread. activate() and deactivate()
+ * come from a vCPU thread under the transport's lock, never concurrently.
+ * Between them the device owns its queues and serves them on its own threads,
+ * one per queue as a rule, each sleeping on that queue's kick_fd (the transport
+ * points the ioeventfd there). deactivate() returns when no thread of the
+ * device touches a queue or guest memory any more and every chain it popped has
+ * been completed; the threads are gone.
+ *
+ * Source: Virtual I/O Device (VIRTIO) 1.2.
+ */
+#ifndef QUIRE_VIRTIO_VIRTIO_H
+#define QUIRE_VIRTIO_VIRTIO_H
+
+#include <stdatomic.h>
+
+#include "base/err.h"
+#include "base/kvlist.h"
+#include "mem/ram.h"
+#include "virtio/queue.h"
+
+#define VIRTIO_MAX_QUEUES 64
+
+/* Feature bits of the transport and ring (virtio 1.2 section 6). */
+#define VIRTIO_F_INDIRECT_DESC (1ull << 28)
+#define VIRTIO_F_EVENT_IDX     (1ull << 29)
+#define VIRTIO_F_VERSION_1     (1ull << 32)
+
+struct virtio_dev;
+
+struct virtio_class {
+	const char *name;   /* "blk": folder and log name */
+	uint16_t device_id; /* virtio 1.2 section 5 */
+	uint32_t pci_class; /* 24-bit class code */
+
+	/* Command line: "--disk" and its keys. NULL option: not configurable.
+	 */
+	const char *option;
+	const char *option_args; /* "path=FILE[,readonly=on]" for --help */
+	const char *option_help; /* one line */
+	const char *first_key;	 /* see kvlist_parse(); may be NULL */
+	const struct kvlist_key *keys;
+	size_t num_keys;
+	bool single; /* the option may be given once only */
+
+	/* The parsed option: zeroed memory of this size, defaults, check. */
+	size_t config_bytes;
+	void (*config_defaults)(void *config);
+	/* After all keys: is it complete and consistent? */
+	int (*config_check)(const void *config, struct err *err);
+	void (*config_fini)(void *config); /* frees what setters allocated */
+
+	/*
+	 * num_cpus lets a device choose its number of queues; index is its
+	 * place among the devices of its class, for the id.
+	 */
+	int (*create)(struct virtio_dev **ret, const void *config,
+		      const struct ram *ram, unsigned int num_cpus,
+		      unsigned int index, struct err *err);
+	void (*destroy)(struct virtio_dev *dev);
+
+	/* Device configuration space; offset + len is within
+	 * config_space_bytes. */
+	uint32_t config_space_bytes;
+	void (*config_read)(struct virtio_dev *dev, uint32_t offset, void *data,
+			    uint32_t len);
+	/* NULL: read-only. */
+	void (*config_write)(struct virtio_dev *dev, uint32_t offset,
+			     const void *data, uint32_t len);
+
+	/*
+	 * DRIVER_OK: dev->features is what was negotiated, enabled queues are
+	 * started. A failure leaves the device needing reset.
+	 */
+	int (*activate)(struct virtio_dev *dev);
+	void (*deactivate)(struct virtio_dev *dev);
+};
+
+/* One queue as device and transport share it. */
+struct virtio_queue {
+	struct virtqueue vq;
+	int kick_fd; /* eventfd, non-blocking; driver notifications */
+	/* Counters for the exit summary and the API. */
+	_Atomic uint64_t kicks, interrupts, requests;
+};
+
+/* What the transport offers to a device; set before activate(). */
+struct virtio_transport_ops {
+	void (*notify_queue)(void *transport, unsigned int queue);
+	void (*notify_config)(void *transport);
+	void (*needs_reset)(void *transport);
+};
+
+/* Embedded first in each device's own struct. */
+struct virtio_dev {
+	const struct virtio_class *cls;
+	const struct ram *ram;
+	char id[64];	   /* for messages: "disk0 (a.img)" */
+	uint64_t offered;  /* feature bits, device-specific ones included */
+	uint64_t features; /* negotiated */
+	unsigned int num_queues;
+	struct virtio_queue *queues;
+	const struct virtio_transport_ops *transport;
+	void *transport_ctx;
+	_Atomic uint64_t errors; /* guest misbehaviour and failed requests */
+};
+
+/*
+ * For create(): set the common fields, make the queues and their eventfds;
+ * adds VERSION_1, INDIRECT_DESC and EVENT_IDX to offered.
+ */
+__must_check int virtio_dev_init(struct virtio_dev *dev,
+				 const struct virtio_class *cls,
+				 const struct ram *ram, unsigned int num_queues,
+				 uint16_t queue_size);
+/* For destroy(). Fine on a zeroed struct. */
+void virtio_dev_fini(struct virtio_dev *dev);
+
+/*
+ * After pushing to queue q: interrupt the driver if it wants one. Call from the
+ * queue's thread.
+ */
+void virtio_queue_interrupt(struct virtio_dev *dev, unsigned int queue);
+
+/* The configuration space changed (capacity, link...). Any thread. */
+void virtio_config_changed(struct virtio_dev *dev);
+
+/*
+ * The driver broke the rules: set DEVICE_NEEDS_RESET, count, log once in a
+ * while. The calling thread then stops serving until deactivate().
+ */
+void virtio_dev_broken(struct virtio_dev *dev, const char *why);
+
+/* All classes, in the order devices are documented; ends with NULL. */
+extern const struct virtio_class *const virtio_classes[];
+
+#endif
