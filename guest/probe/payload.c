@@ -1,0 +1,282 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The probe guest's payload: the program each vCPU of a probe VM runs, in user
+ * mode, started by the host without any kernel below it (src/probe/).
+ *
+ * It may use nothing but its stack, its slot and the shared header: the image
+ * is mapped read-only, and the linker script refuses writable data. Built
+ * without SSE, so that the host need not care what vector state looks like.
+ */
+#include "payload.h"
+
+#define SHARED ((struct probe_shared *)PROBE_VA_SHARED)
+
+/* Accesses between two looks at the stop flag. */
+#define STOP_INTERVAL 4096ull
+
+struct range {
+	uint64_t start, stride, count;
+};
+
+static int stopped(void)
+{
+	return __atomic_load_n(&SHARED->stop, __ATOMIC_RELAXED) != 0;
+}
+
+/*
+ * Returns non-zero when the stop flag ended the wait. The host zeroes `arrived`
+ * between commands, so an abandoned barrier does not spoil the next.
+ */
+static int barrier_wait(uint32_t count)
+{
+	uint32_t gen = __atomic_load_n(&SHARED->barrier_generation,
+				       __ATOMIC_ACQUIRE);
+
+	if (__atomic_add_fetch(&SHARED->barrier_arrived, 1, __ATOMIC_ACQ_REL) ==
+	    count) {
+		__atomic_store_n(&SHARED->barrier_arrived, 0, __ATOMIC_RELAXED);
+		__atomic_store_n(&SHARED->barrier_generation, gen + 1,
+				 __ATOMIC_RELEASE);
+		return 0;
+	}
+	while (__atomic_load_n(&SHARED->barrier_generation, __ATOMIC_ACQUIRE) ==
+	       gen) {
+		if (stopped())
+			return 1;
+		cpu_pause();
+	}
+	return 0;
+}
+
+static volatile uint64_t *word(uint64_t va)
+{
+	return (volatile uint64_t *)va;
+}
+
+static uint64_t read_words(const struct range *r, uint64_t from, uint64_t to)
+{
+	uint64_t sum = 0;
+
+	for (uint64_t i = from; i < to; i++)
+		sum += *word(r->start + i * r->stride);
+	return sum;
+}
+
+static void write_words(const struct range *r, uint64_t from, uint64_t to,
+			uint64_t value)
+{
+	for (uint64_t i = from; i < to; i++)
+		*word(r->start + i * r->stride) = value;
+}
+
+static void fill_words(const struct range *r, uint64_t from, uint64_t to,
+		       uint64_t seed)
+{
+	uint64_t va;
+
+	for (uint64_t i = from; i < to; i++) {
+		va = r->start + i * r->stride;
+		*word(va) = probe_pattern(seed, va - PROBE_VA_TEST);
+	}
+}
+
+static void verify_words(const struct range *r, uint64_t from, uint64_t to,
+			 uint64_t seed, struct probe_result *res)
+{
+	uint64_t va, want, found;
+
+	for (uint64_t i = from; i < to; i++) {
+		va = r->start + i * r->stride;
+		want = probe_pattern(seed, va - PROBE_VA_TEST);
+		found = *word(va);
+		if (found == want)
+			continue;
+		if (!res->bad_words++) {
+			res->bad_offset = va - PROBE_VA_TEST;
+			res->bad_expected = want;
+			res->bad_found = found;
+		}
+	}
+}
+
+static void do_words(const struct probe_command *cmd, const struct range *r,
+		     uint64_t from, uint64_t to, struct probe_result *res)
+{
+	switch (cmd->op) {
+	case PROBE_OP_READ:
+		res->value += read_words(r, from, to);
+		break;
+	case PROBE_OP_WRITE:
+		write_words(r, from, to, cmd->seed);
+		break;
+	case PROBE_OP_FILL:
+		fill_words(r, from, to, cmd->seed);
+		break;
+	default:
+		verify_words(r, from, to, cmd->seed, res);
+		break;
+	}
+}
+
+/* READ, WRITE, FILL, VERIFY: passes over the range, in order. */
+static void do_passes(const struct probe_command *cmd, const struct range *r,
+		      struct probe_result *res)
+{
+	uint64_t i, end;
+
+	while (!cmd->passes || res->passes < cmd->passes) {
+		for (i = 0; i < r->count; i = end) {
+			if (stopped()) {
+				res->status = PROBE_STOPPED;
+				return;
+			}
+			end = r->count - i < STOP_INTERVAL ? r->count
+							   : i + STOP_INTERVAL;
+			do_words(cmd, r, i, end, res);
+			res->accesses += end - i;
+		}
+		res->passes++;
+		if (!r->count && !cmd->passes)
+			return; /* an empty range has no end to wait for */
+	}
+}
+
+/*
+ * Sattolo's shuffle, in place: node i starts out pointing at itself, and
+ * swapping each with an earlier one leaves a permutation of one single cycle.
+ */
+static void do_link(const struct probe_command *cmd, const struct range *r,
+		    struct probe_result *res)
+{
+	uint64_t rng = cmd->seed, i, a, b, tmp;
+
+	for (i = 0; i < r->count; i++) {
+		a = r->start + i * r->stride;
+		*word(a) = a;
+	}
+	for (i = r->count; i-- > 1;) {
+		if (i % STOP_INTERVAL == 0 && stopped()) {
+			res->status = PROBE_STOPPED;
+			return;
+		}
+		a = r->start + i * r->stride;
+		b = r->start + rng_next(&rng) % i * r->stride;
+		tmp = *word(a);
+		*word(a) = *word(b);
+		*word(b) = tmp;
+		res->accesses += 4;
+	}
+	res->passes = 1;
+}
+
+static void do_walk(const struct probe_command *cmd, const struct range *r,
+		    struct probe_result *res)
+{
+	uint64_t at = r->start, off = 0;
+
+	for (uint64_t n = 0; !cmd->passes || n < cmd->passes; n++) {
+		if (n % STOP_INTERVAL == 0 && stopped()) {
+			res->status = PROBE_STOPPED;
+			break;
+		}
+		at = *word(at);
+		off = at - r->start;
+		/* Not a node of this range: the memory is not what we wrote. */
+		if (off / r->stride >= r->count || off % r->stride) {
+			res->status = PROBE_MISMATCH;
+			res->bad_words = 1;
+			res->bad_found = at;
+			break;
+		}
+		res->accesses++;
+		res->passes++;
+	}
+	res->value = off;
+}
+
+static void do_spin(const struct probe_command *cmd, struct probe_result *res)
+{
+	do {
+		if (stopped()) {
+			res->status = PROBE_STOPPED;
+			return;
+		}
+		res->passes++;
+		cpu_pause();
+	} while (!cmd->seed || cpu_tsc() - res->tsc_start < cmd->seed);
+}
+
+static void execute(const struct probe_command *cmd, const struct range *r,
+		    struct probe_result *res)
+{
+	switch (cmd->op) {
+	case PROBE_OP_NOP:
+		break;
+	case PROBE_OP_READ:
+	case PROBE_OP_WRITE:
+	case PROBE_OP_FILL:
+	case PROBE_OP_VERIFY:
+		do_passes(cmd, r, res);
+		if (res->bad_words)
+			res->status = PROBE_MISMATCH;
+		break;
+	case PROBE_OP_LINK:
+		do_link(cmd, r, res);
+		break;
+	case PROBE_OP_WALK:
+		do_walk(cmd, r, res);
+		break;
+	case PROBE_OP_SPIN:
+		do_spin(cmd, res);
+		break;
+	case PROBE_OP_FAULT:
+		res->value = *word(r->start);
+		break;
+	case PROBE_OP_HANG:
+		for (;;)
+			cpu_pause();
+	default:
+		res->status = PROBE_BAD_COMMAND;
+		break;
+	}
+}
+
+/* Work on copies: nothing but the final store touches the slot's page. */
+static void run_command(struct probe_slot *slot)
+{
+	struct probe_command cmd = slot->command;
+	struct probe_result res = { .status = PROBE_DONE };
+	struct range r = {
+		.start = cmd.start,
+		.stride = cmd.stride < PROBE_MIN_STRIDE ? PROBE_MIN_STRIDE
+							: cmd.stride,
+	};
+
+	if (!(cmd.flags & PROBE_F_ABSOLUTE))
+		r.start += PROBE_VA_TEST;
+	/* How many words at multiples of the stride end within len? */
+	if (cmd.len >= sizeof(uint64_t))
+		r.count = (cmd.len - sizeof(uint64_t)) / r.stride + 1;
+	if ((cmd.flags & PROBE_F_BARRIER) && barrier_wait(cmd.barrier_count))
+		res.status = PROBE_STOPPED;
+	res.tsc_start = cpu_tsc();
+	if (res.status == PROBE_DONE)
+		execute(&cmd, &r, &res);
+	res.tsc_end = cpu_tsc();
+	slot->result = res;
+}
+
+/* Entered by the host with the stack aligned for a call (start.S). */
+void payload_main(struct probe_slot *slot)
+{
+	uint32_t exiting;
+
+	do {
+		exiting = slot->command.op == PROBE_OP_EXIT;
+		if (!exiting)
+			run_command(slot);
+		port_out32(PROBE_PORT, slot->index);
+	} while (!exiting);
+	for (;;)
+		port_out32(PROBE_PORT, slot->index);
+}

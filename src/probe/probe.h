@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The probe guest: a VM without devices whose vCPUs run an embedded payload in
+ * user mode and do what the host commands (probe/protocol.h). It is the
+ * instrument of `quire bench` and of the integrity tests.
+ *
+ *	probe_new -> [probe_start -> probe_wait]* -> probe_free
+ *
+ * Between commands every vCPU is out of the guest and its thread parked, so RAM
+ * and vCPU state are still and the vCPU descriptors may be used freely.
+ *
+ * Threads: one caller thread at a time per probe; probe_stop() from any. Each
+ * vCPU has a thread of its own inside.
+ *
+ * Errors: a payload that faults, exits in an unexpected way or outlasts its
+ * timeout fails its vCPU for good, with an err that names the vCPU, the reason
+ * and the RIP; the other vCPUs and probe_free() are unaffected.
+ */
+#ifndef QUIRE_PROBE_PROBE_H
+#define QUIRE_PROBE_PROBE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "kvm/vcpu.h"
+#include "mem/ram.h"
+#include "probe/layout.h"
+#include "probe/protocol.h"
+
+struct probe;
+
+struct probe_config {
+	unsigned int num_vcpus;
+	uint64_t test_bytes; /* rounded up to 2 MiB */
+	enum probe_guest_page guest_page;
+	enum ram_page page;
+	bool shared;	      /* memfd */
+	uint32_t slot_flags;  /* KVM_MEM_* of every memslot */
+	const char *kvm_path; /* NULL: KVM_DEVICE_PATH */
+
+	/*
+	 * Optional. vm_setup runs before the first vCPU and memslot are made
+	 * (capabilities such as the dirty ring). on_exit sees each exit that
+	 * is not the payload's own, on the vCPU's thread: 1 = handled, resume;
+	 * 0 = not mine, the vCPU fails; or a negative errno, likewise.
+	 */
+	int (*vm_setup)(void *ctx, const struct kvm_vm *vm, struct err *err);
+	int (*on_exit)(void *ctx, unsigned int vcpu, struct kvm_run *run);
+	void *ctx;
+};
+
+__must_check int probe_new(struct probe **ret, const struct probe_config *cfg,
+			   struct err *err);
+/* Stops whatever runs. NULL is fine. */
+void probe_free(struct probe *probe);
+
+unsigned int probe_num_vcpus(const struct probe *probe);
+const struct probe_layout *probe_layout(const struct probe *probe);
+const struct ram *probe_ram(const struct probe *probe);
+const struct kvm_vm *probe_vm(const struct probe *probe);
+struct kvm_vcpu *probe_vcpu(struct probe *probe, unsigned int i);
+
+/* What a finished command did. */
+struct probe_outcome {
+	struct probe_result guest;
+	uint64_t guest_ns; /* between the payload's two TSC reads */
+	uint64_t wall_ns;  /* from entry to exit, barrier included */
+};
+
+#define PROBE_NO_TIMEOUT UINT64_MAX
+
+/*
+ * Hand cmd to idle vCPU i and return at once. The range is checked: commands
+ * stay in the test area; PROBE_F_ABSOLUTE is for READ and FAULT. -EBUSY: it
+ * still has a command; -EIO: it has failed or left.
+ */
+__must_check int probe_start(struct probe *probe, unsigned int i,
+			     const struct probe_command *cmd, struct err *err);
+
+/*
+ * Wait for vCPU i's command. A timeout fails the vCPU (-ETIMEDOUT). A verify
+ * that found a difference is no error here: look at ret->guest.status.
+ */
+__must_check int probe_wait(struct probe *probe, unsigned int i,
+			    uint64_t timeout_ns, struct probe_outcome *ret,
+			    struct err *err);
+
+/* Both. */
+__must_check int probe_run(struct probe *probe, unsigned int i,
+			   const struct probe_command *cmd, uint64_t timeout_ns,
+			   struct probe_outcome *ret, struct err *err);
+
+/*
+ * Run cmd on all vCPUs at once, started at a barrier, each on its equal share
+ * of the range (whole 4K pages; the last takes the rest). outcomes has one
+ * entry per vCPU, or is NULL. On failure all commands have ended.
+ */
+__must_check int probe_run_all(struct probe *probe,
+			       const struct probe_command *cmd,
+			       uint64_t timeout_ns,
+			       struct probe_outcome *outcomes, struct err *err);
+
+/*
+ * Ask all running commands to end early (status PROBE_STOPPED). The request
+ * is withdrawn by the first probe_start() that finds every vCPU idle.
+ */
+void probe_stop(struct probe *probe);
+
+/*
+ * Take the control area's own faults (code, stacks, slots, page tables) out of
+ * the way, so that a fault counted later belongs to the test area.
+ */
+__must_check int probe_warm_up(struct probe *probe, struct err *err);
+
+/* Exact event counts since the VM began, from KVM's statistics. */
+struct probe_counters {
+	uint64_t faults; /* second-stage faults, all vCPUs ("pf_taken") */
+	/* Second-stage leaves that exist now; false where KVM has no count. */
+	bool has_pages;
+	uint64_t pages_4k, pages_2m, pages_1g;
+};
+
+/* -ENOTTY, -ENOENT: this KVM counts no faults. */
+__must_check int probe_read_counters(struct probe *probe,
+				     struct probe_counters *ret);
+
+#endif
