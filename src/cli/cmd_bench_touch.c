@@ -1,0 +1,439 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * quire bench touch: what does a guest pay for using memory the first time?
+ *
+ * For each variant (host page kind x population) a fresh VM whose vCPUs,
+ * started together, write one word to each 4K page of their share, twice. The
+ * second pass pays for nothing but the writes, so the ratio of the two is the
+ * price of the faults, and KVM's statistics say how many there were.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <jansson.h>
+#include <string.h>
+
+#include "base/arith.h"
+#include "base/clock.h"
+#include "base/size.h"
+#include "cli/bench.h"
+#include "mem/hostmem.h"
+#include "mem/populate.h"
+#include "probe/probe.h"
+#include "probe/second_stage.h"
+
+#define DEFAULT_VCPUS	     1u
+#define DEFAULT_MIB_PER_VCPU 256u
+#define MAX_MIB_PER_VCPU     (1ull << 24)
+
+struct touch_args {
+	unsigned int vcpus;
+	uint64_t mib_per_vcpu;
+	struct bench_choice pages;     /* enum ram_page */
+	struct bench_choice populates; /* enum populate_mode */
+	enum probe_guest_page guest_page;
+	bool json;
+};
+
+struct touch_result {
+	enum ram_page page;
+	enum populate_mode populate;
+	double populate_s, first_s, second_s;
+	bool has_faults;
+	uint64_t faults;
+	struct probe_counters after; /* first pass: leaves by size */
+};
+
+/* The kinds of page this bench offers: --page takes no 1g. */
+static const char *const touch_page_names[] = {
+	[RAM_PAGE_4K] = "4k",
+	[RAM_PAGE_THP] = "thp",
+	[RAM_PAGE_2M] = "2m",
+};
+
+static void touch_help(void)
+{
+	printf("usage: quire bench touch [OPTION...]\n\n"
+	       "Time a guest's first use of its memory: all vCPUs write one "
+	       "word per 4K page of\ntheir share, in two passes. Each variant "
+	       "runs in a VM of its own.\n\n"
+	       "  --vcpus N             vCPUs (default %u)\n"
+	       "  --mib-per-vcpu M      memory written by each, in MiB "
+	       "(default %u)\n"
+	       "  --page LIST           host pages: 4k, thp, 2m (hugetlb); "
+	       "default thp\n"
+	       "  --populate LIST       fill before the guest runs: none, "
+	       "host; "
+	       "default none,host\n"
+	       "  --guest-page 4k|2m    pages of the guest's own tables "
+	       "(default 2m)\n"
+	       "  --json                one JSON object, times in seconds\n\n"
+	       "Lists are comma-separated; every page is combined with every "
+	       "populate.\n"
+	       "second-stage faults: page faults KVM handled during the first "
+	       "pass.\n",
+	       DEFAULT_VCPUS, DEFAULT_MIB_PER_VCPU);
+}
+
+static int parse_number(const char *option, const char *text, uint64_t max,
+			uint64_t *ret, struct err *err)
+{
+	uint64_t value = 0;
+
+	if (size_parse_u64(text, &value) || !value || value > max)
+		return err_set(err, EINVAL,
+			       "%s %s: not a whole number from 1 to %llu",
+			       option, text, (unsigned long long)max);
+	*ret = value;
+	return 0;
+}
+
+static int set_option(struct touch_args *args, int option, const char *value,
+		      struct err *err)
+{
+	struct bench_choice one;
+	uint64_t number = 0;
+	int r;
+
+	switch (option) {
+	case 'v':
+		r = parse_number("--vcpus", value, PROBE_MAX_VCPUS, &number,
+				 err);
+		if (!r)
+			args->vcpus = (unsigned int)number;
+		return r;
+	case 'm':
+		return parse_number("--mib-per-vcpu", value, MAX_MIB_PER_VCPU,
+				    &args->mib_per_vcpu, err);
+	case 'p':
+		return bench_parse_choice("--page", value, touch_page_names,
+					  ARRAY_SIZE(touch_page_names),
+					  &args->pages, err);
+	case 'o':
+		return bench_parse_choice("--populate", value,
+					  populate_mode_names,
+					  ARRAY_SIZE(populate_mode_names),
+					  &args->populates, err);
+	case 'g':
+		r = bench_parse_choice("--guest-page", value,
+				       probe_guest_page_names,
+				       ARRAY_SIZE(probe_guest_page_names), &one,
+				       err);
+		if (!r && one.num != 1)
+			return err_set(err, EINVAL, "--guest-page: one value");
+		if (!r)
+			args->guest_page = (enum probe_guest_page)one.values[0];
+		return r;
+	default:
+		args->json = true;
+		return 0;
+	}
+}
+
+static int parse_args(struct touch_args *args, int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "vcpus", required_argument, NULL, 'v' },
+		{ "mib-per-vcpu", required_argument, NULL, 'm' },
+		{ "page", required_argument, NULL, 'p' },
+		{ "populate", required_argument, NULL, 'o' },
+		{ "guest-page", required_argument, NULL, 'g' },
+		{ "json", no_argument, NULL, 'j' },
+		{ 0 },
+	};
+	struct err err = ERR_INIT;
+	int option;
+
+	opterr = 0;
+	optind = 1;
+	while ((option = getopt_long(argc, argv, ":", options, NULL)) != -1) {
+		if (option == '?' || option == ':')
+			return cli_bad_option(&cmd_bench_touch, argc, argv);
+		if (set_option(args, option, optarg, &err))
+			return cli_usage(&cmd_bench_touch, "%s", err.text);
+	}
+	if (optind < argc)
+		return cli_usage(&cmd_bench_touch, "unexpected argument '%s'",
+				 argv[optind]);
+	return CLI_OK;
+}
+
+static uint64_t test_bytes(const struct touch_args *args)
+{
+	return args->vcpus * args->mib_per_vcpu * MIB;
+}
+
+/* Will there be memory for it? Asked before anything is started. */
+static int check_page(const struct hostmem *host, enum ram_page page,
+		      uint64_t ram_bytes, struct err *err)
+{
+	if (page == RAM_PAGE_THP && host->thp_never)
+		return err_set(err, ENOTSUP,
+			       "--page thp: transparent huge pages are off; as "
+			       "root: echo madvise > "
+			       "/sys/kernel/mm/transparent_hugepage/enabled");
+	return hostmem_check(host, page, ram_bytes, err);
+}
+
+static int check_host(const struct touch_args *args, struct err *err)
+{
+	struct probe_layout layout;
+	struct hostmem host;
+	int r = probe_layout_compute(&layout, args->vcpus, args->guest_page,
+				     test_bytes(args), err);
+
+	hostmem_read(&host, "");
+	for (unsigned int i = 0; !r && i < args->pages.num; i++)
+		r = check_page(&host, (enum ram_page)args->pages.values[i],
+			       layout.ram_bytes, err);
+	return r;
+}
+
+/* A minute, and a millisecond per page: far more than the slowest fault. */
+static uint64_t pass_timeout_ns(const struct touch_args *args)
+{
+	return 60 * NSEC_PER_SEC + test_bytes(args) / PAGE_4K * 1000000;
+}
+
+/* One pass; *ret_s is the slowest vCPU's time. */
+static int run_pass(struct probe *probe, const struct touch_args *args,
+		    uint64_t value, struct probe_outcome *outcomes,
+		    double *ret_s, struct err *err)
+{
+	struct probe_command write = {
+		.op = PROBE_OP_WRITE,
+		.len = test_bytes(args),
+		.stride = PAGE_4K,
+		.seed = value,
+		.passes = 1,
+	};
+	uint64_t slowest = 0;
+	int r = probe_run_all(probe, &write, pass_timeout_ns(args), outcomes,
+			      err);
+
+	if (r)
+		return r;
+	for (unsigned int i = 0; i < args->vcpus; i++)
+		slowest = MAX(slowest, outcomes[i].guest_ns);
+	*ret_s = clock_ns_to_s(slowest);
+	return 0;
+}
+
+static int run_passes(struct probe *probe, const struct touch_args *args,
+		      struct touch_result *res, struct err *err)
+{
+	struct probe_outcome outcomes[PROBE_MAX_VCPUS];
+	struct probe_counters before;
+	int r = probe_warm_up(probe, err);
+
+	if (r)
+		return r;
+	res->has_faults = !probe_read_counters(probe, &before);
+	r = run_pass(probe, args, 1, outcomes, &res->first_s, err);
+	if (r)
+		return r;
+	if (res->has_faults)
+		res->has_faults = !probe_read_counters(probe, &res->after);
+	if (res->has_faults)
+		res->faults = res->after.faults - before.faults;
+	return run_pass(probe, args, 2, outcomes, &res->second_s, err);
+}
+
+static int run_variant(const struct touch_args *args, struct touch_result *res,
+		       struct err *err)
+{
+	struct probe_config cfg = {
+		.num_vcpus = args->vcpus,
+		.test_bytes = test_bytes(args),
+		.guest_page = args->guest_page,
+		.page = res->page,
+	};
+	struct probe *probe = NULL;
+	const struct ram *ram;
+	uint64_t began;
+	int r = probe_new(&probe, &cfg, err);
+
+	if (r)
+		return r;
+	if (res->populate != POPULATE_NONE) {
+		ram = probe_ram(probe);
+		began = clock_now_ns();
+		r = populate_host(ram, GPA(0), ram->span, 0, NULL, err);
+		res->populate_s = clock_ns_to_s(clock_now_ns() - began);
+	}
+	if (!r)
+		r = run_passes(probe, args, res, err);
+	probe_free(probe);
+	return r;
+}
+
+static json_t *result_json(const struct touch_args *args,
+			   const struct touch_result *res)
+{
+	json_t *o = json_pack(
+		"{s:s, s:s, s:i, s:I, s:f, s:f, s:f, s:o}", "populate",
+		populate_mode_names[res->populate], "page",
+		ram_page_names[res->page], "vcpus", (int)args->vcpus,
+		"mib_per_vcpu", (json_int_t)args->mib_per_vcpu, "populate_s",
+		res->populate_s, "first_pass_s", res->first_s, "second_pass_s",
+		res->second_s, "second_stage_faults",
+		res->has_faults ? json_integer((json_int_t)res->faults)
+				: json_null());
+
+	if (o && res->has_faults && res->after.has_pages) {
+		json_object_set_new(
+			o, "pages_4k",
+			json_integer((json_int_t)res->after.pages_4k));
+		json_object_set_new(
+			o, "pages_2m",
+			json_integer((json_int_t)res->after.pages_2m));
+		json_object_set_new(
+			o, "pages_1g",
+			json_integer((json_int_t)res->after.pages_1g));
+	}
+	return o;
+}
+
+static int print_json(const struct touch_args *args, enum second_stage stage,
+		      const struct touch_result *results, unsigned int num)
+{
+	json_t *list = json_array(), *root;
+	int r;
+
+	for (unsigned int i = 0; i < num; i++)
+		json_array_append_new(list, result_json(args, &results[i]));
+	root = json_pack("{s:s, s:s, s:o}", "second_stage",
+			 second_stage_names[stage], "guest_page",
+			 probe_guest_page_names[args->guest_page], "results",
+			 list);
+	r = root ? json_dumpf(root, stdout,
+			      JSON_INDENT(2) | JSON_REAL_PRECISION(9))
+		 : -1;
+	json_decref(root);
+	printf("\n");
+	return r;
+}
+
+static const char *stage_text(enum second_stage stage)
+{
+	switch (stage) {
+	case SECOND_STAGE_SHADOW:
+		return "shadow paging (no EPT or NPT)";
+	case SECOND_STAGE_TDP:
+		return "TDP (EPT or NPT)";
+	case SECOND_STAGE_UNKNOWN:
+		break;
+	}
+	return "kind of second stage unknown";
+}
+
+static void print_header(const struct touch_args *args, enum second_stage stage)
+{
+	printf("%u vCPU%s x %llu MiB, guest pages %s, one write per 4K page; "
+	       "%s\n",
+	       args->vcpus, args->vcpus == 1 ? "" : "s",
+	       (unsigned long long)args->mib_per_vcpu,
+	       probe_guest_page_names[args->guest_page], stage_text(stage));
+	printf("%-5s %-9s %12s %12s %12s %13s %12s\n", "page", "populate",
+	       "populate s", "1st pass s", "2nd pass s", "1st / 2nd", "faults");
+}
+
+static void print_row(const struct touch_result *res)
+{
+	char faults[24] = "-";
+
+	if (res->has_faults)
+		snprintf(faults, sizeof(faults), "%llu",
+			 (unsigned long long)res->faults);
+	printf("%-5s %-9s %12.3f %12.4f %12.4f %13.1f %12s\n",
+	       ram_page_names[res->page], populate_mode_names[res->populate],
+	       res->populate_s, res->first_s, res->second_s,
+	       res->second_s > 0 ? res->first_s / res->second_s : 0, faults);
+	fflush(stdout);
+}
+
+/* Each populated variant against the unpopulated one of the same page. */
+static void print_ratios(const struct touch_result *results, unsigned int num)
+{
+	for (unsigned int i = 0; i < num; i++) {
+		for (unsigned int j = 0; j < num; j++) {
+			const struct touch_result *a = &results[i];
+			const struct touch_result *b = &results[j];
+
+			if (a->page != b->page || b->first_s <= 0 ||
+			    a->populate != POPULATE_NONE ||
+			    b->populate == POPULATE_NONE)
+				continue;
+			printf("%s: populate=%s makes the first pass %.1f "
+			       "times as fast as none\n",
+			       ram_page_names[a->page],
+			       populate_mode_names[b->populate],
+			       a->first_s / b->first_s);
+		}
+	}
+}
+
+static int run_variants(const struct touch_args *args, enum second_stage stage)
+{
+	struct touch_result results[BENCH_MAX_CHOICES * BENCH_MAX_CHOICES];
+	struct err err = ERR_INIT;
+	unsigned int num = 0;
+
+	if (!args->json)
+		print_header(args, stage);
+	for (unsigned int i = 0; i < args->pages.num; i++) {
+		for (unsigned int j = 0; j < args->populates.num; j++) {
+			struct touch_result *res = &results[num];
+
+			*res = (struct touch_result){
+				.page = (enum ram_page)args->pages.values[i],
+				.populate = (enum populate_mode)
+						    args->populates.values[j],
+			};
+			if (run_variant(args, res, &err))
+				return cli_fail(&cmd_bench_touch, &err);
+			if (!args->json)
+				print_row(res);
+			num++;
+		}
+	}
+	if (!args->json) {
+		print_ratios(results, num);
+		return CLI_OK;
+	}
+	if (print_json(args, stage, results, num)) {
+		err_set(&err, EIO, "cannot write the result");
+		return cli_fail(&cmd_bench_touch, &err);
+	}
+	return CLI_OK;
+}
+
+static int touch_run(int argc, char **argv)
+{
+	struct touch_args args = {
+		.vcpus = DEFAULT_VCPUS,
+		.mib_per_vcpu = DEFAULT_MIB_PER_VCPU,
+		.pages = { .values = { RAM_PAGE_THP }, .num = 1 },
+		.populates = { .values = { POPULATE_NONE, POPULATE_HOST },
+			       .num = 2 },
+		.guest_page = PROBE_GUEST_PAGE_2M,
+	};
+	struct err err = ERR_INIT;
+	enum second_stage stage;
+	struct kvm kvm;
+	int status = parse_args(&args, argc, argv);
+
+	if (status != CLI_OK)
+		return status;
+	if (check_host(&args, &err) || kvm_open(&kvm, KVM_DEVICE_PATH, &err))
+		return cli_fail(&cmd_bench_touch, &err);
+	stage = second_stage_detect(&kvm);
+	kvm_close(&kvm);
+	return run_variants(&args, stage);
+}
+
+const struct cli_command cmd_bench_touch = {
+	.name = "bench touch",
+	.summary = "first and second use of fresh guest memory",
+	.help = touch_help,
+	.run = touch_run,
+};

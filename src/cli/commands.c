@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The table of commands, in the order `quire --help` lists them. */
+#include <stddef.h>
+
+#include "cli/cli.h"
+#include "cli/commands.h"
+
+const struct cli_command *const cli_commands[] = {
+	&cmd_run,
+	&cmd_doctor,
+	&cmd_bench,
+	NULL,
+};

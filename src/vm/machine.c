@@ -1,0 +1,409 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The order of building matters, and is the order of the functions below:
+ * VM and irqchip before vCPUs (KVM wants that); RAM advised and populated
+ * before slots, and slots before devices map anything; devices before the boot
+ * tables that describe them; vCPU state last.
+ */
+#include "vm/machine.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "base/cpus.h"
+#include "base/log.h"
+#include "boot/boot.h"
+#include "mem/hostmem.h"
+#include "x86/acpi.h"
+#include "x86/cpu.h"
+#include "x86/layout.h"
+
+/*
+ * By default deleting or moving any memslot zaps the whole second stage. quire
+ * never deletes slots after population, but a later hot-plug may: take the
+ * targeted zap where the kernel offers it.
+ */
+static void disable_slot_zap(const struct kvm_vm *vm)
+{
+	int quirks = kvm_cap(vm->fd, KVM_CAP_DISABLE_QUIRKS2);
+
+	if ((quirks & KVM_X86_QUIRK_SLOT_ZAP_ALL) &&
+	    kvm_vm_enable_cap(vm, KVM_CAP_DISABLE_QUIRKS2,
+			      KVM_X86_QUIRK_SLOT_ZAP_ALL, 0) < 0)
+		log_info("KVM keeps zapping all of the second stage when a "
+			 "memslot goes");
+}
+
+/*
+ * Above 255 CPUs wired interrupts need destinations that the in-kernel IOAPIC
+ * has no bits for; ours takes the extended ones.
+ */
+static enum irqchip_kind irqchip_for(const struct vm_config *cfg)
+{
+	return cfg->num_cpus > 255 ? IRQCHIP_SPLIT : cfg->irqchip;
+}
+
+static int build_vm(struct machine *m, struct err *err)
+{
+	int r;
+
+	r = kvm_open(&m->kvm, KVM_DEVICE_PATH, err);
+	if (r)
+		return r;
+	if (m->cfg->num_cpus > kvm_max_vcpus(&m->kvm))
+		return err_set(err, EINVAL,
+			       "--cpus boot=%u: this KVM allows %u",
+			       m->cfg->num_cpus, kvm_max_vcpus(&m->kvm));
+	r = kvm_vm_create(&m->vm, &m->kvm, err);
+	if (r)
+		return r;
+	disable_slot_zap(&m->vm);
+	r = kvm_vm_place_pages(&m->vm, LAYOUT_KVM_IDENTITY, LAYOUT_KVM_TSS,
+			       err);
+	if (r)
+		return r;
+	return irq_router_new(&m->router, &m->vm, irqchip_for(m->cfg), err);
+}
+
+static int populate_ram(struct machine *m, struct err *err)
+{
+	struct populate_cancel cancel = {
+		.fn = m->hooks.interrupted,
+		.ctx = m->hooks.ctx,
+	};
+	uint64_t start = clock_now_ns();
+	int r = populate_host(&m->ram, GPA(0), m->ram.span, 0, &cancel, err);
+
+	m->populate_ns = clock_now_ns() - start;
+	return r;
+}
+
+/*
+ * Memory that will be filled at once is refused here rather than by the OOM
+ * killer half way through. Before it is mapped: hugetlb reserves pages then.
+ */
+static int check_host_memory(const struct vm_config *cfg, struct err *err)
+{
+	struct hostmem host;
+
+	if (cfg->populate == POPULATE_NONE)
+		return 0;
+	hostmem_read(&host, "");
+	return hostmem_check(&host, cfg->page, cfg->memory_bytes, err);
+}
+
+static int build_ram(struct machine *m, struct err *err)
+{
+	struct ram_config cfg = {
+		.size_bytes = m->cfg->memory_bytes,
+		.hole_start = LAYOUT_HOLE_START,
+		.hole_end = LAYOUT_HOLE_END,
+		.page = m->cfg->page,
+		.shared = m->cfg->shared,
+	};
+	int r = check_host_memory(m->cfg, err);
+
+	if (!r)
+		r = ram_init(&m->ram, &cfg, err);
+	if (!r && m->cfg->populate == POPULATE_HOST)
+		r = populate_ram(m, err);
+	if (r)
+		return r;
+	for (unsigned int i = 0; i < m->ram.num_regions; i++) {
+		const struct ram_region *region = &m->ram.regions[i];
+
+		r = kvm_vm_set_slot(&m->vm, region->slot, region->base.v,
+				    region->size, m->ram.base + region->base.v,
+				    0);
+		if (r < 0)
+			return err_errno(err, -r,
+					 "registering guest memory with KVM");
+	}
+	return 0;
+}
+
+static void pci64_window(const struct machine *m, uint64_t *ret_start,
+			 uint64_t *ret_size)
+{
+	*ret_start = layout_pci64_start(m->ram.span);
+	*ret_size = LAYOUT_PCI64_SIZE;
+}
+
+static int build_buses(struct machine *m, struct err *err)
+{
+	struct pci_host_config cfg = {
+		.ecam_base = LAYOUT_ECAM_START,
+		.window32_base = LAYOUT_PCI32_START,
+		.window32_size = LAYOUT_PCI32_SIZE,
+	};
+	int r = iobus_new(&m->pio);
+
+	if (!r)
+		r = iobus_new(&m->mmio);
+	if (r)
+		return err_errno(err, -r, "creating the buses");
+	cfg.pio = m->pio;
+	cfg.mmio = m->mmio;
+	pci64_window(m, &cfg.window64_base, &cfg.window64_size);
+	r = pci_host_new(&m->pci, &cfg);
+	if (r)
+		return err_errno(err, -r, "creating the PCI host bridge");
+	r = milestone_attach(&m->milestone, m->pio);
+	return r ? err_errno(err, -r, "creating the milestone port") : 0;
+}
+
+static int build_device(struct machine *m, const struct vm_device_config *cfg,
+			struct err *err)
+{
+	unsigned int index = 0;
+	struct virtio_dev *dev;
+	int r;
+
+	for (unsigned int i = 0; i < m->num_devices; i++)
+		index += virtio_pci_dev(m->devices[i])->cls == cfg->cls;
+	r = cfg->cls->create(&dev, cfg->config, &m->ram, m->cfg->num_cpus,
+			     index, err);
+	if (r)
+		return r;
+	r = virtio_pci_new(&m->devices[m->num_devices], dev, m->pci, &m->vm,
+			   m->router, err);
+	if (!r)
+		m->num_devices++;
+	return r;
+}
+
+static int build_devices(struct machine *m, struct err *err)
+{
+	for (unsigned int i = 0; i < m->cfg->num_devices; i++) {
+		int r = build_device(m, &m->cfg->devices[i], err);
+
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+/*
+ * Overcommitted when there are more vCPUs than CPUs this process may use: then
+ * "dedicated" would make waiting vCPUs spin on the CPU their lock holder needs.
+ */
+static void cpu_config_fill(const struct vm_config *cfg, bool ext_dest,
+			    struct cpu_config *ret)
+{
+	unsigned int host = cpus_allowed();
+
+	*ret = (struct cpu_config){
+		.num_cpus = cfg->num_cpus,
+		.threads_per_core = cfg->threads_per_core,
+		.overcommitted = cfg->num_cpus > host,
+		.dedicated = cfg->dedicated_cpus,
+		.msi_ext_dest_id = ext_dest,
+	};
+	if (ret->overcommitted && ret->dedicated) {
+		log_warn("--cpus dedicated=on ignored: %u vCPUs on %u host "
+			 "CPUs",
+			 cfg->num_cpus, host);
+		ret->dedicated = false;
+	}
+}
+
+static void vcpu_ended(void *ctx, unsigned int id, enum vcpu_end end,
+		       const char *text)
+{
+	static const enum machine_end map[] = {
+		[VCPU_END_TRIPLE_FAULT] = MACHINE_END_CRASH,
+		[VCPU_END_SYSTEM_RESET] = MACHINE_END_REBOOT,
+		[VCPU_END_SYSTEM_SHUTDOWN] = MACHINE_END_POWEROFF,
+		[VCPU_END_ERROR] = MACHINE_END_ERROR,
+	};
+	struct machine *m = ctx;
+	char line[200];
+
+	snprintf(line, sizeof(line), "vCPU %u: %s%s", id,
+		 end == VCPU_END_TRIPLE_FAULT ? "triple fault " : "", text);
+	m->hooks.ended(m->hooks.ctx, map[end], 0, line);
+}
+
+static void platform_event(void *ctx, enum machine_event event,
+			   unsigned int code)
+{
+	static const enum machine_end map[] = {
+		[MACHINE_POWEROFF] = MACHINE_END_POWEROFF,
+		[MACHINE_RESET] = MACHINE_END_REBOOT,
+		[MACHINE_DEBUG_EXIT] = MACHINE_END_DEBUG_EXIT,
+	};
+	struct machine *m = ctx;
+
+	m->hooks.ended(m->hooks.ctx, map[event], code, "");
+}
+
+static int build_vcpus(struct machine *m, const struct cpu_model *model,
+		       struct err *err)
+{
+	struct vcpu_env env = {
+		.pio = m->pio,
+		.mmio = m->mmio,
+		.ioapic = platform_ioapic(m->platform),
+		.ended = vcpu_ended,
+		.ctx = m,
+	};
+
+	m->vcpus = calloc(m->cfg->num_cpus, sizeof(struct vcpu *));
+	if (!m->vcpus)
+		return err_set(err, ENOMEM, "out of memory");
+	for (unsigned int i = 0; i < m->cfg->num_cpus; i++) {
+		int r = vcpu_new(&m->vcpus[i], &m->vm, i, &env, err);
+
+		if (r)
+			return r;
+		m->num_vcpus++;
+		r = cpu_model_apply(model, vcpu_kvm(m->vcpus[i]), true, err);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+static int build_cpus(struct machine *m, struct err *err)
+{
+	struct cpu_config cfg;
+	struct cpu_model *model;
+	uint64_t start, size;
+	int r;
+
+	cpu_config_fill(m->cfg, irq_router_has_ext_dest(m->router), &cfg);
+	r = cpu_model_new(&model, &m->kvm, &cfg, err);
+	if (r)
+		return r;
+	pci64_window(m, &start, &size);
+	if (start + size > 1ull << cpu_model_phys_bits(model))
+		r = err_set(err, ENOMEM,
+			    "the guest CPU addresses only %u bits: too few for "
+			    "this --memory size and the PCI window of 64 GiB "
+			    "above it",
+			    cpu_model_phys_bits(model));
+	else
+		r = build_vcpus(m, model, err);
+	cpu_model_free(model);
+	return r;
+}
+
+static int load_kernel(struct machine *m, struct err *err)
+{
+	struct acpi_config acpi = {
+		.num_cpus = m->cfg->num_cpus,
+		.has_pic = irq_router_kind(m->router) == IRQCHIP_KERNEL,
+	};
+	struct boot_config boot = {
+		.kernel = m->cfg->kernel,
+		.initramfs = m->cfg->initramfs,
+		.cmdline = m->cfg->cmdline ? m->cfg->cmdline : "",
+	};
+	struct start_state start;
+	int r;
+
+	pci64_window(m, &acpi.pci64_start, &acpi.pci64_size);
+	r = acpi_write_tables(&m->ram, &acpi, &boot.rsdp, err);
+	if (r)
+		return r;
+	r = boot_load(&m->ram, &boot, &start, err);
+	if (r)
+		return r;
+	r = start_load(vcpu_kvm(m->vcpus[0]), &start);
+	return r ? err_errno(err, -r, "loading the boot vCPU") : 0;
+}
+
+static int build(struct machine *m, struct chardev *chardev,
+		 struct evloop *loop, struct err *err)
+{
+	struct platform_config platform = {
+		.loop = loop,
+		.chardev = chardev,
+		.debug_exit = m->cfg->debug_exit,
+		.hooks = { .event = platform_event, .ctx = m },
+	};
+	int r = build_vm(m, err);
+
+	if (!r)
+		r = build_ram(m, err);
+	if (!r)
+		r = build_buses(m, err);
+	if (r)
+		return r;
+	platform.pio = m->pio;
+	platform.mmio = m->mmio;
+	platform.pci = m->pci;
+	platform.router = m->router;
+	r = platform_new(&m->platform, &platform, err);
+	if (!r)
+		r = build_devices(m, err);
+	if (!r)
+		r = build_cpus(m, err);
+	if (!r)
+		r = load_kernel(m, err);
+	return r;
+}
+
+int machine_new(struct machine **ret, const struct vm_config *cfg,
+		struct chardev *chardev, struct evloop *loop,
+		const struct machine_end_hooks *hooks, struct err *err)
+{
+	struct machine *m = calloc(1, sizeof(*m));
+	int r;
+
+	if (!m)
+		return err_set(err, ENOMEM, "out of memory");
+	m->cfg = cfg;
+	m->hooks = *hooks;
+	m->kvm.fd = -1;
+	m->vm.fd = -1;
+	r = build(m, chardev, loop, err);
+	if (r) {
+		machine_free(m);
+		return r;
+	}
+	*ret = m;
+	return 0;
+}
+
+void machine_free(struct machine *m)
+{
+	if (!m)
+		return;
+	for (unsigned int i = m->num_devices; i-- > 0;)
+		virtio_pci_free(m->devices[i]);
+	platform_free(m->platform);
+	for (unsigned int i = 0; i < m->num_vcpus; i++)
+		vcpu_free(m->vcpus[i]);
+	free(m->vcpus);
+	pci_host_free(m->pci);
+	iobus_free(m->mmio);
+	iobus_free(m->pio);
+	irq_router_free(m->router);
+	kvm_vm_close(&m->vm);
+	kvm_close(&m->kvm);
+	ram_fini(&m->ram);
+	free(m);
+}
+
+int machine_start(struct machine *m, struct err *err)
+{
+	for (unsigned int i = 0; i < m->num_vcpus; i++) {
+		int r = vcpu_start(m->vcpus[i]);
+
+		if (r) {
+			machine_stop(m);
+			return err_errno(err, -r, "starting vCPU %u", i);
+		}
+	}
+	return 0;
+}
+
+void machine_stop(struct machine *m)
+{
+	for (unsigned int i = 0; i < m->num_vcpus; i++)
+		vcpu_request_stop(m->vcpus[i]);
+	for (unsigned int i = 0; i < m->num_vcpus; i++)
+		vcpu_join(m->vcpus[i]);
+}

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The fixed devices every machine has: serial port, RTC, ACPI power management,
+ * reset ports, and with the split irqchip the IOAPIC; on request the debug-exit
+ * port. Control thread only.
+ */
+#ifndef QUIRE_VM_PLATFORM_H
+#define QUIRE_VM_PLATFORM_H
+
+#include <stdbool.h>
+
+#include "base/err.h"
+#include "device/device.h"
+#include "kvm/irq.h"
+
+struct chardev;
+struct evloop;
+struct ioapic;
+struct iobus;
+struct pci_host;
+struct platform;
+
+struct platform_config {
+	struct iobus *pio, *mmio;
+	struct pci_host *pci;
+	struct irq_router *router;
+	struct evloop *loop;
+	struct chardev *chardev; /* of the serial port */
+	bool debug_exit;
+	struct machine_hooks hooks;
+};
+
+__must_check int platform_new(struct platform **ret,
+			      const struct platform_config *cfg,
+			      struct err *err);
+/* vCPUs stopped. NULL and half built are fine. */
+void platform_free(struct platform *p);
+
+/* The user-space IOAPIC, or NULL with the in-kernel one. */
+struct ioapic *platform_ioapic(struct platform *p);
+
+/* Ask the guest's operating system to shut down. */
+void platform_power_button(struct platform *p);
+
+#endif

@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vm/vcpu.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/thread.h"
+#include "device/ioapic.h"
+
+struct vcpu {
+	struct kvm_vcpu kvm;
+	struct vcpu_env env;
+	struct vcpu_counters counters;
+	pthread_t thread;
+	bool started;
+	_Atomic bool stop;
+};
+
+int vcpu_new(struct vcpu **ret, const struct kvm_vm *vm, unsigned int id,
+	     const struct vcpu_env *env, struct err *err)
+{
+	struct vcpu *vcpu = calloc(1, sizeof(*vcpu));
+	int r;
+
+	if (!vcpu)
+		return err_set(err, ENOMEM, "out of memory");
+	vcpu->kvm.fd = -1;
+	vcpu->env = *env;
+	r = kvm_vcpu_create(&vcpu->kvm, vm, id, err);
+	if (r) {
+		free(vcpu);
+		return r;
+	}
+	*ret = vcpu;
+	return 0;
+}
+
+void vcpu_free(struct vcpu *vcpu)
+{
+	if (!vcpu)
+		return;
+	BUG_ON(vcpu->started);
+	kvm_vcpu_close(&vcpu->kvm);
+	free(vcpu);
+}
+
+struct kvm_vcpu *vcpu_kvm(struct vcpu *vcpu)
+{
+	return &vcpu->kvm;
+}
+
+const struct vcpu_counters *vcpu_counters(const struct vcpu *vcpu)
+{
+	return &vcpu->counters;
+}
+
+static void count(_Atomic uint64_t *counter)
+{
+	atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
+}
+
+static void handle_pio(struct vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->kvm.run;
+	char *data = (char *)run + run->io.data_offset;
+	bool claimed = true;
+
+	count(&vcpu->counters.exits_pio);
+	for (uint32_t i = 0; i < run->io.count; i++, data += run->io.size) {
+		if (run->io.direction == KVM_EXIT_IO_IN)
+			claimed &= iobus_read(vcpu->env.pio, run->io.port, data,
+					      run->io.size);
+		else
+			claimed &= iobus_write(vcpu->env.pio, run->io.port,
+					       data, run->io.size);
+	}
+	if (!claimed)
+		count(&vcpu->counters.unclaimed);
+}
+
+static void handle_mmio(struct vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->kvm.run;
+	bool claimed;
+
+	count(&vcpu->counters.exits_mmio);
+	if (run->mmio.is_write)
+		claimed = iobus_write(vcpu->env.mmio, run->mmio.phys_addr,
+				      run->mmio.data, run->mmio.len);
+	else
+		claimed = iobus_read(vcpu->env.mmio, run->mmio.phys_addr,
+				     run->mmio.data, run->mmio.len);
+	if (!claimed)
+		count(&vcpu->counters.unclaimed);
+}
+
+/* Report the end and leave the loop. */
+static bool end(struct vcpu *vcpu, enum vcpu_end how, const char *text)
+{
+	vcpu->env.ended(vcpu->env.ctx, vcpu->kvm.id, how, text);
+	return false;
+}
+
+static bool end_error(struct vcpu *vcpu, const char *what, uint64_t detail)
+{
+	struct kvm_regs regs = { .rip = 0 };
+	char text[160];
+	int r = kvm_vcpu_get_regs(&vcpu->kvm, &regs);
+
+	if (r)
+		snprintf(text, sizeof(text), "%s (0x%llx)", what,
+			 (unsigned long long)detail);
+	else
+		snprintf(text, sizeof(text), "%s (0x%llx) at RIP 0x%llx", what,
+			 (unsigned long long)detail,
+			 (unsigned long long)regs.rip);
+	return end(vcpu, VCPU_END_ERROR, text);
+}
+
+static bool handle_system_event(struct vcpu *vcpu)
+{
+	switch (vcpu->kvm.run->system_event.type) {
+	case KVM_SYSTEM_EVENT_SHUTDOWN:
+		return end(vcpu, VCPU_END_SYSTEM_SHUTDOWN, "");
+	case KVM_SYSTEM_EVENT_RESET:
+		return end(vcpu, VCPU_END_SYSTEM_RESET, "");
+	default:
+		return end(vcpu, VCPU_END_TRIPLE_FAULT,
+			   "KVM reports a system crash");
+	}
+}
+
+static bool handle_shutdown(struct vcpu *vcpu)
+{
+	struct kvm_regs regs = { .rip = 0 };
+	char text[64] = "";
+
+	if (!kvm_vcpu_get_regs(&vcpu->kvm, &regs))
+		snprintf(text, sizeof(text), "at RIP 0x%llx",
+			 (unsigned long long)regs.rip);
+	return end(vcpu, VCPU_END_TRIPLE_FAULT, text);
+}
+
+/* One exit; false: leave the loop. */
+static bool handle_exit(struct vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->kvm.run;
+
+	switch (run->exit_reason) {
+	case KVM_EXIT_IO:
+		handle_pio(vcpu);
+		return true;
+	case KVM_EXIT_MMIO:
+		handle_mmio(vcpu);
+		return true;
+	case KVM_EXIT_IOAPIC_EOI:
+		count(&vcpu->counters.exits_other);
+		if (vcpu->env.ioapic)
+			ioapic_eoi(vcpu->env.ioapic, run->eoi.vector);
+		return true;
+	case KVM_EXIT_INTR:
+	case KVM_EXIT_IRQ_WINDOW_OPEN:
+		count(&vcpu->counters.exits_other);
+		return true;
+	case KVM_EXIT_SHUTDOWN:
+		return handle_shutdown(vcpu);
+	case KVM_EXIT_SYSTEM_EVENT:
+		return handle_system_event(vcpu);
+	case KVM_EXIT_FAIL_ENTRY:
+		return end_error(vcpu, "the CPU refused to enter the guest",
+				 run->fail_entry.hardware_entry_failure_reason);
+	case KVM_EXIT_INTERNAL_ERROR:
+		return end_error(vcpu, "KVM internal error",
+				 run->internal.suberror);
+	default:
+		return end_error(vcpu, "unexpected KVM exit", run->exit_reason);
+	}
+}
+
+static bool handle_run_error(struct vcpu *vcpu, int r)
+{
+	char text[160];
+
+	/* EAGAIN: an application processor still waits for its start-up IPI. */
+	if (r == -EINTR || r == -EAGAIN)
+		return true;
+	if (r == -EFAULT || r == -EHWPOISON)
+		return end_error(vcpu,
+				 r == -EFAULT
+					 ? "guest memory could not be reached"
+					 : "guest memory is hardware-poisoned",
+				 (uint64_t)-r);
+	snprintf(text, sizeof(text), "KVM_RUN: %s", strerror(-r));
+	return end(vcpu, VCPU_END_ERROR, text);
+}
+
+static void *vcpu_loop(void *arg)
+{
+	struct vcpu *vcpu = arg;
+	bool go_on = true;
+
+	kvm_vcpu_accept_kicks();
+	while (go_on &&
+	       !atomic_load_explicit(&vcpu->stop, memory_order_acquire)) {
+		int r = kvm_vcpu_run(&vcpu->kvm);
+
+		go_on = r ? handle_run_error(vcpu, r) : handle_exit(vcpu);
+	}
+	return NULL;
+}
+
+int vcpu_start(struct vcpu *vcpu)
+{
+	char name[16];
+	int r;
+
+	snprintf(name, sizeof(name), "vcpu%u", vcpu->kvm.id);
+	r = thread_start(&vcpu->thread, name, vcpu_loop, vcpu);
+	if (!r)
+		vcpu->started = true;
+	return r;
+}
+
+void vcpu_request_stop(struct vcpu *vcpu)
+{
+	/* Pairs with the acquire in vcpu_loop(). */
+	atomic_store_explicit(&vcpu->stop, true, memory_order_release);
+	if (vcpu->started)
+		kvm_vcpu_kick(&vcpu->kvm, vcpu->thread);
+}
+
+void vcpu_join(struct vcpu *vcpu)
+{
+	if (vcpu->started)
+		pthread_join(vcpu->thread, NULL);
+	vcpu->started = false;
+}

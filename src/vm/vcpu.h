@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A vCPU's thread: KVM_RUN, dispatch of exits to the buses, and a clean way
+ * out.
+ *
+ * Threads: create, start, request_stop, join and free belong to the control
+ * thread. The vCPU's own thread calls the hooks; they only post. A vCPU that
+ * ended posts once and leaves its loop; the machine then stops the others.
+ */
+#ifndef QUIRE_VM_VCPU_H
+#define QUIRE_VM_VCPU_H
+
+#include "bus/iobus.h"
+#include "kvm/vcpu.h"
+
+struct ioapic;
+struct vcpu;
+
+enum vcpu_end {
+	VCPU_END_TRIPLE_FAULT, /* KVM_EXIT_SHUTDOWN */
+	VCPU_END_SYSTEM_RESET, /* KVM_EXIT_SYSTEM_EVENT */
+	VCPU_END_SYSTEM_SHUTDOWN,
+	VCPU_END_ERROR, /* KVM or the host cannot go on; text says why */
+};
+
+/* What a vCPU thread uses; outlives it. */
+struct vcpu_env {
+	struct iobus *pio, *mmio;
+	struct ioapic *ioapic; /* split irqchip only, else NULL */
+	void (*ended)(void *ctx, unsigned int id, enum vcpu_end end,
+		      const char *text);
+	void *ctx;
+};
+
+/* Counted by the thread, read by anyone (relaxed). */
+struct vcpu_counters {
+	_Atomic uint64_t exits_pio, exits_mmio, exits_other, unclaimed;
+};
+
+__must_check int vcpu_new(struct vcpu **ret, const struct kvm_vm *vm,
+			  unsigned int id, const struct vcpu_env *env,
+			  struct err *err);
+/* Stopped and joined, or never started. NULL is fine. */
+void vcpu_free(struct vcpu *vcpu);
+
+struct kvm_vcpu *vcpu_kvm(struct vcpu *vcpu);
+const struct vcpu_counters *vcpu_counters(const struct vcpu *vcpu);
+
+__must_check int vcpu_start(struct vcpu *vcpu);
+/* Leave KVM_RUN and the loop as soon as possible. Any thread; idempotent. */
+void vcpu_request_stop(struct vcpu *vcpu);
+void vcpu_join(struct vcpu *vcpu);
+
+#endif

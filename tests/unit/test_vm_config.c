@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* vm/config.c: options into a configuration, and what is refused. */
+#include "cmocka_all.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/arith.h"
+#include "vm/config.h"
+
+/* A class of the test's own: one key, and a check that wants it. */
+struct toy_config {
+	char name[16];
+	int finis;
+};
+
+static int toy_finis;
+
+static int toy_set_name(void *obj, const char *value, struct err *err)
+{
+	struct toy_config *toy = obj;
+
+	snprintf(toy->name, sizeof(toy->name), "%s", value);
+	return 0;
+}
+
+static int toy_check(const void *config, struct err *err)
+{
+	const struct toy_config *toy = config;
+
+	return toy->name[0] ? 0 : err_set(err, EINVAL, "name= is missing");
+}
+
+static void toy_fini(void *config)
+{
+	toy_finis++;
+}
+
+static const struct kvlist_key toy_keys[] = { { "name", toy_set_name } };
+
+static const struct virtio_class toy_class = {
+	.name = "toy",
+	.option = "--toy",
+	.first_key = "name",
+	.keys = toy_keys,
+	.num_keys = 1,
+	.single = true,
+	.config_bytes = sizeof(struct toy_config),
+	.config_check = toy_check,
+	.config_fini = toy_fini,
+};
+
+static void test_defaults(void **state)
+{
+	struct err err = ERR_INIT;
+	struct vm_config cfg;
+
+	vm_config_init(&cfg);
+	assert_int_equal(cfg.num_cpus, 1);
+	assert_int_equal(cfg.memory_bytes, 512 * MIB);
+	assert_int_equal(cfg.page, RAM_PAGE_THP);
+	/* no kernel: not runnable, and the message says what to do */
+	assert_int_equal(vm_config_check(&cfg, &err), -EINVAL);
+	assert_non_null(strstr(err.text, "--kernel"));
+	vm_config_fini(&cfg);
+}
+
+static void test_memory(void **state)
+{
+	static const struct {
+		const char *text, *needle; /* NULL: accepted */
+	} cases[] = {
+		{ "64M", NULL },
+		{ "size=6G,page=4k,populate=host", NULL },
+		{ "size=2G,shared=on,page=2m", NULL },
+		{ "size=63M", "not between 64M and 8T" },
+		{ "size=9T", "not between" },
+		{ "size=65M", "not a multiple of 2M" },
+		{ "size=1G,page=16k", "not one of 4k, thp, 2m, 1g" },
+		{ "size=1G,populate=full", "not one of none, host" },
+		{ "size=1G,hugepages=on", "unknown key 'hugepages'" },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct err err = ERR_INIT;
+		struct vm_config cfg;
+		int r;
+
+		vm_config_init(&cfg);
+		r = vm_config_set_memory(&cfg, cases[i].text, &err);
+		assert_int_equal(r == 0, cases[i].needle == NULL);
+		if (cases[i].needle)
+			assert_non_null(strstr(err.text, cases[i].needle));
+		vm_config_fini(&cfg);
+	}
+}
+
+static void test_cpus(void **state)
+{
+	struct err err = ERR_INIT;
+	struct vm_config cfg;
+
+	vm_config_init(&cfg);
+	cfg.kernel = strdup("k");
+	assert_int_equal(vm_config_set_cpus(&cfg, "boot=3,threads=2", &err), 0);
+	assert_int_equal(vm_config_check(&cfg, &err), -EINVAL);
+	assert_non_null(strstr(err.text, "not a multiple of threads=2"));
+	assert_int_equal(vm_config_set_cpus(&cfg, "4", &err), 0);
+	assert_int_equal(cfg.num_cpus, 4);
+	assert_int_equal(vm_config_check(&cfg, &err), 0);
+	assert_true(vm_config_set_cpus(&cfg, "boot=0", &err) < 0);
+	assert_true(vm_config_set_cpus(&cfg, "boot=4097", &err) < 0);
+	vm_config_fini(&cfg);
+}
+
+static void test_devices(void **state)
+{
+	struct err err = ERR_INIT;
+	struct vm_config cfg;
+
+	toy_finis = 0;
+	vm_config_init(&cfg);
+	/* incomplete: refused, and nothing of it stays */
+	assert_true(vm_config_add_device(&cfg, &toy_class, "", &err) < 0);
+	assert_string_equal(err.text, "--toy: name= is missing");
+	assert_int_equal(cfg.num_devices, 0);
+	assert_int_equal(toy_finis, 1);
+	assert_int_equal(vm_config_add_device(&cfg, &toy_class, "a", &err), 0);
+	assert_string_equal(((struct toy_config *)cfg.devices[0].config)->name,
+			    "a");
+	assert_true(vm_config_add_device(&cfg, &toy_class, "b", &err) < 0);
+	assert_non_null(strstr(err.text, "only once"));
+	vm_config_fini(&cfg);
+	assert_int_equal(toy_finis, 2);
+}
+
+static void test_device_limit(void **state)
+{
+	struct virtio_class many = toy_class;
+	struct err err = ERR_INIT;
+	struct vm_config cfg;
+
+	many.single = false;
+	vm_config_init(&cfg);
+	for (int i = 0; i < VM_MAX_DEVICES; i++)
+		assert_int_equal(vm_config_add_device(&cfg, &many, "x", &err),
+				 0);
+	assert_int_equal(vm_config_add_device(&cfg, &many, "x", &err), -ENOSPC);
+	vm_config_fini(&cfg);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_defaults),
+		cmocka_unit_test(test_memory),
+		cmocka_unit_test(test_cpus),
+		cmocka_unit_test(test_devices),
+		cmocka_unit_test(test_device_limit),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
