@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * memtouch: how long does a guest need to use memory for the first time?
+ *
+ * N threads each map fresh anonymous memory and write one word per 4 KiB page,
+ * all starting together; then once more.  The first pass pays for the guest's
+ * own page faults and for whatever the host has to do; the second pays for
+ * neither, so their difference is what population should remove.  Huge pages
+ * of the guest are off unless asked for, else it would touch one in 512 pages.
+ *
+ * The result is one line of JSON, on standard output.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <getopt.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+
+#include "tools.h"
+
+#define PAGE_BYTES  4096u
+#define THREADS_MAX 256u
+#define PASSES_MAX  16u
+
+struct run {
+	uint64_t threads;
+	uint64_t mib;
+	uint64_t passes;
+	bool huge;
+	pthread_barrier_t barrier;
+	/* Written by the first thread only, between barriers. */
+	double seconds[PASSES_MAX];
+	atomic_int failed;
+};
+
+struct worker {
+	pthread_t thread;
+	struct run *run;
+	unsigned int index;
+};
+
+static void touch(volatile unsigned char *at, size_t bytes, uint64_t value)
+{
+	size_t i;
+
+	for (i = 0; i < bytes; i += PAGE_BYTES)
+		*(volatile uint64_t *)(at + i) = value + i;
+}
+
+/* More threads than CPUs is the caller's choice; then nothing is pinned. */
+static void pin(unsigned int index)
+{
+	cpu_set_t all, one;
+	int cpu, seen = 0;
+
+	if (sched_getaffinity(0, sizeof(all), &all))
+		return;
+	for (cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+		if (!CPU_ISSET(cpu, &all) || seen++ != (int)index)
+			continue;
+		CPU_ZERO(&one);
+		CPU_SET(cpu, &one);
+		sched_setaffinity(0, sizeof(one), &one);
+		return;
+	}
+}
+
+static void *work(void *arg)
+{
+	struct worker *worker = arg;
+	struct run *run = worker->run;
+	size_t bytes = (size_t)run->mib << 20;
+	double began = 0;
+	unsigned int pass;
+	void *at;
+
+	pin(worker->index);
+	at = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+		  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (at == MAP_FAILED ||
+	    (madvise(at, bytes, run->huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE) &&
+	     errno != EINVAL))
+		atomic_store(&run->failed, errno);
+	for (pass = 0; pass < run->passes; pass++) {
+		pthread_barrier_wait(&run->barrier);
+		if (atomic_load(&run->failed))
+			return NULL;
+		if (!worker->index)
+			began = tools_seconds();
+		touch(at, bytes, (uint64_t)pass << 56);
+		pthread_barrier_wait(&run->barrier);
+		if (!worker->index)
+			run->seconds[pass] = tools_seconds() - began;
+	}
+	munmap(at, bytes);
+	return NULL;
+}
+
+static int run_all(struct run *run)
+{
+	struct worker *workers = calloc(run->threads, sizeof(*workers));
+	unsigned int i;
+	int err;
+
+	if (!workers)
+		return ENOMEM;
+	pthread_barrier_init(&run->barrier, NULL, (unsigned int)run->threads);
+	for (i = 0; i < run->threads; i++) {
+		workers[i].run = run;
+		workers[i].index = i;
+		err = pthread_create(&workers[i].thread, NULL, work,
+				     &workers[i]);
+		if (err) {
+			/* The others wait for this one: there is no way on. */
+			fprintf(stderr, "memtouch: thread: %s\n",
+				strerror(err));
+			exit(1);
+		}
+	}
+	for (i = 0; i < run->threads; i++)
+		pthread_join(workers[i].thread, NULL);
+	pthread_barrier_destroy(&run->barrier);
+	free(workers);
+	return atomic_load(&run->failed);
+}
+
+static void print_result(const struct run *run)
+{
+	unsigned int pass;
+
+	printf("{\"threads\": %llu, \"mib_per_thread\": %llu, "
+	       "\"huge\": %s, \"first_pass_s\": %.6f, "
+	       "\"second_pass_s\": %.6f, \"passes_s\": [",
+	       (unsigned long long)run->threads, (unsigned long long)run->mib,
+	       run->huge ? "true" : "false", run->seconds[0], run->seconds[1]);
+	for (pass = 0; pass < run->passes; pass++)
+		printf("%s%.6f", pass ? ", " : "", run->seconds[pass]);
+	puts("]}");
+}
+
+static int usage(void)
+{
+	fputs("usage: memtouch [--threads N] [--mib M] [--passes P] [--huge]\n"
+	      "  N threads (2) each write M MiB (256) of fresh memory,\n"
+	      "  one write per 4 KiB page, P times (2)\n",
+	      stderr);
+	return 2;
+}
+
+int memtouch_main(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "threads", required_argument, NULL, 't' },
+		{ "mib", required_argument, NULL, 'm' },
+		{ "passes", required_argument, NULL, 'p' },
+		{ "huge", no_argument, NULL, 'h' },
+		{ 0 },
+	};
+	struct run run = { .threads = 2, .mib = 256, .passes = 2 };
+	bool ok = true;
+	int opt, err;
+
+	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		if (opt == 't')
+			ok &= tools_number(optarg, 1, THREADS_MAX,
+					   &run.threads);
+		else if (opt == 'm')
+			ok &= tools_number(optarg, 1, 1u << 20, &run.mib);
+		else if (opt == 'p')
+			ok &= tools_number(optarg, 2, PASSES_MAX, &run.passes);
+		else if (opt == 'h')
+			run.huge = true;
+		else
+			ok = false;
+	}
+	if (!ok || optind != argc)
+		return usage();
+	if (!run.huge)
+		prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
+	err = run_all(&run);
+	if (err) {
+		fprintf(stderr, "memtouch: %llu MiB: %s\n",
+			(unsigned long long)run.mib, strerror(err));
+		return 1;
+	}
+	print_result(&run);
+	return 0;
+}
