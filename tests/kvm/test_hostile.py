@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A hostile guest against a full machine: no crash, no hang, no leak.
+
+guest/probe/hostile.elf knows PCI, virtio and the platform devices and abuses
+them on two CPUs. quire runs it under ASan+UBSan where that build is at hand
+(QUIRE_BUILD_ASAN), restarting it whenever it manages to crash itself.
+QUIRE_HOSTILE_SECONDS is the time for all configurations together (default 60).
+"""
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+
+BUILD = pathlib.Path(os.environ.get("QUIRE_BUILD", "build"))
+BUILD_ASAN = os.environ.get("QUIRE_BUILD_ASAN")
+SECONDS = float(os.environ.get("QUIRE_HOSTILE_SECONDS", "60"))
+STOP_SECONDS = 20  # from SIGTERM to the end; a hang otherwise
+STALL_SECONDS = 10  # without a sign of life from the guest
+
+CONFIGS = {
+    "one-cpu": ["--cpus", "boot=1"],
+    "two-cpus": ["--cpus", "boot=2"],
+    "split-irqchip": ["--cpus", "boot=2", "--irqchip", "split"],
+    "many-disks": ["--cpus", "boot=2", "--disk", "path={dir}/c.img",
+                   "--disk", "path={dir}/d.img,readonly=on"],
+}
+
+ASAN_ENV = {
+    "ASAN_OPTIONS": "detect_leaks=1:quarantine_size_mb=4",
+    "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+}
+
+
+def binaries():
+    """quire and the guest image; the sanitized build if there is one."""
+    for build in filter(None, [BUILD_ASAN, BUILD]):
+        build = pathlib.Path(build)
+        for quire in (build / "quire", build / "src/cli/quire"):
+            guest = build / "guest/probe/hostile.elf"
+            if quire.exists() and guest.exists():
+                return quire, guest
+    pytest.fail(f"no quire with guest/probe/hostile.elf in {BUILD}")
+
+
+def need_kvm():
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        pytest.skip("no usable /dev/kvm")
+
+
+def actions(log):
+    """The number of actions that the guest reported last; it restarts at 0."""
+    words = re.findall(rb"hostile: actions (\d+) ", log.read_bytes())
+    return int(words[-1]) if words else 0
+
+
+class Use:
+    """The most that a process held: descriptors, threads, memory.
+
+    A moment says little: a restart gives everything back and takes it again.
+    """
+
+    def __init__(self):
+        self.fds = self.threads = self.kib = 0
+
+    def sample(self, pid):
+        proc = pathlib.Path(f"/proc/{pid}")
+        self.fds = max(self.fds, len(os.listdir(proc / "fd")))
+        self.threads = max(self.threads, len(os.listdir(proc / "task")))
+        rss = re.search(r"^VmRSS:\s+(\d+)", (proc / "status").read_text(), re.M)
+        self.kib = max(self.kib, int(rss[1]))
+
+
+class Attack:
+    """One run of quire with the hostile guest in it."""
+
+    def __init__(self, folder, options):
+        quire, guest = binaries()
+        self.log, self.errors = folder / "serial", folder / "stderr"
+        self.summary = folder / "summary"
+        self.progress = self.seen = 0
+        self.log.unlink(missing_ok=True)
+        self.log.touch()
+        for image in ("a", "b", "c", "d"):
+            (folder / f"{image}.img").touch()
+            os.truncate(folder / f"{image}.img", 8 << 20)
+        argv = [quire, "run", "--kernel", guest,
+                "--memory", "size=64M,page=4k",
+                "--disk", f"path={folder}/a.img",
+                "--disk", f"path={folder}/b.img", "--rng", "",
+                "--serial", f"file={self.log}", "--on-reboot", "restart",
+                "--on-crash", "restart", "--shutdown-timeout", "0",
+                "--summary-json", self.summary,
+                *(word.format(dir=folder) for word in options)]
+        with self.errors.open("wb") as err:
+            self.proc = subprocess.Popen(argv, stdout=subprocess.DEVNULL,
+                                         stderr=err,
+                                         env={**os.environ, **ASAN_ENV})
+
+    def go_on(self, deadline):
+        """Until deadline, or until the guest has done nothing for a while;
+        returns what quire used meanwhile.
+
+        It may: some of its interrupts are INITs to itself. A quire that is
+        stuck looks alike here, but does not survive stop().
+        """
+        since, use = time.monotonic(), Use()
+        while time.monotonic() < min(deadline, since + STALL_SECONDS):
+            assert self.proc.poll() is None, (
+                f"quire ended with {self.proc.returncode}:\n" + self.said()[-8000:])
+            use.sample(self.proc.pid)
+            time.sleep(0.1)
+            now = actions(self.log)
+            if now != self.seen:
+                self.progress += now - self.seen if now > self.seen else now
+                self.seen, since = now, time.monotonic()
+        return use
+
+    def said(self):
+        return self.errors.read_text(errors="replace")
+
+    def stop(self):
+        self.proc.send_signal(signal.SIGTERM)
+        status = self.proc.wait(STOP_SECONDS)
+        said = self.said()
+        assert not re.search(r"Sanitizer|runtime error|BUG:", said), said[-8000:]
+        assert status == 128 + signal.SIGTERM, said[-8000:]
+
+    def kill(self):
+        self.proc.kill()
+        self.proc.wait()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_hostile_guest(name, tmp_path):
+    need_kvm()
+    # below a few seconds a machine has not even booted
+    end = time.monotonic() + max(SECONDS / len(CONFIGS), 5)
+    total = runs = boots = 0
+    while (left := end - time.monotonic()) > 1:
+        attack = Attack(tmp_path, CONFIGS[name])
+        try:
+            before = attack.go_on(time.monotonic() + left / 2)
+            after = attack.go_on(end)
+            attack.stop()
+        finally:
+            attack.kill()
+        runs += 1
+        total += attack.progress
+        boots += json.loads(attack.summary.read_text())["boots"]
+        # What is taken for each queue or reset and not given back adds up to
+        # more than this; the guest's RAM is 64 MiB and fills at its pace.
+        assert after.fds <= before.fds + 16
+        assert after.threads <= before.threads + 8
+        assert after.kib <= before.kib + (64 << 10) + (8 << 10)
+    print(f"{name}: {total} actions, {runs} runs, {boots} boots, "
+          f"{after.kib} KiB resident")
+    assert total > 0
