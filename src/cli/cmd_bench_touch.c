@@ -19,7 +19,7 @@
 #include "mem/hostmem.h"
 #include "mem/populate.h"
 #include "probe/probe.h"
-#include "probe/second_stage.h"
+#include "stage2/detect.h"
 
 #define DEFAULT_VCPUS	     1u
 #define DEFAULT_MIB_PER_VCPU 256u

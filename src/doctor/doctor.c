@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Theory of operation. doctor_checks[] is walked in order. The first checks
- * open KVM and build a tiny VM (probe/trial.h) on which later ones try what
+ * open KVM and build a tiny VM (stage2/trial.h) on which later ones try what
  * a capability bit only promises. Rows say what they block, and the verdicts
  * are computed from that alone, so a new check cannot forget to take part.
  */

@@ -15,7 +15,7 @@
 
 #include "doctor/doctor.h"
 #include "kvm/kvm.h"
-#include "probe/trial.h"
+#include "stage2/trial.h"
 
 /* Newer than Debian 12's headers; api.rst. */
 #ifndef KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP /* 6.2 */

@@ -9,7 +9,7 @@
 #include "base/size.h"
 #include "doctor/doctor_priv.h"
 #include "doctor/sysfs.h"
-#include "probe/second_stage.h"
+#include "stage2/detect.h"
 
 /*
  * The try settles it: capability numbers of unmerged series have clashed with

@@ -12,7 +12,7 @@
 #include "cli/bench.h"
 #include "probe/image.h"
 #include "probe/layout.h"
-#include "probe/second_stage.h"
+#include "stage2/detect.h"
 #include "x86/layout.h"
 #include "x86/start.h"
 

@@ -14,8 +14,8 @@
 #include "base/arith.h"
 #include "base/clock.h"
 #include "probe/probe.h"
-#include "probe/second_stage.h"
-#include "probe/trial.h"
+#include "stage2/detect.h"
+#include "stage2/trial.h"
 
 #define TIMEOUT (30 * NSEC_PER_SEC)
 #define AREA	(16 * MIB)

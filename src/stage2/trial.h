@@ -14,8 +14,8 @@
  * Every run of the guest has a time limit. Calls come from one thread, whose
  * SIGALRM is taken over while a guest runs.
  */
-#ifndef QUIRE_PROBE_TRIAL_H
-#define QUIRE_PROBE_TRIAL_H
+#ifndef QUIRE_STAGE2_TRIAL_H
+#define QUIRE_STAGE2_TRIAL_H
 
 #include <stdbool.h>
 #include <stdint.h>

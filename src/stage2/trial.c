@@ -6,7 +6,7 @@
  * (KVM_SET_SIGNAL_MASK), so it ends that call, whenever it comes, and no
  * handler is ever installed.
  */
-#include "probe/trial.h"
+#include "stage2/trial.h"
 
 #include <errno.h>
 #include <signal.h>

@@ -10,10 +10,10 @@
  * without it. So it is tried on a trial machine what KVM does, and only what
  * cannot be tried is believed from the vendor module's parameter.
  *
- * Threads: the calling one, see probe/trial.h.
+ * Threads: the calling one, see stage2/trial.h.
  */
-#ifndef QUIRE_PROBE_SECOND_STAGE_H
-#define QUIRE_PROBE_SECOND_STAGE_H
+#ifndef QUIRE_STAGE2_DETECT_H
+#define QUIRE_STAGE2_DETECT_H
 
 #include <stdint.h>
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "probe/second_stage.h"
+#include "stage2/detect.h"
 
 #include <cpuid.h>
 #include <errno.h>
@@ -7,7 +7,7 @@
 #include <stdio.h>
 
 #include "base/io.h"
-#include "probe/trial.h"
+#include "stage2/trial.h"
 
 const char *const second_stage_names[3] = {
 	[SECOND_STAGE_UNKNOWN] = "unknown",
