@@ -14,7 +14,6 @@
 
 #include "base/arith.h"
 #include "base/clock.h"
-#include "base/size.h"
 #include "cli/bench.h"
 #include "mem/hostmem.h"
 #include "mem/populate.h"
@@ -43,13 +42,6 @@ struct touch_result {
 	struct probe_counters after; /* first pass: leaves by size */
 };
 
-/* The kinds of page this bench offers: --page takes no 1g. */
-static const char *const touch_page_names[] = {
-	[RAM_PAGE_4K] = "4k",
-	[RAM_PAGE_THP] = "thp",
-	[RAM_PAGE_2M] = "2m",
-};
-
 static void touch_help(void)
 {
 	printf("usage: quire bench touch [OPTION...]\n\n"
@@ -74,54 +66,38 @@ static void touch_help(void)
 	       DEFAULT_VCPUS, DEFAULT_MIB_PER_VCPU);
 }
 
-static int parse_number(const char *option, const char *text, uint64_t max,
-			uint64_t *ret, struct err *err)
+static int set_option(void *ctx, int option, const char *value, struct err *err)
 {
-	uint64_t value = 0;
-
-	if (size_parse_u64(text, &value) || !value || value > max)
-		return err_set(err, EINVAL,
-			       "%s %s: not a whole number from 1 to %llu",
-			       option, text, (unsigned long long)max);
-	*ret = value;
-	return 0;
-}
-
-static int set_option(struct touch_args *args, int option, const char *value,
-		      struct err *err)
-{
-	struct bench_choice one;
+	struct touch_args *args = ctx;
 	uint64_t number = 0;
-	int r;
+	int r, page = 0;
 
 	switch (option) {
 	case 'v':
-		r = parse_number("--vcpus", value, PROBE_MAX_VCPUS, &number,
-				 err);
+		r = bench_parse_number("--vcpus", value, PROBE_MAX_VCPUS,
+				       &number, err);
 		if (!r)
 			args->vcpus = (unsigned int)number;
 		return r;
 	case 'm':
-		return parse_number("--mib-per-vcpu", value, MAX_MIB_PER_VCPU,
-				    &args->mib_per_vcpu, err);
+		return bench_parse_number("--mib-per-vcpu", value,
+					  MAX_MIB_PER_VCPU, &args->mib_per_vcpu,
+					  err);
 	case 'p':
-		return bench_parse_choice("--page", value, touch_page_names,
-					  ARRAY_SIZE(touch_page_names),
-					  &args->pages, err);
+		return bench_parse_choice("--page", value, bench_page_names,
+					  BENCH_NUM_PAGES, &args->pages, err);
 	case 'o':
 		return bench_parse_choice("--populate", value,
 					  populate_mode_names,
 					  ARRAY_SIZE(populate_mode_names),
 					  &args->populates, err);
 	case 'g':
-		r = bench_parse_choice("--guest-page", value,
-				       probe_guest_page_names,
-				       ARRAY_SIZE(probe_guest_page_names), &one,
-				       err);
-		if (!r && one.num != 1)
-			return err_set(err, EINVAL, "--guest-page: one value");
+		r = bench_parse_one("--guest-page", value,
+				    probe_guest_page_names,
+				    ARRAY_SIZE(probe_guest_page_names), &page,
+				    err);
 		if (!r)
-			args->guest_page = (enum probe_guest_page)one.values[0];
+			args->guest_page = (enum probe_guest_page)page;
 		return r;
 	default:
 		args->json = true;
@@ -129,51 +105,22 @@ static int set_option(struct touch_args *args, int option, const char *value,
 	}
 }
 
-static int parse_args(struct touch_args *args, int argc, char **argv)
-{
-	static const struct option options[] = {
-		{ "vcpus", required_argument, NULL, 'v' },
-		{ "mib-per-vcpu", required_argument, NULL, 'm' },
-		{ "page", required_argument, NULL, 'p' },
-		{ "populate", required_argument, NULL, 'o' },
-		{ "guest-page", required_argument, NULL, 'g' },
-		{ "json", no_argument, NULL, 'j' },
-		{ 0 },
-	};
-	struct err err = ERR_INIT;
-	int option;
-
-	opterr = 0;
-	optind = 1;
-	while ((option = getopt_long(argc, argv, ":", options, NULL)) != -1) {
-		if (option == '?' || option == ':')
-			return cli_bad_option(&cmd_bench_touch, argc, argv);
-		if (set_option(args, option, optarg, &err))
-			return cli_usage(&cmd_bench_touch, "%s", err.text);
-	}
-	if (optind < argc)
-		return cli_usage(&cmd_bench_touch, "unexpected argument '%s'",
-				 argv[optind]);
-	return CLI_OK;
-}
+static const struct option touch_options[] = {
+	{ "vcpus", required_argument, NULL, 'v' },
+	{ "mib-per-vcpu", required_argument, NULL, 'm' },
+	{ "page", required_argument, NULL, 'p' },
+	{ "populate", required_argument, NULL, 'o' },
+	{ "guest-page", required_argument, NULL, 'g' },
+	{ "json", no_argument, NULL, 'j' },
+	{ 0 },
+};
 
 static uint64_t test_bytes(const struct touch_args *args)
 {
 	return args->vcpus * args->mib_per_vcpu * MIB;
 }
 
-/* Will there be memory for it? Asked before anything is started. */
-static int check_page(const struct hostmem *host, enum ram_page page,
-		      uint64_t ram_bytes, struct err *err)
-{
-	if (page == RAM_PAGE_THP && host->thp_never)
-		return err_set(err, ENOTSUP,
-			       "--page thp: transparent huge pages are off; as "
-			       "root: echo madvise > "
-			       "/sys/kernel/mm/transparent_hugepage/enabled");
-	return hostmem_check(host, page, ram_bytes, err);
-}
-
+/* Asked before anything is started. */
 static int check_host(const struct touch_args *args, struct err *err)
 {
 	struct probe_layout layout;
@@ -183,8 +130,9 @@ static int check_host(const struct touch_args *args, struct err *err)
 
 	hostmem_read(&host, "");
 	for (unsigned int i = 0; !r && i < args->pages.num; i++)
-		r = check_page(&host, (enum ram_page)args->pages.values[i],
-			       layout.ram_bytes, err);
+		r = bench_check_page(&host,
+				     (enum ram_page)args->pages.values[i],
+				     layout.ram_bytes, err);
 	return r;
 }
 
@@ -296,34 +244,16 @@ static json_t *result_json(const struct touch_args *args,
 static int print_json(const struct touch_args *args, enum second_stage stage,
 		      const struct touch_result *results, unsigned int num)
 {
-	json_t *list = json_array(), *root;
-	int r;
+	json_t *list = json_array();
 
 	for (unsigned int i = 0; i < num; i++)
 		json_array_append_new(list, result_json(args, &results[i]));
-	root = json_pack("{s:s, s:s, s:o}", "second_stage",
-			 second_stage_names[stage], "guest_page",
-			 probe_guest_page_names[args->guest_page], "results",
-			 list);
-	r = root ? json_dumpf(root, stdout,
-			      JSON_INDENT(2) | JSON_REAL_PRECISION(9))
-		 : -1;
-	json_decref(root);
-	printf("\n");
-	return r;
-}
-
-static const char *stage_text(enum second_stage stage)
-{
-	switch (stage) {
-	case SECOND_STAGE_SHADOW:
-		return "shadow paging (no EPT or NPT)";
-	case SECOND_STAGE_TDP:
-		return "TDP (EPT or NPT)";
-	case SECOND_STAGE_UNKNOWN:
-		break;
-	}
-	return "kind of second stage unknown";
+	return bench_print_json(
+		&cmd_bench_touch,
+		json_pack("{s:s, s:s, s:o}", "second_stage",
+			  second_stage_names[stage], "guest_page",
+			  probe_guest_page_names[args->guest_page], "results",
+			  list));
 }
 
 static void print_header(const struct touch_args *args, enum second_stage stage)
@@ -332,7 +262,8 @@ static void print_header(const struct touch_args *args, enum second_stage stage)
 	       "%s\n",
 	       args->vcpus, args->vcpus == 1 ? "" : "s",
 	       (unsigned long long)args->mib_per_vcpu,
-	       probe_guest_page_names[args->guest_page], stage_text(stage));
+	       probe_guest_page_names[args->guest_page],
+	       bench_stage_text(stage));
 	printf("%-5s %-9s %12s %12s %12s %13s %12s\n", "page", "populate",
 	       "populate s", "1st pass s", "2nd pass s", "1st / 2nd", "faults");
 }
@@ -400,11 +331,7 @@ static int run_variants(const struct touch_args *args, enum second_stage stage)
 		print_ratios(results, num);
 		return CLI_OK;
 	}
-	if (print_json(args, stage, results, num)) {
-		err_set(&err, EIO, "cannot write the result");
-		return cli_fail(&cmd_bench_touch, &err);
-	}
-	return CLI_OK;
+	return print_json(args, stage, results, num);
 }
 
 static int touch_run(int argc, char **argv)
@@ -419,15 +346,13 @@ static int touch_run(int argc, char **argv)
 	};
 	struct err err = ERR_INIT;
 	enum second_stage stage;
-	struct kvm kvm;
-	int status = parse_args(&args, argc, argv);
+	int status = bench_read_options(&cmd_bench_touch, argc, argv,
+					touch_options, set_option, &args);
 
 	if (status != CLI_OK)
 		return status;
-	if (check_host(&args, &err) || kvm_open(&kvm, KVM_DEVICE_PATH, &err))
+	if (check_host(&args, &err) || bench_detect_stage(&stage, &err))
 		return cli_fail(&cmd_bench_touch, &err);
-	stage = second_stage_detect(&kvm);
-	kvm_close(&kvm);
 	return run_variants(&args, stage);
 }
 

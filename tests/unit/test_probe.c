@@ -289,6 +289,53 @@ static void choice_refuses(void **state)
 				      "none, host, full");
 }
 
+static void one_choice_is_one(void **state)
+{
+	struct err err = ERR_INIT;
+	int value = 99;
+
+	assert_int_equal(bench_parse_one("--x", "full", names, 4, &value, &err),
+			 0);
+	assert_int_equal(value, 3);
+	assert_int_equal(bench_parse_one("--x", "none,host", names, 4, &value,
+					 &err),
+			 -EINVAL);
+	assert_string_equal(err.text, "--x: one value");
+	assert_int_equal(value, 3);
+}
+
+static void numbers_take_lists(void **state)
+{
+	static const char *const bad[] = {
+		"",
+		",",
+		"1,",
+		",1",
+		"0",
+		"1,101",
+		"-1",
+		"1 ",
+		"x",
+		"1,2,3,4,5,6,7,8,9",
+		/* cut short, this would be a number */
+		"000000000000000000000000000000000000000000000000001x",
+	};
+	struct bench_numbers n = { .num = 99 };
+	struct err err = ERR_INIT;
+
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		assert_int_equal(bench_parse_numbers("--x", bad[i], 100, &n,
+						     &err),
+				 -EINVAL);
+		assert_memory_equal(err.text, "--x", 3);
+	}
+	assert_int_equal(n.num, 99);
+	assert_int_equal(bench_parse_numbers("--x", "100,1,7", 100, &n, &err),
+			 0);
+	assert_true(n.num == 3 && n.values[0] == 100 && n.values[1] == 1 &&
+		    n.values[2] == 7);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -303,6 +350,8 @@ int main(void)
 		cmocka_unit_test(second_stage_verdicts),
 		cmocka_unit_test(choice_takes_lists),
 		cmocka_unit_test(choice_refuses),
+		cmocka_unit_test(one_choice_is_one),
+		cmocka_unit_test(numbers_take_lists),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
