@@ -173,7 +173,7 @@ int bench_detect_stage(enum second_stage *ret, struct err *err)
 
 	if (r)
 		return r;
-	*ret = second_stage_detect(&kvm);
+	*ret = stage2_detect(&kvm);
 	kvm_close(&kvm);
 	return 0;
 }

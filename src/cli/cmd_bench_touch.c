@@ -24,18 +24,25 @@
 #define DEFAULT_MIB_PER_VCPU 256u
 #define MAX_MIB_PER_VCPU     (1ull << 24)
 
+/* none, host, full: what is done before the guest runs. */
+#define TOUCH_NUM_POPULATES (POPULATE_FULL + 1)
+
 struct touch_args {
 	unsigned int vcpus;
 	uint64_t mib_per_vcpu;
 	struct bench_choice pages;     /* enum ram_page */
 	struct bench_choice populates; /* enum populate_mode */
 	enum probe_guest_page guest_page;
+	enum stage2_method stage2;
+	unsigned int threads; /* of population; 0: one per CPU */
 	bool json;
 };
 
 struct touch_result {
 	enum ram_page page;
 	enum populate_mode populate;
+	enum stage2_method method; /* that filled the second stage */
+	struct err reason;	   /* FULL came to HOST because */
 	double populate_s, first_s, second_s;
 	bool has_faults;
 	uint64_t faults;
@@ -54,8 +61,12 @@ static void touch_help(void)
 	       "  --page LIST           host pages: 4k, thp, 2m (hugetlb); "
 	       "default thp\n"
 	       "  --populate LIST       fill before the guest runs: none, "
-	       "host; "
-	       "default none,host\n"
+	       "host, full (host pages\n"
+	       "                        and second stage); default "
+	       "none,host,full\n"
+	       "  --stage2 METHOD       how full fills the second stage: auto, "
+	       "ioctl, stub, none\n"
+	       "  --threads N           of population (default: one per CPU)\n"
 	       "  --guest-page 4k|2m    pages of the guest's own tables "
 	       "(default 2m)\n"
 	       "  --json                one JSON object, times in seconds\n\n"
@@ -70,7 +81,7 @@ static int set_option(void *ctx, int option, const char *value, struct err *err)
 {
 	struct touch_args *args = ctx;
 	uint64_t number = 0;
-	int r, page = 0;
+	int r, page = 0, method = 0;
 
 	switch (option) {
 	case 'v':
@@ -89,8 +100,20 @@ static int set_option(void *ctx, int option, const char *value, struct err *err)
 	case 'o':
 		return bench_parse_choice("--populate", value,
 					  populate_mode_names,
-					  ARRAY_SIZE(populate_mode_names),
-					  &args->populates, err);
+					  TOUCH_NUM_POPULATES, &args->populates,
+					  err);
+	case 's':
+		r = bench_parse_one("--stage2", value, stage2_method_names,
+				    ARRAY_SIZE(stage2_method_names), &method,
+				    err);
+		if (!r)
+			args->stage2 = (enum stage2_method)method;
+		return r;
+	case 't':
+		r = bench_parse_number("--threads", value, 256, &number, err);
+		if (!r)
+			args->threads = (unsigned int)number;
+		return r;
 	case 'g':
 		r = bench_parse_one("--guest-page", value,
 				    probe_guest_page_names,
@@ -111,6 +134,8 @@ static const struct option touch_options[] = {
 	{ "page", required_argument, NULL, 'p' },
 	{ "populate", required_argument, NULL, 'o' },
 	{ "guest-page", required_argument, NULL, 'g' },
+	{ "stage2", required_argument, NULL, 's' },
+	{ "threads", required_argument, NULL, 't' },
 	{ "json", no_argument, NULL, 'j' },
 	{ 0 },
 };
@@ -186,6 +211,22 @@ static int run_passes(struct probe *probe, const struct touch_args *args,
 	return run_pass(probe, args, 2, outcomes, &res->second_s, err);
 }
 
+static int populate(struct probe *probe, const struct touch_args *args,
+		    struct touch_result *res, struct err *err)
+{
+	const struct probe_population how = {
+		.mode = res->populate,
+		.stage2 = args->stage2,
+		.threads = args->threads,
+	};
+	uint64_t began = clock_now_ns();
+	int r = probe_populate(probe, &how, NULL, &res->method, &res->reason,
+			       err);
+
+	res->populate_s = clock_ns_to_s(clock_now_ns() - began);
+	return r;
+}
+
 static int run_variant(const struct touch_args *args, struct touch_result *res,
 		       struct err *err)
 {
@@ -196,18 +237,12 @@ static int run_variant(const struct touch_args *args, struct touch_result *res,
 		.page = res->page,
 	};
 	struct probe *probe = NULL;
-	const struct ram *ram;
-	uint64_t began;
 	int r = probe_new(&probe, &cfg, err);
 
 	if (r)
 		return r;
-	if (res->populate != POPULATE_NONE) {
-		ram = probe_ram(probe);
-		began = clock_now_ns();
-		r = populate_host(ram, GPA(0), ram->span, 0, NULL, err);
-		res->populate_s = clock_ns_to_s(clock_now_ns() - began);
-	}
+	if (res->populate != POPULATE_NONE)
+		r = populate(probe, args, res, err);
 	if (!r)
 		r = run_passes(probe, args, res, err);
 	probe_free(probe);
@@ -218,8 +253,9 @@ static json_t *result_json(const struct touch_args *args,
 			   const struct touch_result *res)
 {
 	json_t *o = json_pack(
-		"{s:s, s:s, s:i, s:I, s:f, s:f, s:f, s:o}", "populate",
-		populate_mode_names[res->populate], "page",
+		"{s:s, s:s, s:s, s:i, s:I, s:f, s:f, s:f, s:o}", "populate",
+		populate_mode_names[res->populate], "stage2",
+		stage2_method_names[res->method], "page",
 		ram_page_names[res->page], "vcpus", (int)args->vcpus,
 		"mib_per_vcpu", (json_int_t)args->mib_per_vcpu, "populate_s",
 		res->populate_s, "first_pass_s", res->first_s, "second_pass_s",
@@ -279,6 +315,9 @@ static void print_row(const struct touch_result *res)
 	       ram_page_names[res->page], populate_mode_names[res->populate],
 	       res->populate_s, res->first_s, res->second_s,
 	       res->second_s > 0 ? res->first_s / res->second_s : 0, faults);
+	if (res->reason.code)
+		printf("      full fills host pages only: %s\n",
+		       res->reason.text);
 	fflush(stdout);
 }
 
@@ -316,6 +355,7 @@ static int run_variants(const struct touch_args *args, enum second_stage stage)
 			struct touch_result *res = &results[num];
 
 			*res = (struct touch_result){
+				.method = STAGE2_NONE,
 				.page = (enum ram_page)args->pages.values[i],
 				.populate = (enum populate_mode)
 						    args->populates.values[j],
@@ -340,9 +380,11 @@ static int touch_run(int argc, char **argv)
 		.vcpus = DEFAULT_VCPUS,
 		.mib_per_vcpu = DEFAULT_MIB_PER_VCPU,
 		.pages = { .values = { RAM_PAGE_THP }, .num = 1 },
-		.populates = { .values = { POPULATE_NONE, POPULATE_HOST },
-			       .num = 2 },
+		.populates = { .values = { POPULATE_NONE, POPULATE_HOST,
+					   POPULATE_FULL },
+			       .num = TOUCH_NUM_POPULATES },
 		.guest_page = PROBE_GUEST_PAGE_2M,
+		.stage2 = STAGE2_AUTO,
 	};
 	struct err err = ERR_INIT;
 	enum second_stage stage;

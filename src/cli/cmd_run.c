@@ -147,8 +147,12 @@ static const struct run_option run_options[] = {
 	  set_cpus },
 	{ "memory",
 	  "size=SIZE[,page=4k|thp|2m|1g][,shared=on|off]"
-	  "[,populate=none|host]",
-	  "guest RAM (default size=512M,page=thp)", set_memory },
+	  "[,populate=none|host|full|background]"
+	  "[,stage2=auto|ioctl|stub|none][,populate-threads=N]"
+	  "[,repair=on|off][,coalesce=on|off][,background-rate=SIZE]",
+	  "guest RAM (default size=512M,page=thp); populate=full fills host "
+	  "pages and second stage before the start",
+	  set_memory },
 	{ "serial", "tty|null|file=PATH|socket=PATH",
 	  "first serial port (default tty; Ctrl-A h lists its keys)",
 	  set_serial },

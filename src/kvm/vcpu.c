@@ -2,6 +2,7 @@
 #include "kvm/vcpu.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -132,6 +133,16 @@ int kvm_vcpu_set_lapic(const struct kvm_vcpu *vcpu,
 	return kvm_ioctl(vcpu->fd, KVM_SET_LAPIC, (void *)lapic);
 }
 
+int kvm_vcpu_get_mp_state(const struct kvm_vcpu *vcpu, uint32_t *ret_state)
+{
+	struct kvm_mp_state mp = { .mp_state = 0 };
+	int r = kvm_ioctl(vcpu->fd, KVM_GET_MP_STATE, &mp);
+
+	if (r >= 0)
+		*ret_state = mp.mp_state;
+	return r;
+}
+
 int kvm_vcpu_set_mp_state(const struct kvm_vcpu *vcpu, uint32_t state)
 {
 	struct kvm_mp_state mp = { .mp_state = state };
@@ -156,4 +167,23 @@ int kvm_vcpu_set_msrs(const struct kvm_vcpu *vcpu,
 	msrs->nmsrs = num;
 	memcpy(msrs->entries, entries, num * sizeof(*entries));
 	return kvm_ioctl(vcpu->fd, KVM_SET_MSRS, msrs);
+}
+
+/*
+ * The call returns 0 after any progress, with what is left. EAGAIN: a memslot
+ * is being changed just now.
+ */
+int kvm_vcpu_prefault(const struct kvm_vcpu *vcpu, uint64_t gpa, uint64_t bytes)
+{
+	struct kvm_pre_fault_memory range = { .gpa = gpa, .size = bytes };
+
+	while (range.size) {
+		int r = kvm_ioctl(vcpu->fd, KVM_PRE_FAULT_MEMORY, &range);
+
+		if (r == -EAGAIN)
+			sched_yield();
+		else if (r < 0)
+			return r;
+	}
+	return 0;
 }

@@ -61,6 +61,8 @@ __must_check int kvm_vcpu_get_lapic(const struct kvm_vcpu *,
 				    struct kvm_lapic_state *);
 __must_check int kvm_vcpu_set_lapic(const struct kvm_vcpu *,
 				    const struct kvm_lapic_state *);
+__must_check int kvm_vcpu_get_mp_state(const struct kvm_vcpu *,
+				       uint32_t *ret_state);
 __must_check int kvm_vcpu_set_mp_state(const struct kvm_vcpu *, uint32_t state);
 __must_check int kvm_vcpu_set_cpuid(const struct kvm_vcpu *,
 				    const struct kvm_cpuid2 *);
@@ -71,5 +73,14 @@ __must_check int kvm_vcpu_set_cpuid(const struct kvm_vcpu *,
 __must_check int kvm_vcpu_set_msrs(const struct kvm_vcpu *,
 				   const struct kvm_msr_entry *entries,
 				   unsigned int num);
+
+/*
+ * Map [gpa, gpa + bytes) of one memslot in the second stage
+ * (KVM_PRE_FAULT_MEMORY, api.rst 4.143), all of it. From any one thread at a
+ * time that finds the vCPU out of KVM_RUN, or waits until it is. -EOPNOTSUPP:
+ * shadow paging; -ENOTTY or -EINVAL: the kernel does not know the call.
+ */
+__must_check int kvm_vcpu_prefault(const struct kvm_vcpu *vcpu, uint64_t gpa,
+				   uint64_t bytes);
 
 #endif

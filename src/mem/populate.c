@@ -2,149 +2,545 @@
 #include "mem/populate.h"
 
 #include <errno.h>
-#include <sys/mman.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "base/arith.h"
-#include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/cpus.h"
 #include "base/thread.h"
+#include "mem/host_fill.h"
+#include "mem/pagemap.h"
 
-#ifndef MADV_POPULATE_WRITE /* Linux 5.14 */
-#define MADV_POPULATE_WRITE 23
-#endif
-
-const char *const populate_mode_names[2] = {
+/*
+ * Theory of operation. The range is cut into lanes (one for each region it
+ * touches), a lane into units. A worker takes units off its home lane's shared
+ * counter, and off the others' when that is done. Unit borders are the same
+ * whoever takes them, and multiples of 2 MiB, so no two workers build the same
+ * page-table page.
+ *
+ * Worker i owns port i of the second stage, if there is one. With a port it
+ * fills a unit's second stage right after the unit's host pages. Without, it
+ * hands the unit over through the queue, which workers with a port serve
+ * first. So at any time there are as many busy threads as asked for, and no
+ * more: separate threads for the second stage would only take CPUs away from
+ * the first, which is seven times the work.
+ *
+ * The queue has room for every unit, so handing over never waits. A worker with
+ * a port that finds no unit left waits for the queue until the last worker
+ * without one is through.
+ */
+const char *const populate_mode_names[4] = {
 	[POPULATE_NONE] = "none",
 	[POPULATE_HOST] = "host",
+	[POPULATE_FULL] = "full",
+	[POPULATE_BACKGROUND] = "background",
 };
 
 /*
- * Work is taken in chunks of 16 MiB: eight huge pages, so that no two threads
- * build the same page-table page, and small enough that threads end together.
- * 1G pages are chunks of their own: one is cleared under a lock.
+ * Large enough that taking a unit costs nothing against filling it, small
+ * enough that workers end together and a cancel is heard. 1G pages are units of
+ * their own: one is cleared under a lock.
  */
-#define POPULATE_CHUNK	     (16 * MIB)
+#define UNIT_MAX_BYTES	     (16 * MIB)
+#define UNIT_MIN_BYTES	     PAGE_2M
+#define UNITS_PER_THREAD     8
 #define POPULATE_MAX_THREADS 256
+#define WAIT_SLICE_NS	     (50 * 1000000ull)
 
-struct populate_job {
-	const struct ram *ram;
-	struct gpa start;
-	uint64_t len;
-	uint64_t chunk;
-	_Atomic uint64_t next; /* address of the next chunk to take */
-	_Atomic int error;     /* first failure: positive errno */
+struct unit {
+	uint64_t gpa, len;
 };
 
-/* Populate one chunk: the parts of it that lie in a region. */
-static int populate_chunk(const struct ram *ram, uint64_t from, uint64_t to)
-{
-	for (unsigned int i = 0; i < ram->num_regions; i++) {
-		const struct ram_region *region = &ram->regions[i];
-		uint64_t a = MAX(from, region->base.v);
-		uint64_t b = MIN(to, region->base.v + region->size);
+struct lane {
+	uint64_t start, end;
+	_Atomic uint64_t next; /* address of the next unit to take */
+};
 
-		if (a >= b)
-			continue;
-		while (madvise(ram->base + a, b - a, MADV_POPULATE_WRITE)) {
-			if (errno != EINTR && errno != EAGAIN)
-				return errno;
-		}
-	}
-	return 0;
-}
+struct job {
+	const struct ram *ram;
+	const struct populate_request *req;
+	uint64_t unit_bytes, total_bytes, began_ns;
+	struct lane lanes[RAM_MAX_REGIONS];
+	unsigned int num_lanes, num_ports;
+
+	_Atomic bool stop;
+	_Atomic uint64_t host_bytes, stage2_bytes, host_ns, stage2_ns, units;
+
+	pthread_mutex_t lock; /* all below */
+	pthread_cond_t changed;
+	struct unit *queue; /* NULL: every worker has a port, or nobody */
+	size_t head, tail;
+	unsigned int feeders; /* workers that may still hand over */
+	int error;	      /* first failure, negative errno */
+	struct err err;
+};
+
+struct worker {
+	struct job *job;
+	pthread_t thread;
+	unsigned int index;
+	bool is_caller, has_port;
+	struct pagemap pagemap; /* with req->present_only */
+};
 
 /* The first failure is the job's; it also makes the other workers stop. */
-static void job_fail(struct populate_job *job, int code)
+static void job_fail(struct job *job, int error, const struct err *err)
 {
-	int none = 0;
-
-	atomic_compare_exchange_strong(&job->error, &none, code);
+	pthread_mutex_lock(&job->lock);
+	if (!job->error) {
+		job->error = error;
+		job->err = *err;
+	}
+	atomic_store(&job->stop, true);
+	pthread_cond_broadcast(&job->changed);
+	pthread_mutex_unlock(&job->lock);
 }
 
-static void work(struct populate_job *job, const struct populate_cancel *cancel)
+static bool stopped(struct job *job)
 {
-	uint64_t end = job->start.v + job->len;
+	return atomic_load_explicit(&job->stop, memory_order_relaxed);
+}
 
-	while (!atomic_load(&job->error)) {
-		uint64_t from = atomic_fetch_add(&job->next, job->chunk);
-		int code;
+static bool to_host(const struct job *job)
+{
+	return job->req->host;
+}
 
-		if (from >= end)
-			break;
-		code = populate_chunk(job->ram, MAX(from, job->start.v),
-				      MIN(from + job->chunk, end));
-		if (!code && cancel && cancel->fn(cancel->ctx))
-			code = ECANCELED;
-		if (code)
-			job_fail(job, code);
+static bool to_second_stage(const struct job *job)
+{
+	return job->num_ports > 0;
+}
+
+static uint64_t bytes_done(struct job *job)
+{
+	return atomic_load(to_second_stage(job) ? &job->stage2_bytes
+						: &job->host_bytes);
+}
+
+/* Give the caller's watch a look; only ever on the caller's thread. */
+static void poll_watch(struct worker *w)
+{
+	struct job *job = w->job;
+	const struct populate_watch *watch = job->req->watch;
+	struct populate_progress progress = {
+		.total_bytes = job->total_bytes,
+		.done_bytes = bytes_done(job),
+		.elapsed_ns = clock_now_ns() - job->began_ns,
+	};
+	struct err err = ERR_INIT;
+
+	if (!w->is_caller || !watch || !watch->poll(watch->ctx, &progress))
+		return;
+	job_fail(job, err_set(&err, ECANCELED, "populate: cancelled"), &err);
+}
+
+static void nap(uint64_t ns)
+{
+	struct timespec ts = {
+		.tv_sec = (time_t)(ns / NSEC_PER_SEC),
+		.tv_nsec = (long)(ns % NSEC_PER_SEC),
+	};
+
+	nanosleep(&ts, NULL);
+}
+
+/* Behind the rate asked for there is nothing to do; ahead of it, wait. */
+static void hold_rate(struct worker *w)
+{
+	struct job *job = w->job;
+	uint64_t rate = job->req->rate_bytes_per_s, due, now;
+
+	if (!rate)
+		return;
+	due = job->began_ns +
+	      (uint64_t)((double)bytes_done(job) / (double)rate * 1e9);
+	while (!stopped(job) && (now = clock_now_ns()) < due) {
+		nap(MIN(due - now, WAIT_SLICE_NS));
+		poll_watch(w);
 	}
 }
 
-static void *populate_worker(void *arg)
+static bool lane_take(struct job *job, struct lane *lane, struct unit *ret)
 {
-	work(arg, NULL);
+	uint64_t from = atomic_fetch_add(&lane->next, job->unit_bytes);
+	uint64_t to = MIN(from + job->unit_bytes, lane->end);
+
+	if (from >= lane->end)
+		return false;
+	ret->gpa = MAX(from, lane->start);
+	ret->len = to - ret->gpa;
+	return true;
+}
+
+static bool take_unit(struct worker *w, struct unit *ret)
+{
+	struct job *job = w->job;
+
+	for (unsigned int i = 0; i < job->num_lanes; i++) {
+		struct lane *lane =
+			&job->lanes[(w->index + i) % job->num_lanes];
+
+		if (lane_take(job, lane, ret)) {
+			atomic_fetch_add(&job->units, 1);
+			return true;
+		}
+	}
+	return false;
+}
+
+static void hand_over(struct job *job, const struct unit *unit)
+{
+	pthread_mutex_lock(&job->lock);
+	job->queue[job->tail++] = *unit;
+	pthread_cond_signal(&job->changed);
+	pthread_mutex_unlock(&job->lock);
+}
+
+static bool take_handed_over(struct job *job, struct unit *ret)
+{
+	bool found;
+
+	if (!job->queue)
+		return false;
+	pthread_mutex_lock(&job->lock);
+	found = job->head < job->tail;
+	if (found)
+		*ret = job->queue[job->head++];
+	pthread_mutex_unlock(&job->lock);
+	return found;
+}
+
+/* False: nothing will come any more. True: look again. */
+static bool wait_handed_over(struct worker *w)
+{
+	struct job *job = w->job;
+	struct timespec until;
+	bool more;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_nsec += (long)WAIT_SLICE_NS;
+	if (until.tv_nsec >= (long)NSEC_PER_SEC) {
+		until.tv_nsec -= (long)NSEC_PER_SEC;
+		until.tv_sec++;
+	}
+	pthread_mutex_lock(&job->lock);
+	if (job->head == job->tail && job->feeders && !stopped(job))
+		pthread_cond_timedwait(&job->changed, &job->lock, &until);
+	more = job->head < job->tail || job->feeders;
+	pthread_mutex_unlock(&job->lock);
+	poll_watch(w);
+	return more;
+}
+
+static void fill_host(struct worker *w, const struct unit *unit)
+{
+	struct job *job = w->job;
+	uint64_t began = clock_now_ns();
+	struct err err = ERR_INIT;
+	int r = host_fill(job->ram, GPA(unit->gpa), unit->len, &err);
+
+	atomic_fetch_add(&job->host_ns, clock_now_ns() - began);
+	if (r)
+		job_fail(job, r, &err);
+	else
+		atomic_fetch_add(&job->host_bytes, unit->len);
+}
+
+static int fill_range(struct worker *w, uint64_t gpa, uint64_t len,
+		      struct err *err)
+{
+	const struct second_stage_filler *f = w->job->req->second_stage;
+	int r = f->fill(f->ctx, w->index, GPA(gpa), len);
+
+	if (!r)
+		return 0;
+	return err_errno(err, -r,
+			 "populate: guest memory %#llx-%#llx: second stage by "
+			 "method %s",
+			 (unsigned long long)gpa,
+			 (unsigned long long)(gpa + len), f->name);
+}
+
+static int fill_present(struct worker *w, const struct unit *unit,
+			struct err *err)
+{
+	struct gpa at = GPA(unit->gpa);
+	uint64_t end = unit->gpa + unit->len, len = 0;
+	int r;
+
+	while ((r = pagemap_next_present(&w->pagemap, w->job->ram, at,
+					 end - at.v, &at, &len)) > 0) {
+		r = fill_range(w, at.v, len, err);
+		if (r)
+			return r;
+		at.v += len;
+	}
+	return r ? err_errno(err, -r, "populate: /proc/self/pagemap") : 0;
+}
+
+static void fill_second_stage(struct worker *w, const struct unit *unit)
+{
+	struct job *job = w->job;
+	uint64_t began = clock_now_ns();
+	struct err err = ERR_INIT;
+	int r = job->req->present_only
+			? fill_present(w, unit, &err)
+			: fill_range(w, unit->gpa, unit->len, &err);
+
+	atomic_fetch_add(&job->stage2_ns, clock_now_ns() - began);
+	if (r)
+		job_fail(job, r, &err);
+	else
+		atomic_fetch_add(&job->stage2_bytes, unit->len);
+}
+
+/* One unit through all stages this worker can do. */
+static void do_unit(struct worker *w, const struct unit *unit)
+{
+	struct job *job = w->job;
+
+	if (to_host(job))
+		fill_host(w, unit);
+	if (stopped(job) || !to_second_stage(job))
+		return;
+	if (w->has_port)
+		fill_second_stage(w, unit);
+	else
+		hand_over(job, unit);
+}
+
+static void work(struct worker *w)
+{
+	struct job *job = w->job;
+	struct unit unit;
+
+	while (!stopped(job)) {
+		if (w->has_port && take_handed_over(job, &unit))
+			fill_second_stage(w, &unit);
+		else if (take_unit(w, &unit))
+			do_unit(w, &unit);
+		else if (!w->has_port || !job->queue || !wait_handed_over(w))
+			break;
+		poll_watch(w);
+		hold_rate(w);
+	}
+	pthread_mutex_lock(&job->lock);
+	if (!w->has_port)
+		job->feeders--;
+	pthread_cond_broadcast(&job->changed);
+	pthread_mutex_unlock(&job->lock);
+}
+
+static void *worker_thread(void *arg)
+{
+	work(arg);
 	return NULL;
 }
 
-static int job_error(const struct populate_job *job, struct err *err)
+/* One lane for each region, cut to the range. */
+static void make_lanes(struct job *job, uint64_t from, uint64_t to)
 {
-	int code = atomic_load(&job->error);
+	for (unsigned int i = 0; i < job->ram->num_regions; i++) {
+		const struct ram_region *region = &job->ram->regions[i];
+		struct lane *lane = &job->lanes[job->num_lanes];
 
-	switch (code) {
-	case 0:
-		return 0;
-	case EINVAL:
-		return err_set(err, ENOTSUP,
-			       "populate: this kernel has no "
-			       "MADV_POPULATE_WRITE (Linux 5.14); use "
-			       "populate=none");
-	case ENOMEM:
-	case EFAULT:
-		return err_set(err, ENOMEM,
-			       "populate: the host ran out of memory (or of "
-			       "hugetlb pages) for guest RAM");
-	case ECANCELED:
-		return err_set(err, ECANCELED, "populate: cancelled");
-	case EHWPOISON:
-		return err_set(err, EHWPOISON,
-			       "populate: a host page is hardware-poisoned");
-	default:
-		return err_errno(err, code, "populate: madvise");
+		lane->start = MAX(from, region->base.v);
+		lane->end = MIN(to, region->base.v + region->size);
+		if (lane->start >= lane->end)
+			continue;
+		job->total_bytes += lane->end - lane->start;
+		job->num_lanes++;
 	}
 }
 
-int populate_host(const struct ram *ram, struct gpa gpa, uint64_t len,
-		  unsigned int num_threads,
-		  const struct populate_cancel *cancel, struct err *err)
+static void size_units(struct job *job, unsigned int threads)
 {
-	struct populate_job job = {
-		.ram = ram,
-		.start = gpa,
-		.len = len,
-		.chunk = ram->page == RAM_PAGE_1G ? PAGE_1G : POPULATE_CHUNK,
-	};
-	pthread_t threads[POPULATE_MAX_THREADS];
-	uint64_t chunks = div_round_up(len, job.chunk), end;
-	unsigned int n = num_threads ? num_threads : cpus_allowed();
-	unsigned int started = 0;
+	uint64_t share = job->total_bytes / threads / UNITS_PER_THREAD;
 
-	if (!add_u64(gpa.v, len, &end))
-		return err_set(err, EINVAL, "populate: range wraps");
-	/* Chunk borders are the same whoever takes them. */
-	atomic_init(&job.next, align_down(gpa.v, job.chunk));
-	n = MIN(n, (unsigned int)POPULATE_MAX_THREADS);
-	if (n > chunks)
-		n = (unsigned int)chunks;
-	/* The caller is one of the workers; a thread that fails to start is
-	 * only missed, not needed. */
-	while (started + 1 < n) {
-		if (thread_start(&threads[started], "populate", populate_worker,
-				 &job))
-			break;
-		started++;
+	if (job->ram->page == RAM_PAGE_1G)
+		job->unit_bytes = PAGE_1G;
+	else
+		job->unit_bytes = MIN(MAX(align_down(share, UNIT_MIN_BYTES),
+					  UNIT_MIN_BYTES),
+				      UNIT_MAX_BYTES);
+	for (unsigned int i = 0; i < job->num_lanes; i++)
+		atomic_init(&job->lanes[i].next,
+			    align_down(job->lanes[i].start, job->unit_bytes));
+}
+
+static unsigned int num_threads(const struct job *job)
+{
+	const struct populate_request *req = job->req;
+	uint64_t n = req->threads ? req->threads : cpus_allowed();
+
+	n = MIN(n, (uint64_t)POPULATE_MAX_THREADS);
+	n = MIN(n, div_round_up(job->total_bytes, UNIT_MIN_BYTES));
+	/* A worker without a port has nothing to do but host pages. */
+	if (!req->host && req->second_stage)
+		n = MIN(n, (uint64_t)req->second_stage->num_ports);
+	return (unsigned int)MAX(n, (uint64_t)1);
+}
+
+static bool is_logged(const struct ram *ram)
+{
+	for (unsigned int i = 0; i < ram->num_regions; i++) {
+		if (atomic_load(&ram->regions[i].dirty))
+			return true;
 	}
-	work(&job, cancel);
-	while (started)
-		pthread_join(threads[--started], NULL);
-	return job_error(&job, err);
+	return false;
+}
+
+static int check_request(const struct ram *ram,
+			 const struct populate_request *req, struct err *err)
+{
+	uint64_t end;
+
+	if (!is_aligned(req->gpa.v | req->len, PAGE_4K) ||
+	    !add_u64(req->gpa.v, req->len, &end))
+		return err_set(err, EINVAL,
+			       "populate: %#llx+%#llx is not a range of whole "
+			       "4K pages",
+			       (unsigned long long)req->gpa.v,
+			       (unsigned long long)req->len);
+	if (req->second_stage && is_logged(ram))
+		return err_set(err, EBUSY,
+			       "populate: guest memory is being tracked for "
+			       "changes; its second stage would be filled in "
+			       "4K pages that all count as dirty");
+	return 0;
+}
+
+static int make_queue(struct job *job, unsigned int threads)
+{
+	uint64_t units = 0;
+
+	if (!to_second_stage(job) || threads <= job->num_ports)
+		return 0;
+	for (unsigned int i = 0; i < job->num_lanes; i++)
+		units += div_round_up(job->lanes[i].end - job->lanes[i].start,
+				      job->unit_bytes) +
+			 1;
+	job->queue = calloc(units, sizeof(*job->queue));
+	return job->queue ? 0 : -ENOMEM;
+}
+
+static int init_sync(struct job *job)
+{
+	pthread_condattr_t attr;
+	int r = pthread_condattr_init(&attr);
+
+	if (r)
+		return -r;
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	r = pthread_cond_init(&job->changed, &attr);
+	pthread_condattr_destroy(&attr);
+	if (r)
+		return -r;
+	pthread_mutex_init(&job->lock, NULL);
+	return 0;
+}
+
+static int init_worker(struct worker *w, struct job *job, unsigned int index)
+{
+	w->job = job;
+	w->index = index;
+	w->is_caller = index == 0;
+	w->has_port = index < job->num_ports;
+	if (!w->has_port)
+		job->feeders++;
+	return job->req->present_only ? pagemap_open(&w->pagemap) : 0;
+}
+
+/*
+ * The caller is worker 0. A thread that fails to start is only missed, not
+ * needed.
+ */
+static void run_workers(struct job *job, struct worker *workers,
+			unsigned int num)
+{
+	unsigned int started = 1;
+
+	while (started < num &&
+	       !thread_start(&workers[started].thread, "populate",
+			     worker_thread, &workers[started]))
+		started++;
+	pthread_mutex_lock(&job->lock);
+	for (unsigned int i = started; i < num; i++)
+		job->feeders -= !workers[i].has_port;
+	pthread_mutex_unlock(&job->lock);
+	work(&workers[0]);
+	for (unsigned int i = 1; i < started; i++)
+		pthread_join(workers[i].thread, NULL);
+}
+
+static int run_job(struct job *job, unsigned int threads, struct err *err)
+{
+	struct worker *workers = calloc(threads, sizeof(*workers));
+	int r = workers ? make_queue(job, threads) : -ENOMEM;
+
+	for (unsigned int i = 0; workers && i < threads; i++)
+		workers[i].pagemap.fd = -1;
+	for (unsigned int i = 0; !r && i < threads; i++)
+		r = init_worker(&workers[i], job, i);
+	if (r) {
+		err_errno(err, -r, "populate: preparing %u threads", threads);
+	} else {
+		run_workers(job, workers, threads);
+		r = job->error;
+		if (r && err)
+			*err = job->err;
+	}
+	for (unsigned int i = 0; workers && i < threads; i++)
+		pagemap_close(&workers[i].pagemap);
+	free(workers);
+	free(job->queue);
+	return r;
+}
+
+static void take_result(struct job *job, unsigned int threads,
+			struct populate_result *ret)
+{
+	*ret = (struct populate_result){
+		.total_bytes = job->total_bytes,
+		.host_bytes = atomic_load(&job->host_bytes),
+		.second_stage_bytes = atomic_load(&job->stage2_bytes),
+		.wall_ns = clock_now_ns() - job->began_ns,
+		.host_ns = atomic_load(&job->host_ns),
+		.second_stage_ns = atomic_load(&job->stage2_ns),
+		.units = atomic_load(&job->units),
+		.threads = threads,
+		.ports = MIN(job->num_ports, threads),
+	};
+}
+
+int populate_run(const struct ram *ram, const struct populate_request *req,
+		 struct populate_result *ret, struct err *err)
+{
+	struct job job = {
+		.ram = ram,
+		.req = req,
+		.began_ns = clock_now_ns(),
+		.num_ports = req->second_stage ? req->second_stage->num_ports
+					       : 0,
+	};
+	unsigned int threads;
+	int r = check_request(ram, req, err);
+
+	if (r)
+		return r;
+	make_lanes(&job, req->gpa.v, req->gpa.v + req->len);
+	threads = num_threads(&job);
+	size_units(&job, threads);
+	r = init_sync(&job);
+	if (r)
+		return err_errno(err, -r, "populate");
+	if (job.num_lanes && (req->host || job.num_ports))
+		r = run_job(&job, threads, err);
+	if (ret)
+		take_result(&job, threads, ret);
+	pthread_cond_destroy(&job.changed);
+	pthread_mutex_destroy(&job.lock);
+	return r;
 }

@@ -36,11 +36,6 @@ static uint64_t page_bytes(enum ram_page page)
 	return PAGE_4K;
 }
 
-static bool is_hugetlb(enum ram_page page)
-{
-	return page == RAM_PAGE_2M || page == RAM_PAGE_1G;
-}
-
 /* Reserve span bytes of address space aligned to 1 GiB. */
 static int reserve_span(uint64_t span, char **ret_base, struct err *err)
 {
@@ -68,7 +63,7 @@ static int reserve_span(uint64_t span, char **ret_base, struct err *err)
  */
 static int advise(char *hva, uint64_t size, enum ram_page page, struct err *err)
 {
-	if (is_hugetlb(page))
+	if (ram_page_is_hugetlb(page))
 		return 0;
 	if (madvise(hva, size,
 		    page == RAM_PAGE_THP ? MADV_HUGEPAGE : MADV_NOHUGEPAGE) &&
@@ -97,11 +92,11 @@ static int map_region(struct ram *ram, struct ram_region *region,
 	 * With hugetlb the reservation must stand, or a guest fault on an empty
 	 * pool would be a SIGBUS instead of an error here.
 	 */
-	if (is_hugetlb(ram->page))
+	if (ram_page_is_hugetlb(ram->page))
 		flags &= ~MAP_NORESERVE;
 	if (mmap(at, region->size, PROT_READ | PROT_WRITE, flags, ram->fd,
 		 (off_t)file_offset) == MAP_FAILED) {
-		if (is_hugetlb(ram->page))
+		if (ram_page_is_hugetlb(ram->page))
 			return err_set(err, errno,
 				       "no %llu MiB of free %s hugetlb pages; "
 				       "see /sys/kernel/mm/hugepages/*/"

@@ -34,6 +34,11 @@ enum ram_page {
 /* "4k", "thp", "2m", "1g", indexed by enum ram_page. */
 extern const char *const ram_page_names[4];
 
+static inline bool ram_page_is_hugetlb(enum ram_page page)
+{
+	return page == RAM_PAGE_2M || page == RAM_PAGE_1G;
+}
+
 struct ram_region {
 	struct gpa base;
 	uint64_t size;

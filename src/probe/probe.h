@@ -24,9 +24,11 @@
 
 #include "base/err.h"
 #include "kvm/vcpu.h"
+#include "mem/populate.h"
 #include "mem/ram.h"
 #include "probe/layout.h"
 #include "probe/protocol.h"
+#include "stage2/stage2.h"
 
 struct probe;
 
@@ -106,6 +108,24 @@ __must_check int probe_run_all(struct probe *probe,
  * is withdrawn by the first probe_start() that finds every vCPU idle.
  */
 void probe_stop(struct probe *probe);
+
+struct probe_population {
+	enum populate_mode mode; /* HOST or FULL */
+	enum stage2_method stage2;
+	unsigned int threads;		    /* 0: one per CPU */
+	const struct populate_watch *watch; /* may be NULL */
+};
+
+/*
+ * Fill all RAM as `quire run` does, through the probe's vCPUs, which are idle.
+ * *ret_method is the method that filled the second stage; with NONE, reason
+ * (if not NULL, an err to fill) says why FULL came to HOST.
+ */
+__must_check int probe_populate(struct probe *probe,
+				const struct probe_population *how,
+				struct populate_result *ret,
+				enum stage2_method *ret_method,
+				struct err *reason, struct err *err);
 
 /*
  * Take the control area's own faults (code, stacks, slots, page tables) out of

@@ -63,7 +63,7 @@ second_stage_judge(const struct second_stage_evidence *evidence)
 	return evidence->module;
 }
 
-enum second_stage second_stage_detect(const struct kvm *kvm)
+enum second_stage stage2_detect(const struct kvm *kvm)
 {
 	struct second_stage_evidence ev = { .prefault = SECOND_STAGE_UNKNOWN };
 	struct trial trial;

@@ -47,6 +47,6 @@ enum second_stage
 second_stage_judge(const struct second_stage_evidence *evidence);
 
 /* Both, on a machine made for it; without one, from the parameter alone. */
-enum second_stage second_stage_detect(const struct kvm *kvm);
+enum second_stage stage2_detect(const struct kvm *kvm);
 
 #endif

@@ -26,6 +26,9 @@ void vm_config_init(struct vm_config *cfg)
 		.memory_bytes = VM_DEFAULT_MEMORY,
 		.page = RAM_PAGE_THP,
 		.populate = POPULATE_NONE,
+		.stage2 = STAGE2_AUTO,
+		.repair = true,
+		.background_rate = VM_DEFAULT_RATE,
 		.on_reboot = VM_ACTION_RESTART,
 		.on_crash = VM_ACTION_STOP,
 		.shutdown_timeout_s = VM_DEFAULT_SHUTDOWN_TIMEOUT,
@@ -167,11 +170,49 @@ static int memory_populate(void *obj, const char *value, struct err *err)
 	return r;
 }
 
+static int memory_stage2(void *obj, const char *value, struct err *err)
+{
+	int v, r = kvlist_enum(value, stage2_method_names,
+			       ARRAY_SIZE(stage2_method_names), &v, err);
+
+	if (!r)
+		((struct vm_config *)obj)->stage2 = (enum stage2_method)v;
+	return r;
+}
+
+static int memory_populate_threads(void *obj, const char *value,
+				   struct err *err)
+{
+	return kvlist_u32(value, 1, 256,
+			  &((struct vm_config *)obj)->populate_threads, err);
+}
+
+static int memory_repair(void *obj, const char *value, struct err *err)
+{
+	return kvlist_bool(value, &((struct vm_config *)obj)->repair, err);
+}
+
+static int memory_coalesce(void *obj, const char *value, struct err *err)
+{
+	return kvlist_bool(value, &((struct vm_config *)obj)->coalesce, err);
+}
+
+static int memory_background_rate(void *obj, const char *value, struct err *err)
+{
+	return kvlist_size(value, &((struct vm_config *)obj)->background_rate,
+			   err);
+}
+
 static const struct kvlist_key memory_keys[] = {
 	{ "size", memory_size },
 	{ "page", memory_page },
 	{ "shared", memory_shared },
 	{ "populate", memory_populate },
+	{ "stage2", memory_stage2 },
+	{ "populate-threads", memory_populate_threads },
+	{ "repair", memory_repair },
+	{ "coalesce", memory_coalesce },
+	{ "background-rate", memory_background_rate },
 };
 
 int vm_config_set_memory(struct vm_config *cfg, const char *text,

@@ -11,11 +11,13 @@
 #include "kvm/irq.h"
 #include "mem/populate.h"
 #include "mem/ram.h"
+#include "stage2/stage2.h"
 #include "virtio/virtio.h"
 
 #define VM_MAX_DEVICES	  28 /* PCI slots, less the host bridge and spare */
 #define VM_MIN_MEMORY	  (64 * MIB)
 #define VM_DEFAULT_MEMORY (512 * MIB)
+#define VM_DEFAULT_RATE	  GIB /* of background work on memory, per second */
 
 /* What happens when the guest reboots, or crashes (triple fault). */
 enum vm_action {
@@ -42,6 +44,11 @@ struct vm_config {
 	enum ram_page page;
 	bool shared;
 	enum populate_mode populate;
+	enum stage2_method stage2;     /* how the second stage is filled */
+	unsigned int populate_threads; /* 0: one per CPU */
+	bool repair;		       /* what is zapped of the second stage */
+	bool coalesce;		       /* 4K pages into 2M in the background */
+	uint64_t background_rate;      /* bytes/s of both; 0: no limit */
 
 	struct chardev_config serial;
 	bool debug_exit;

@@ -1,20 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The order of building matters, and is the order of the functions below:
- * VM and irqchip before vCPUs (KVM wants that); RAM advised and populated
- * before slots, and slots before devices map anything; devices before the boot
- * tables that describe them; vCPU state last.
+ * VM and irqchip before vCPUs (KVM wants that); RAM advised and its slots
+ * registered before devices map anything; vCPUs with their CPUID before
+ * population, which fills the second stage through them; devices before the
+ * boot tables that describe them; vCPU state last.
  */
 #include "vm/machine.h"
 
 #include <errno.h>
 #include <stdlib.h>
 
-#include "base/clock.h"
 #include "base/cpus.h"
 #include "base/log.h"
 #include "boot/boot.h"
-#include "mem/hostmem.h"
 #include "x86/acpi.h"
 #include "x86/cpu.h"
 #include "x86/layout.h"
@@ -66,67 +65,10 @@ static int build_vm(struct machine *m, struct err *err)
 	return irq_router_new(&m->router, &m->vm, irqchip_for(m->cfg), err);
 }
 
-static int populate_ram(struct machine *m, struct err *err)
-{
-	struct populate_cancel cancel = {
-		.fn = m->hooks.interrupted,
-		.ctx = m->hooks.ctx,
-	};
-	uint64_t start = clock_now_ns();
-	int r = populate_host(&m->ram, GPA(0), m->ram.span, 0, &cancel, err);
-
-	m->populate_ns = clock_now_ns() - start;
-	return r;
-}
-
-/*
- * Memory that will be filled at once is refused here rather than by the OOM
- * killer half way through. Before it is mapped: hugetlb reserves pages then.
- */
-static int check_host_memory(const struct vm_config *cfg, struct err *err)
-{
-	struct hostmem host;
-
-	if (cfg->populate == POPULATE_NONE)
-		return 0;
-	hostmem_read(&host, "");
-	return hostmem_check(&host, cfg->page, cfg->memory_bytes, err);
-}
-
-static int build_ram(struct machine *m, struct err *err)
-{
-	struct ram_config cfg = {
-		.size_bytes = m->cfg->memory_bytes,
-		.hole_start = LAYOUT_HOLE_START,
-		.hole_end = LAYOUT_HOLE_END,
-		.page = m->cfg->page,
-		.shared = m->cfg->shared,
-	};
-	int r = check_host_memory(m->cfg, err);
-
-	if (!r)
-		r = ram_init(&m->ram, &cfg, err);
-	if (!r && m->cfg->populate == POPULATE_HOST)
-		r = populate_ram(m, err);
-	if (r)
-		return r;
-	for (unsigned int i = 0; i < m->ram.num_regions; i++) {
-		const struct ram_region *region = &m->ram.regions[i];
-
-		r = kvm_vm_set_slot(&m->vm, region->slot, region->base.v,
-				    region->size, m->ram.base + region->base.v,
-				    0);
-		if (r < 0)
-			return err_errno(err, -r,
-					 "registering guest memory with KVM");
-	}
-	return 0;
-}
-
 static void pci64_window(const struct machine *m, uint64_t *ret_start,
 			 uint64_t *ret_size)
 {
-	*ret_start = layout_pci64_start(m->ram.span);
+	*ret_start = layout_pci64_start(m->memory.ram.span);
 	*ret_size = LAYOUT_PCI64_SIZE;
 }
 
@@ -162,8 +104,8 @@ static int build_device(struct machine *m, const struct vm_device_config *cfg,
 
 	for (unsigned int i = 0; i < m->num_devices; i++)
 		index += virtio_pci_dev(m->devices[i])->cls == cfg->cls;
-	r = cfg->cls->create(&dev, cfg->config, &m->ram, m->cfg->num_cpus,
-			     index, err);
+	r = cfg->cls->create(&dev, cfg->config, &m->memory.ram,
+			     m->cfg->num_cpus, index, err);
 	if (r)
 		return r;
 	r = virtio_pci_new(&m->devices[m->num_devices], dev, m->pci, &m->vm,
@@ -285,7 +227,37 @@ static int build_cpus(struct machine *m, struct err *err)
 			    cpu_model_phys_bits(model));
 	else
 		r = build_vcpus(m, model, err);
+	if (!r)
+		r = vm_memory_prepare_keeper(&m->memory, model, m->num_vcpus,
+					     err);
 	cpu_model_free(model);
+	return r;
+}
+
+static bool populate_poll(void *ctx, const struct populate_progress *p)
+{
+	struct machine *m = ctx;
+
+	progress_update(&m->progress, p->done_bytes, p->total_bytes,
+			p->elapsed_ns);
+	return m->hooks.interrupted(m->hooks.ctx);
+}
+
+static int populate(struct machine *m, struct err *err)
+{
+	const struct populate_watch watch = { .poll = populate_poll, .ctx = m };
+	struct kvm_vcpu **vcpus = calloc(m->num_vcpus,
+					 sizeof(struct kvm_vcpu *));
+	int r;
+
+	if (!vcpus)
+		return err_set(err, ENOMEM, "out of memory");
+	for (unsigned int i = 0; i < m->num_vcpus; i++)
+		vcpus[i] = vcpu_kvm(m->vcpus[i]);
+	progress_init(&m->progress, "populate");
+	r = vm_memory_populate(&m->memory, vcpus, m->num_vcpus, &watch, err);
+	progress_end(&m->progress);
+	free(vcpus);
 	return r;
 }
 
@@ -304,10 +276,10 @@ static int load_kernel(struct machine *m, struct err *err)
 	int r;
 
 	pci64_window(m, &acpi.pci64_start, &acpi.pci64_size);
-	r = acpi_write_tables(&m->ram, &acpi, &boot.rsdp, err);
+	r = acpi_write_tables(&m->memory.ram, &acpi, &boot.rsdp, err);
 	if (r)
 		return r;
-	r = boot_load(&m->ram, &boot, &start, err);
+	r = boot_load(&m->memory.ram, &boot, &start, err);
 	if (r)
 		return r;
 	r = start_load(vcpu_kvm(m->vcpus[0]), &start);
@@ -326,7 +298,7 @@ static int build(struct machine *m, struct chardev *chardev,
 	int r = build_vm(m, err);
 
 	if (!r)
-		r = build_ram(m, err);
+		r = vm_memory_map(&m->memory, m->cfg, &m->vm, err);
 	if (!r)
 		r = build_buses(m, err);
 	if (r)
@@ -340,6 +312,8 @@ static int build(struct machine *m, struct chardev *chardev,
 		r = build_devices(m, err);
 	if (!r)
 		r = build_cpus(m, err);
+	if (!r)
+		r = populate(m, err);
 	if (!r)
 		r = load_kernel(m, err);
 	return r;
@@ -383,12 +357,16 @@ void machine_free(struct machine *m)
 	irq_router_free(m->router);
 	kvm_vm_close(&m->vm);
 	kvm_close(&m->kvm);
-	ram_fini(&m->ram);
+	ram_fini(&m->memory.ram);
 	free(m);
 }
 
 int machine_start(struct machine *m, struct err *err)
 {
+	int started = vm_memory_start(&m->memory, err);
+
+	if (started)
+		return started;
 	for (unsigned int i = 0; i < m->num_vcpus; i++) {
 		int r = vcpu_start(m->vcpus[i]);
 
@@ -402,6 +380,7 @@ int machine_start(struct machine *m, struct err *err)
 
 void machine_stop(struct machine *m)
 {
+	vm_memory_stop(&m->memory);
 	for (unsigned int i = 0; i < m->num_vcpus; i++)
 		vcpu_request_stop(m->vcpus[i]);
 	for (unsigned int i = 0; i < m->num_vcpus; i++)

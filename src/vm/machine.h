@@ -11,9 +11,11 @@
 #define QUIRE_VM_MACHINE_H
 
 #include "base/evloop.h"
+#include "base/progress.h"
 #include "bus/pci_host.h"
 #include "device/milestone.h"
 #include "vm/config.h"
+#include "vm/memory.h"
 #include "vm/platform.h"
 #include "vm/vcpu.h"
 #include "virtio/pci.h"
@@ -42,7 +44,7 @@ struct machine {
 	struct machine_end_hooks hooks;
 	struct kvm kvm;
 	struct kvm_vm vm;
-	struct ram ram;
+	struct vm_memory memory;
 	struct irq_router *router;
 	struct iobus *pio, *mmio;
 	struct pci_host *pci;
@@ -52,7 +54,7 @@ struct machine {
 	unsigned int num_devices;
 	struct vcpu **vcpus;
 	unsigned int num_vcpus;
-	uint64_t populate_ns; /* time spent, 0 without */
+	struct progress progress; /* of population */
 };
 
 /*

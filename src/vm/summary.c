@@ -95,7 +95,7 @@ static void take_memory(struct vm_summary *s, struct machine *m)
 {
 	struct smaps_usage usage = { 0 };
 
-	if (smaps_read(&m->ram, &usage))
+	if (smaps_read(&m->memory.ram, &usage))
 		return;
 	s->guest_resident_bytes = usage.guest_resident_bytes;
 	s->guest_huge_bytes = usage.guest_huge_bytes;
@@ -112,9 +112,9 @@ void vm_summary_take(struct vm_summary *s, struct machine *m, uint64_t start_ns,
 	s->run_s = clock_ns_to_s(clock_now_ns() - built_ns);
 	s->has_init = init_ns != 0;
 	s->init_s = init_ns ? clock_ns_to_s(init_ns - start_ns) : 0;
-	s->populate_s = clock_ns_to_s(m->populate_ns);
+	s->populate_s = clock_ns_to_s(m->memory.populated.wall_ns);
 	s->num_cpus = m->num_vcpus;
-	s->memory_bytes = ram_size(&m->ram);
+	s->memory_bytes = ram_size(&m->memory.ram);
 	take_memory(s, m);
 	take_vcpu_stats(s, m);
 	take_vm_stats(s, m);

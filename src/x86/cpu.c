@@ -242,6 +242,16 @@ int cpu_model_apply(const struct cpu_model *model, struct kvm_vcpu *vcpu,
 	return cpu_reset(vcpu, has_lapic, err);
 }
 
+int cpu_model_apply_idle(const struct cpu_model *model, struct kvm_vcpu *vcpu,
+			 struct err *err)
+{
+	int r = kvm_vcpu_set_cpuid(vcpu, model->table.cpuid);
+
+	return r < 0 ? err_errno(err, -r, "KVM_SET_CPUID2 of vCPU %u",
+				 vcpu->id)
+		     : 0;
+}
+
 int cpu_pv_supported(const struct kvm *kvm, uint32_t *ret_eax)
 {
 	struct cpuid_table table = { .cpuid = NULL };

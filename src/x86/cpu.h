@@ -55,6 +55,13 @@ __must_check int cpu_model_apply(const struct cpu_model *model,
 				 struct err *err);
 
 /*
+ * For a vCPU that never enters the guest (stage2/helpers.h), whose id is
+ * num_cpus or above: the CPUID all have, and nothing else.
+ */
+__must_check int cpu_model_apply_idle(const struct cpu_model *model,
+				      struct kvm_vcpu *vcpu, struct err *err);
+
+/*
  * Bring a vCPU that has run back to its state after power-on: MSRs (kvmclock
  * and the other areas that KVM writes in guest memory are off then), LAPIC,
  * pending events, debug registers, XCR0. General registers of the boot CPU come

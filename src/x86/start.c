@@ -266,18 +266,10 @@ static int write_flat64_tables(const struct ram *ram, struct gpa gdt,
 			 sizeof(tss));
 }
 
-int start_load_flat64(struct kvm_vcpu *vcpu, const struct ram *ram,
-		      struct gpa gdt, const struct start_flat64 *state)
+static int load_flat64(struct kvm_vcpu *vcpu, uint64_t gdt,
+		       const struct gdt_segments *segs,
+		       const struct start_flat64 *state)
 {
-	const struct gdt_segments segs = {
-		.code = flat_segment(GDT_CODE, SEG_CODE_RX_A, SEG_64, 0),
-		.data = flat_segment(GDT_DATA, SEG_DATA_RW_A, SEG_32, 0),
-		.user_code = flat_segment(GDT_USER_CODE, SEG_CODE_RX_A, SEG_64,
-					  3),
-		.user_data = flat_segment(GDT_USER_DATA, SEG_DATA_RW_A, SEG_32,
-					  3),
-		.tss = tss_segment(gdt.v + FLAT64_TSS_OFFSET, FLAT64_TSS_BYTES),
-	};
 	struct kvm_regs regs = {
 		.rip = state->rip,
 		.rsp = state->rsp,
@@ -286,30 +278,59 @@ int start_load_flat64(struct kvm_vcpu *vcpu, const struct ram *ram,
 		.rflags = RFLAGS_ALWAYS,
 	};
 	struct kvm_sregs sregs;
+	int r = kvm_vcpu_get_sregs(vcpu, &sregs);
+
+	if (r < 0)
+		return r;
+	if (state->cpl == 3) {
+		set_segments(&sregs, &segs->user_code, &segs->user_data,
+			     &segs->tss);
+		regs.rflags |= RFLAGS_IOPL3;
+	} else {
+		set_segments(&sregs, &segs->code, &segs->data, &segs->tss);
+	}
+	sregs.fs.base = state->fs_base;
+	sregs.gdt = gdt_table(gdt);
+	sregs.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
+	sregs.cr3 = state->pml4;
+	sregs.cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT;
+	sregs.efer = EFER_LME | EFER_LMA;
+	r = kvm_vcpu_set_sregs(vcpu, &sregs);
+	return r < 0 ? r : kvm_vcpu_set_regs(vcpu, &regs);
+}
+
+static struct gdt_segments flat64_segments(uint64_t gdt)
+{
+	return (struct gdt_segments){
+		.code = flat_segment(GDT_CODE, SEG_CODE_RX_A, SEG_64, 0),
+		.data = flat_segment(GDT_DATA, SEG_DATA_RW_A, SEG_32, 0),
+		.user_code = flat_segment(GDT_USER_CODE, SEG_CODE_RX_A, SEG_64,
+					  3),
+		.user_data = flat_segment(GDT_USER_DATA, SEG_DATA_RW_A, SEG_32,
+					  3),
+		.tss = tss_segment(gdt + FLAT64_TSS_OFFSET, FLAT64_TSS_BYTES),
+	};
+}
+
+int start_load_flat64(struct kvm_vcpu *vcpu, const struct ram *ram,
+		      struct gpa gdt, const struct start_flat64 *state)
+{
+	const struct gdt_segments segs = flat64_segments(gdt.v);
 	int r;
 
 	if (state->cpl != 0 && state->cpl != 3)
 		return -EINVAL;
 	r = write_flat64_tables(ram, gdt, &segs);
 	if (r >= 0)
-		r = kvm_vcpu_get_sregs(vcpu, &sregs);
-	if (r < 0)
-		return r;
-	if (state->cpl == 3) {
-		set_segments(&sregs, &segs.user_code, &segs.user_data,
-			     &segs.tss);
-		regs.rflags |= RFLAGS_IOPL3;
-	} else {
-		set_segments(&sregs, &segs.code, &segs.data, &segs.tss);
-	}
-	sregs.fs.base = state->fs_base;
-	sregs.gdt = gdt_table(gdt.v);
-	sregs.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
-	sregs.cr3 = state->pml4;
-	sregs.cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT;
-	sregs.efer = EFER_LME | EFER_LMA;
-	r = kvm_vcpu_set_sregs(vcpu, &sregs);
-	if (r >= 0)
-		r = reset_fpu(vcpu);
-	return r < 0 ? r : kvm_vcpu_set_regs(vcpu, &regs);
+		r = load_flat64(vcpu, gdt.v, &segs, state);
+	return r < 0 ? r : reset_fpu(vcpu);
+}
+
+int start_load_flat64_registers(struct kvm_vcpu *vcpu,
+				const struct start_flat64 *state)
+{
+	const struct gdt_segments segs = flat64_segments(0);
+
+	BUG_ON(state->cpl != 0);
+	return load_flat64(vcpu, 0, &segs, state);
 }

@@ -69,4 +69,11 @@ __must_check int start_load_flat64(struct kvm_vcpu *vcpu, const struct ram *ram,
 				   struct gpa gdt,
 				   const struct start_flat64 *state);
 
+/*
+ * Only the registers, for code at CPL0 that never looks at GDT or TSS: nothing
+ * is written to guest memory, and the FPU is left alone. state->cpl is 0.
+ */
+__must_check int start_load_flat64_registers(struct kvm_vcpu *vcpu,
+					     const struct start_flat64 *state);
+
 #endif

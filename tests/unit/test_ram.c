@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include "base/arith.h"
-#include "mem/populate.h"
 #include "mem/ram.h"
 
 static void make(struct ram *ram, uint64_t size, bool shared)
@@ -117,36 +116,6 @@ static void test_bad_sizes(void **state)
 	}
 }
 
-/* Resident pages of a range, by mincore-free means: /proc/self/pagemap. */
-static void test_populate_makes_resident(void **state)
-{
-	struct err err = ERR_INIT;
-	struct ram ram;
-	const char *p;
-
-	make(&ram, 48 * MIB, false);
-	p = ram.base + 20 * MIB;
-	assert_int_equal(
-		populate_host(&ram, GPA(20 * MIB), 20 * MIB, 2, NULL, &err), 0);
-	{
-		FILE *f = fopen("/proc/self/pagemap", "rb");
-		uint64_t entry;
-		size_t resident = 0;
-
-		assert_non_null(f);
-		for (uint64_t off = 0; off < 28 * MIB; off += PAGE_4K) {
-			fseek(f, (long)(((uintptr_t)p + off) / PAGE_4K * 8),
-			      SEEK_SET);
-			assert_int_equal(fread(&entry, 8, 1, f), 1);
-			resident += entry >> 63;
-		}
-		fclose(f);
-		/* exactly what was asked, nothing beyond it */
-		assert_int_equal(resident, 20 * MIB / PAGE_4K);
-	}
-	ram_fini(&ram);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -155,7 +124,6 @@ int main(void)
 		cmocka_unit_test(test_accessors_refuse_outside),
 		cmocka_unit_test(test_writes_mark_dirty),
 		cmocka_unit_test(test_bad_sizes),
-		cmocka_unit_test(test_populate_makes_resident),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -77,7 +77,14 @@ static void test_memory(void **state)
 		{ "size=9T", "not between" },
 		{ "size=65M", "not a multiple of 2M" },
 		{ "size=1G,page=16k", "not one of 4k, thp, 2m, 1g" },
-		{ "size=1G,populate=full", "not one of none, host" },
+		{ "size=1G,populate=full,stage2=stub", NULL },
+		{ "size=1G,populate=background,background-rate=0,repair=off",
+		  NULL },
+		{ "size=1G,populate=all",
+		  "not one of none, host, full, background" },
+		{ "size=1G,stage2=tdp", "not one of auto, ioctl, stub, none" },
+		{ "size=1G,populate-threads=0", "populate-threads" },
+		{ "size=1G,coalesce=maybe", "coalesce" },
 		{ "size=1G,hugepages=on", "unknown key 'hugepages'" },
 	};
 

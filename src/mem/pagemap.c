@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "mem/pagemap.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "base/arith.h"
+#include "base/cleanup.h"
+#include "base/io.h"
+
+#define PAGEMAP_PRESENT (1ull << 63)
+
+int pagemap_open(struct pagemap *pm)
+{
+	pm->num = 0;
+	pm->fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	return pm->fd < 0 ? -errno : 0;
+}
+
+void pagemap_close(struct pagemap *pm)
+{
+	close_fd(&pm->fd);
+}
+
+/* Have the entry of page in the buffer, read afresh with those after it. */
+static int load(struct pagemap *pm, uint64_t page, uint64_t end)
+{
+	unsigned int num = (unsigned int)MIN(end - page,
+					     (uint64_t)PAGEMAP_BATCH);
+	int r;
+
+	if (page >= pm->first && page < pm->first + pm->num)
+		return 0;
+	pm->num = 0;
+	r = io_pread_full(pm->fd, pm->entries, num * sizeof(pm->entries[0]),
+			  page * sizeof(pm->entries[0]));
+	if (r)
+		return r;
+	pm->first = page;
+	pm->num = num;
+	return 0;
+}
+
+static int is_present(struct pagemap *pm, uint64_t page, uint64_t end,
+		      bool *ret)
+{
+	int r = load(pm, page, end);
+
+	if (!r)
+		*ret = pm->entries[page - pm->first] & PAGEMAP_PRESENT;
+	return r;
+}
+
+/* The buffer is only good within one call: pages come and go. */
+int pagemap_next_present(struct pagemap *pm, const struct ram *ram,
+			 struct gpa gpa, uint64_t len, struct gpa *ret_gpa,
+			 uint64_t *ret_len)
+{
+	uint64_t base = (uintptr_t)ram->base / PAGE_4K;
+	uint64_t page = base + gpa.v / PAGE_4K;
+	uint64_t end = base + (gpa.v + len) / PAGE_4K, start = end;
+	bool present = false;
+
+	pm->num = 0;
+	for (; page < end; page++) {
+		int r = is_present(pm, page, end, &present);
+
+		if (r)
+			return r;
+		if (present && start == end)
+			start = page;
+		if (!present && start != end)
+			break;
+	}
+	if (start == end)
+		return 0;
+	*ret_gpa = GPA((start - base) * PAGE_4K);
+	*ret_len = (page - start) * PAGE_4K;
+	return 1;
+}
+
+int pagemap_count_present(struct pagemap *pm, const struct ram *ram,
+			  struct gpa gpa, uint64_t len, uint64_t *ret_bytes)
+{
+	uint64_t end = gpa.v + len, bytes = 0, run = 0;
+	int r;
+
+	while ((r = pagemap_next_present(pm, ram, gpa, end - gpa.v, &gpa,
+					 &run)) > 0) {
+		bytes += run;
+		gpa.v += run;
+	}
+	if (!r)
+		*ret_bytes = bytes;
+	return r;
+}

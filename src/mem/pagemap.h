@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Which pages of guest RAM are in the host's page table, from
+ * /proc/self/pagemap (Documentation/admin-guide/mm/pagemap.rst; bit 63, which
+ * every process may read of itself). Eight bytes are read for each 4K page.
+ * One thread at a time per reader.
+ */
+#ifndef QUIRE_MEM_PAGEMAP_H
+#define QUIRE_MEM_PAGEMAP_H
+
+#include "mem/ram.h"
+
+#define PAGEMAP_BATCH 512 /* entries read at once: 2 MiB of guest memory */
+
+struct pagemap {
+	int fd;
+	uint64_t first; /* page number of entries[0] */
+	unsigned int num;
+	uint64_t entries[PAGEMAP_BATCH];
+};
+
+__must_check int pagemap_open(struct pagemap *pm);
+void pagemap_close(struct pagemap *pm);
+
+/*
+ * The first run of present pages in [gpa, gpa + len), at most as long as what
+ * is left of it. Returns 1 with the run, 0 when there is none, or -errno.
+ */
+__must_check int pagemap_next_present(struct pagemap *pm, const struct ram *ram,
+				      struct gpa gpa, uint64_t len,
+				      struct gpa *ret_gpa, uint64_t *ret_len);
+
+/* How many bytes of [gpa, gpa + len) are present. */
+__must_check int pagemap_count_present(struct pagemap *pm,
+				       const struct ram *ram, struct gpa gpa,
+				       uint64_t len, uint64_t *ret_bytes);
+
+#endif

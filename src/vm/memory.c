@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vm/memory.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/cpus.h"
+#include "base/log.h"
+#include "mem/hostmem.h"
+#include "vm/config.h"
+#include "x86/layout.h"
+
+/*
+ * Memory that will be filled at once is refused here rather than by the OOM
+ * killer half way through. Before it is mapped: hugetlb reserves pages then.
+ */
+static int check_host_memory(const struct vm_config *cfg, struct err *err)
+{
+	struct hostmem host;
+
+	if (cfg->populate == POPULATE_NONE)
+		return 0;
+	hostmem_read(&host, "");
+	return hostmem_check(&host, cfg->page, cfg->memory_bytes, err);
+}
+
+static int register_slots(const struct vm_memory *m, struct err *err)
+{
+	for (unsigned int i = 0; i < m->ram.num_regions; i++) {
+		const struct ram_region *region = &m->ram.regions[i];
+		int r = kvm_vm_set_slot(m->vm, region->slot, region->base.v,
+					region->size,
+					m->ram.base + region->base.v, 0);
+
+		if (r < 0)
+			return err_errno(err, -r,
+					 "registering guest memory with KVM");
+	}
+	return 0;
+}
+
+int vm_memory_map(struct vm_memory *m, const struct vm_config *cfg,
+		  const struct kvm_vm *vm, struct err *err)
+{
+	const struct ram_config ram = {
+		.size_bytes = cfg->memory_bytes,
+		.hole_start = LAYOUT_HOLE_START,
+		.hole_end = LAYOUT_HOLE_END,
+		.page = cfg->page,
+		.shared = cfg->shared,
+	};
+	int r = check_host_memory(cfg, err);
+
+	m->cfg = cfg;
+	m->vm = vm;
+	m->method = STAGE2_NONE;
+	if (!r)
+		r = ram_init(&m->ram, &ram, err);
+	return r ? r : register_slots(m, err);
+}
+
+/* Said once, where the second stage was asked for and cannot be had. */
+static void say_degraded(const struct vm_memory *m, const struct stage2 *stage2)
+{
+	if (m->cfg->stage2 != STAGE2_NONE)
+		log_warn("populate=%s fills host pages only: %s",
+			 populate_mode_names[m->cfg->populate],
+			 stage2_reason(stage2));
+}
+
+static int run_population(struct vm_memory *m, struct stage2 *stage2,
+			  const struct populate_watch *watch, struct err *err)
+{
+	const struct populate_request req = {
+		.gpa = GPA(0),
+		.len = m->ram.span,
+		.host = true,
+		.second_stage = stage2 ? stage2_filler(stage2) : NULL,
+		.threads = m->cfg->populate_threads,
+		.watch = watch,
+	};
+
+	return populate_run(&m->ram, &req, &m->populated, err);
+}
+
+static int populate_full(struct vm_memory *m, struct kvm_vcpu *const *vcpus,
+			 unsigned int num_vcpus,
+			 const struct populate_watch *watch, struct err *err)
+{
+	const struct stage2_env env = {
+		.kvm = m->vm->kvm,
+		.ram = &m->ram,
+		.vcpus = vcpus,
+		.num_vcpus = num_vcpus,
+	};
+	struct stage2 *stage2;
+	struct err close_err;
+	int r = stage2_open(&stage2, m->cfg->stage2, &env, err), r2;
+
+	if (r)
+		return r;
+	m->method = stage2_method(stage2);
+	if (m->method == STAGE2_NONE)
+		say_degraded(m, stage2);
+	r = run_population(m, stage2, watch, err);
+	r2 = stage2_close(stage2, &close_err);
+	if (r2 && !r && err)
+		*err = close_err;
+	return r ? r : r2;
+}
+
+int vm_memory_populate(struct vm_memory *m, struct kvm_vcpu *const *vcpus,
+		       unsigned int num_vcpus,
+		       const struct populate_watch *watch, struct err *err)
+{
+	switch (m->cfg->populate) {
+	case POPULATE_HOST:
+		return run_population(m, NULL, watch, err);
+	case POPULATE_FULL:
+		return populate_full(m, vcpus, num_vcpus, watch, err);
+	case POPULATE_NONE:
+	case POPULATE_BACKGROUND:
+		break;
+	}
+	return 0;
+}
+
+static bool wants_repair(const struct vm_config *cfg)
+{
+	return cfg->repair && (cfg->populate == POPULATE_FULL ||
+			       cfg->populate == POPULATE_BACKGROUND);
+}
+
+static bool wants_keeper(const struct vm_config *cfg)
+{
+	return wants_repair(cfg) || cfg->coalesce ||
+	       cfg->populate == POPULATE_BACKGROUND;
+}
+
+static unsigned int num_background_threads(const struct vm_config *cfg)
+{
+	return cfg->populate_threads ? cfg->populate_threads : cpus_allowed();
+}
+
+/* Background work without the second stage is still worth something. */
+static int open_background(struct vm_memory *m, struct err *err)
+{
+	const struct stage2_env env = {
+		.kvm = m->vm->kvm,
+		.ram = &m->ram,
+		.vcpus = m->helpers.list,
+		.num_vcpus = m->helpers.num,
+	};
+	int r = stage2_open(&m->background,
+			    m->cfg->stage2 == STAGE2_NONE ? STAGE2_NONE
+							  : STAGE2_AUTO,
+			    &env, err);
+
+	if (r || stage2_works_while_running(m->background))
+		return r;
+	if (m->cfg->populate == POPULATE_BACKGROUND)
+		say_degraded(m, m->background);
+	r = stage2_close(m->background, err);
+	m->background = NULL;
+	return r;
+}
+
+int vm_memory_prepare_keeper(struct vm_memory *m, const struct cpu_model *model,
+			     unsigned int first_id, struct err *err)
+{
+	if (!wants_keeper(m->cfg) || m->cfg->stage2 == STAGE2_NONE)
+		return 0;
+	stage2_helpers_init(&m->helpers, m->vm, model, first_id,
+			    num_background_threads(m->cfg));
+	return m->helpers.num ? open_background(m, err) : 0;
+}
+
+int vm_memory_start(struct vm_memory *m, struct err *err)
+{
+	const struct keeper_config cfg = {
+		.ram = &m->ram,
+		.second_stage = m->background ? stage2_filler(m->background)
+					      : NULL,
+		.vm_fd = m->vm->fd,
+		.threads = num_background_threads(m->cfg),
+		.rate_bytes_per_s = m->cfg->background_rate,
+		.watch = wants_repair(m->cfg) && m->background,
+		.coalesce_every_s = m->cfg->coalesce ? COALESCE_EVERY_S : 0,
+	};
+	int r;
+
+	if (!wants_keeper(m->cfg))
+		return 0;
+	r = keeper_new(&m->keeper, &cfg, err);
+	if (!r && m->cfg->populate == POPULATE_BACKGROUND)
+		keeper_request(m->keeper, KEEPER_POPULATE, GPA(0), m->ram.span);
+	return r;
+}
+
+void vm_memory_stop(struct vm_memory *m)
+{
+	if (m->keeper)
+		keeper_read_stats(m->keeper, &m->kept);
+	keeper_free(m->keeper);
+	m->keeper = NULL;
+	/* Never run, so in no state that could not be given back. */
+	(void)!stage2_close(m->background, NULL);
+	m->background = NULL;
+	stage2_helpers_fini(&m->helpers);
+}
+
+void vm_memory_fini(struct vm_memory *m)
+{
+	vm_memory_stop(m);
+	ram_fini(&m->ram);
+}

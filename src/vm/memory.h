@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A machine's guest memory, from mapping to tearing down: RAM and its memslots,
+ * population before the start, and the keeper (mem/keeper.h) that works on it
+ * while the guest runs.
+ *
+ *	vm_memory_map -> vm_memory_populate -> vm_memory_start
+ *		-> vm_memory_stop -> vm_memory_fini
+ *
+ * Control thread only. Half built and zeroed structs are fine for stop and
+ * fini.
+ */
+#ifndef QUIRE_VM_MEMORY_H
+#define QUIRE_VM_MEMORY_H
+
+#include "kvm/kvm.h"
+#include "mem/keeper.h"
+#include "mem/populate.h"
+#include "mem/ram.h"
+#include "stage2/helpers.h"
+#include "stage2/stage2.h"
+
+struct cpu_model;
+struct vm_config;
+
+/* With --memory coalesce=on, from one pass over all RAM to the next. */
+#define COALESCE_EVERY_S 10
+
+struct vm_memory {
+	const struct vm_config *cfg;
+	const struct kvm_vm *vm;
+	struct ram ram;
+	/* How it was populated; wall_ns 0: it was not. */
+	struct populate_result populated;
+	enum stage2_method method; /* that filled the second stage, or NONE */
+	struct stage2_helpers helpers;
+	struct stage2 *background; /* over the helpers */
+	struct keeper *keeper;
+	struct keeper_stats kept; /* what it did, once stopped */
+};
+
+/*
+ * Check that the host has what is asked for, map RAM, and give it to KVM as
+ * memslots, once and for all. cfg and vm are kept.
+ */
+__must_check int vm_memory_map(struct vm_memory *m, const struct vm_config *cfg,
+			       const struct kvm_vm *vm, struct err *err);
+
+/*
+ * What the configuration says: host pages, second stage through the vCPUs,
+ * which have their CPUID and do not run yet. The guest's memory may hold
+ * anything.
+ */
+__must_check int vm_memory_populate(struct vm_memory *m,
+				    struct kvm_vcpu *const *vcpus,
+				    unsigned int num_vcpus,
+				    const struct populate_watch *watch,
+				    struct err *err);
+
+/*
+ * Before the guest runs: make what background work needs (helper vCPUs with ids
+ * from first_id on), and begin it. Nothing when the configuration asks for
+ * none.
+ */
+__must_check int vm_memory_prepare_keeper(struct vm_memory *m,
+					  const struct cpu_model *model,
+					  unsigned int first_id,
+					  struct err *err);
+__must_check int vm_memory_start(struct vm_memory *m, struct err *err);
+/* No background work any more; the helper vCPUs are gone. */
+void vm_memory_stop(struct vm_memory *m);
+
+/* The VM is closed: unmapping RAM under it would zap page by page. */
+void vm_memory_fini(struct vm_memory *m);
+
+#endif

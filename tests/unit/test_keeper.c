@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cmocka_all.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/arith.h"
+#include "base/clock.h"
+#include "mem/keeper.h"
+#include "mem/pagemap.h"
+
+#define RAM_BYTES (32 * MIB)
+#define NUM_UNITS (RAM_BYTES / PAGE_2M)
+#define PATIENCE  (60 * NSEC_PER_SEC)
+
+/* A second stage that counts the bytes filled in each 2 MiB. */
+struct fake {
+	_Atomic uint64_t filled[NUM_UNITS];
+};
+
+static int fake_fill(void *ctx, unsigned int port, struct gpa gpa, uint64_t len)
+{
+	struct fake *f = ctx;
+
+	for (uint64_t at = gpa.v; at < gpa.v + len; at += PAGE_4K)
+		atomic_fetch_add(&f->filled[at / PAGE_2M], PAGE_4K);
+	return 0;
+}
+
+struct fixture {
+	struct ram ram;
+	struct fake fake;
+	struct second_stage_filler filler;
+	struct keeper *keeper;
+};
+
+static void start(struct fixture *f, enum ram_page page, bool second_stage)
+{
+	struct ram_config ram = { .size_bytes = RAM_BYTES,
+				  .hole_start = 3 * GIB,
+				  .hole_end = 4 * GIB,
+				  .page = page };
+	struct keeper_config cfg = { .ram = &f->ram, .vm_fd = -1 };
+	struct err err = ERR_INIT;
+
+	memset(f, 0, sizeof(*f));
+	f->filler = (struct second_stage_filler){ .name = "fake",
+						  .num_ports = 2,
+						  .fill = fake_fill,
+						  .ctx = &f->fake };
+	if (second_stage)
+		cfg.second_stage = &f->filler;
+	assert_int_equal(ram_init(&f->ram, &ram, &err), 0);
+	assert_int_equal(keeper_new(&f->keeper, &cfg, &err), 0);
+}
+
+static void end(struct fixture *f)
+{
+	keeper_free(f->keeper);
+	ram_fini(&f->ram);
+}
+
+static uint64_t present(const struct ram *ram, uint64_t gpa, uint64_t len)
+{
+	struct pagemap pm;
+	uint64_t bytes = 0;
+
+	assert_int_equal(pagemap_open(&pm), 0);
+	assert_int_equal(pagemap_count_present(&pm, ram, GPA(gpa), len, &bytes),
+			 0);
+	pagemap_close(&pm);
+	return bytes;
+}
+
+static void test_populate_widens_to_units(void **state)
+{
+	struct keeper_stats stats;
+	struct fixture f;
+
+	start(&f, RAM_PAGE_4K, true);
+	keeper_request(f.keeper, KEEPER_POPULATE, GPA(5 * MIB), PAGE_4K);
+	assert_int_equal(keeper_wait_idle(f.keeper, PATIENCE), 0);
+	assert_int_equal(present(&f.ram, 0, RAM_BYTES), PAGE_2M);
+	assert_int_equal(present(&f.ram, 4 * MIB, PAGE_2M), PAGE_2M);
+	assert_int_equal(f.fake.filled[2], PAGE_2M);
+	keeper_read_stats(f.keeper, &stats);
+	assert_int_equal(stats.works[KEEPER_POPULATE].bytes, PAGE_2M);
+	assert_int_equal(stats.works[KEEPER_REPAIR].bytes, 0);
+	end(&f);
+}
+
+static void test_repair_leaves_holes(void **state)
+{
+	struct fixture f;
+
+	start(&f, RAM_PAGE_4K, true);
+	memset(f.ram.base + 8 * MIB, 1, 5 * PAGE_4K);
+	keeper_request(f.keeper, KEEPER_REPAIR, GPA(0), RAM_BYTES);
+	assert_int_equal(keeper_wait_idle(f.keeper, PATIENCE), 0);
+	assert_int_equal(present(&f.ram, 0, RAM_BYTES), 5 * PAGE_4K);
+	for (size_t i = 0; i < NUM_UNITS; i++)
+		assert_int_equal(f.fake.filled[i], i == 4 ? 5 * PAGE_4K : 0);
+	end(&f);
+}
+
+/* Full 4K units become one page and are mapped again; sparse ones stay. */
+static void test_coalesce(void **state)
+{
+	struct keeper_stats stats;
+	struct fixture f;
+
+	start(&f, RAM_PAGE_4K, true);
+	memset(f.ram.base, 1, PAGE_2M);
+	memset(f.ram.base + PAGE_2M, 1, PAGE_4K);
+	keeper_request(f.keeper, KEEPER_COALESCE, GPA(0), RAM_BYTES);
+	assert_int_equal(keeper_wait_idle(f.keeper, PATIENCE), 0);
+	keeper_read_stats(f.keeper, &stats);
+	if (stats.refused_units == 1) {
+		print_message("skip: this kernel collapses nothing\n");
+		end(&f);
+		skip();
+	}
+	assert_int_equal(stats.coalesced_units, 1);
+	assert_int_equal(stats.sparse_units, NUM_UNITS - 1);
+	assert_int_equal(present(&f.ram, 0, RAM_BYTES), PAGE_2M + PAGE_4K);
+	assert_int_equal(f.fake.filled[0], PAGE_2M);
+	assert_int_equal(f.fake.filled[1], 0);
+	assert_int_equal(f.ram.base[PAGE_2M - 1], 1);
+	end(&f);
+}
+
+/* While memory is logged work waits, and is done afterwards. */
+static void test_waits_for_logging(void **state)
+{
+	static _Atomic uint64_t map[RAM_BYTES / PAGE_4K / 64];
+	struct fixture f;
+
+	start(&f, RAM_PAGE_4K, true);
+	atomic_store(&f.ram.regions[0].dirty, map);
+	memset(f.ram.base, 1, PAGE_4K);
+	keeper_request(f.keeper, KEEPER_REPAIR, GPA(0), PAGE_2M);
+	assert_int_equal(keeper_wait_idle(f.keeper, NSEC_PER_SEC / 10),
+			 -ETIMEDOUT);
+	assert_int_equal(f.fake.filled[0], 0);
+	atomic_store(&f.ram.regions[0].dirty, NULL);
+	assert_int_equal(keeper_wait_idle(f.keeper, PATIENCE), 0);
+	assert_int_equal(f.fake.filled[0], PAGE_4K);
+	end(&f);
+}
+
+static void test_without_second_stage(void **state)
+{
+	struct fixture f;
+
+	start(&f, RAM_PAGE_4K, false);
+	keeper_request(f.keeper, KEEPER_POPULATE, GPA(0), RAM_BYTES);
+	keeper_request(f.keeper, KEEPER_REPAIR, GPA(0), RAM_BYTES);
+	assert_int_equal(keeper_wait_idle(f.keeper, PATIENCE), 0);
+	assert_int_equal(present(&f.ram, 0, RAM_BYTES), RAM_BYTES);
+	end(&f);
+}
+
+static void test_outside_is_ignored(void **state)
+{
+	struct fixture f;
+
+	start(&f, RAM_PAGE_4K, true);
+	keeper_request(f.keeper, KEEPER_POPULATE, GPA(UINT64_MAX), 1);
+	keeper_request(f.keeper, KEEPER_POPULATE, GPA(RAM_BYTES), RAM_BYTES);
+	keeper_request(f.keeper, KEEPER_POPULATE, GPA(0), 0);
+	keeper_request(f.keeper, KEEPER_POPULATE, GPA(RAM_BYTES - PAGE_2M),
+		       UINT64_MAX);
+	assert_int_equal(keeper_wait_idle(f.keeper, PATIENCE), 0);
+	assert_int_equal(present(&f.ram, 0, RAM_BYTES), PAGE_2M);
+	end(&f);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_populate_widens_to_units),
+		cmocka_unit_test(test_repair_leaves_holes),
+		cmocka_unit_test(test_coalesce),
+		cmocka_unit_test(test_waits_for_logging),
+		cmocka_unit_test(test_without_second_stage),
+		cmocka_unit_test(test_outside_is_ignored),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Filling the second stage of a real VM. What this machine's KVM offers decides
+ * which of the methods can be tested; the lab has a KVM for each of them.
+ */
+#include "kvm_guest.h"
+
+#include <errno.h>
+
+#include "base/arith.h"
+#include "base/clock.h"
+#include "mem/coverage.h"
+#include "probe/probe.h"
+#include "stage2/detect.h"
+#include "stage2/stage2.h"
+
+#define TEST_BYTES (16 * MIB)
+#define PATIENCE   (60 * NSEC_PER_SEC)
+
+static struct probe *make(enum ram_page page)
+{
+	struct probe_config cfg = {
+		.num_vcpus = 2,
+		.test_bytes = TEST_BYTES,
+		.guest_page = PROBE_GUEST_PAGE_2M,
+		.page = page,
+	};
+	struct probe *probe = NULL;
+	struct err err = ERR_INIT;
+
+	kvm_guest_skip_without_kvm();
+	assert_int_equal(probe_new(&probe, &cfg, &err), 0);
+	return probe;
+}
+
+static bool has_tdp(const struct probe *probe)
+{
+	return stage2_detect(probe_vm(probe)->kvm) == SECOND_STAGE_TDP;
+}
+
+/* Write every page of the test area; how many faults did KVM see? */
+static uint64_t faults_of_a_pass(struct probe *probe)
+{
+	const struct probe_command write = { .op = PROBE_OP_WRITE,
+					     .len = TEST_BYTES,
+					     .stride = PAGE_4K,
+					     .seed = 7,
+					     .passes = 1 };
+	struct probe_counters before, after;
+	struct err err = ERR_INIT;
+
+	assert_int_equal(probe_warm_up(probe, &err), 0);
+	if (probe_read_counters(probe, &before)) {
+		print_message("skip: this KVM keeps no statistics\n");
+		skip();
+	}
+	assert_int_equal(probe_run_all(probe, &write, PATIENCE, NULL, &err), 0);
+	assert_int_equal(probe_read_counters(probe, &after), 0);
+	return after.faults - before.faults;
+}
+
+static enum stage2_method populate(struct probe *probe,
+				   enum stage2_method method)
+{
+	const struct probe_population how = { .mode = POPULATE_FULL,
+					      .stage2 = method,
+					      .threads = 2 };
+	struct err err = ERR_INIT, reason = ERR_INIT;
+	enum stage2_method used;
+
+	assert_int_equal(
+		probe_populate(probe, &how, NULL, &used, &reason, &err), 0);
+	if (used == STAGE2_NONE)
+		assert_true(strlen(reason.text) > 0);
+	return used;
+}
+
+static void no_faults_by(enum stage2_method method)
+{
+	static const enum ram_page pages[] = { RAM_PAGE_4K, RAM_PAGE_THP };
+
+	for (size_t i = 0; i < ARRAY_SIZE(pages); i++) {
+		struct probe *probe = make(pages[i]);
+
+		assert_int_equal(populate(probe, method), method);
+		assert_int_equal(faults_of_a_pass(probe), 0);
+		probe_free(probe);
+	}
+}
+
+static bool works(enum stage2_method method)
+{
+	struct probe *probe = make(RAM_PAGE_4K);
+	struct kvm_vcpu *vcpu = probe_vcpu(probe, 0);
+	const struct stage2_env env = { .kvm = probe_vm(probe)->kvm,
+					.ram = probe_ram(probe),
+					.vcpus = &vcpu,
+					.num_vcpus = 1 };
+	struct stage2 *stage2 = NULL;
+	struct err err = ERR_INIT;
+	int r = stage2_open(&stage2, method, &env, &err);
+
+	if (r) {
+		assert_int_equal(r, -ENOTSUP);
+		assert_true(strlen(err.text) > 0);
+	}
+	assert_int_equal(stage2_close(stage2, &err), 0);
+	probe_free(probe);
+	return !r;
+}
+
+static void test_ioctl_leaves_no_faults(void **state)
+{
+	if (!works(STAGE2_IOCTL)) {
+		print_message("skip: no KVM_PRE_FAULT_MEMORY here\n");
+		skip();
+	}
+	no_faults_by(STAGE2_IOCTL);
+}
+
+static void test_stub_leaves_no_faults(void **state)
+{
+	if (!works(STAGE2_STUB)) {
+		print_message("skip: shadow paging here\n");
+		skip();
+	}
+	no_faults_by(STAGE2_STUB);
+}
+
+/* The payload was loaded before: its code, stacks and registers are intact. */
+static void test_stub_gives_everything_back(void **state)
+{
+	struct probe *probe = make(RAM_PAGE_4K);
+	const struct ram *ram = probe_ram(probe);
+	char before[64 * 1024], after[sizeof(before)];
+	struct err err = ERR_INIT;
+
+	if (!has_tdp(probe)) {
+		probe_free(probe);
+		print_message("skip: shadow paging here\n");
+		skip();
+	}
+	memset(ram->base + MIB, 0xa5, sizeof(before));
+	assert_int_equal(mem_read(ram, GPA(MIB), before, sizeof(before)), 0);
+	assert_int_equal(populate(probe, STAGE2_STUB), STAGE2_STUB);
+	assert_int_equal(mem_read(ram, GPA(MIB), after, sizeof(after)), 0);
+	assert_memory_equal(before, after, sizeof(before));
+	assert_int_equal(probe_warm_up(probe, &err), 0);
+	probe_free(probe);
+}
+
+/* Shadow paging: said, and host pages are filled all the same. */
+static void test_auto_degrades(void **state)
+{
+	struct probe *probe = make(RAM_PAGE_4K);
+	struct coverage_table host;
+
+	if (has_tdp(probe)) {
+		assert_int_not_equal(populate(probe, STAGE2_AUTO), STAGE2_NONE);
+	} else {
+		assert_int_equal(populate(probe, STAGE2_AUTO), STAGE2_NONE);
+		assert_int_equal(coverage_read_host(probe_ram(probe), &host),
+				 0);
+		assert_int_equal(coverage_total(&host),
+				 ram_size(probe_ram(probe)));
+	}
+	probe_free(probe);
+}
+
+static void test_none_touches_no_vcpu(void **state)
+{
+	struct probe *probe = make(RAM_PAGE_4K);
+
+	assert_int_equal(populate(probe, STAGE2_NONE), STAGE2_NONE);
+	assert_true(faults_of_a_pass(probe) > 0);
+	probe_free(probe);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_ioctl_leaves_no_faults),
+		cmocka_unit_test(test_stub_leaves_no_faults),
+		cmocka_unit_test(test_stub_gives_everything_back),
+		cmocka_unit_test(test_auto_degrades),
+		cmocka_unit_test(test_none_touches_no_vcpu),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
