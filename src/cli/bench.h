@@ -18,6 +18,7 @@
 
 struct option;
 
+extern const struct cli_command cmd_bench_populate;
 extern const struct cli_command cmd_bench_touch;
 
 /*

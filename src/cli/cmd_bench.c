@@ -13,6 +13,7 @@ static const struct {
 	const struct cli_command *cmd;
 } benches[] = {
 	{ "touch", &cmd_bench_touch },
+	{ "populate", &cmd_bench_populate },
 };
 
 static void bench_help(void)
