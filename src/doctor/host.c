@@ -20,6 +20,7 @@
 
 #include "base/cleanup.h"
 #include "base/io.h"
+#include "base/numlist.h"
 #include "base/size.h"
 #include "doctor/doctor_priv.h"
 #include "doctor/sysfs.h"
@@ -41,8 +42,8 @@ void doctor_probe_cpus(struct doctor *doc, const struct doctor_check *check)
 		snprintf(allowed, sizeof(allowed), "%s", online);
 	if (sysfs_read_u64(doc->env, &smt, CPU_DIR "/smt/active"))
 		smt = 0;
-	num_online = sysfs_list_count(online);
-	num_allowed = sysfs_list_count(allowed);
+	num_online = numlist_count(online);
+	num_allowed = numlist_count(allowed);
 	if (num_allowed < num_online)
 		doctor_say(
 			doc, check->name, DOCTOR_DEGRADED,
@@ -84,8 +85,8 @@ void doctor_probe_numa(struct doctor *doc, const struct doctor_check *check)
 			   "the kernel knows no nodes");
 		return;
 	}
-	num = sysfs_list_count(online);
-	while (sysfs_list_next(&p, &first, &last)) {
+	num = numlist_count(online);
+	while (numlist_next(&p, &first, &last)) {
 		for (unsigned int n = first; n <= last; n++) {
 			char total[32], avail[32];
 

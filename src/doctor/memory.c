@@ -15,6 +15,7 @@
 #include "base/arith.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/numlist.h"
 #include "base/size.h"
 #include "doctor/doctor_priv.h"
 #include "doctor/sysfs.h"
@@ -307,7 +308,7 @@ static void hugetlb_nodes(struct doctor *doc, uint64_t kib, char *buf,
 	if (sysfs_read(doc->env, online, sizeof(online), NODE_DIR "/online") <
 	    0)
 		return;
-	while (sysfs_list_next(&p, &first, &last)) {
+	while (numlist_next(&p, &first, &last)) {
 		for (unsigned int node = first; node <= last; node++) {
 			uint64_t total, avail;
 
@@ -414,7 +415,7 @@ void doctor_probe_numa_balancing(struct doctor *doc,
 
 	if (sysfs_read(doc->env, nodes, sizeof(nodes), NODE_DIR "/online") < 0)
 		nodes[0] = '\0';
-	many = sysfs_list_count(nodes) > 1;
+	many = numlist_count(nodes) > 1;
 	if (sysfs_read_u64(doc->env, &mode, "/proc/sys/kernel/numa_balancing"))
 		doctor_say(doc, check->name, DOCTOR_OK,
 			   "nothing unmaps populated memory to watch it",

@@ -34,15 +34,6 @@ __must_check int sysfs_read_flag(const struct doctor_env *env, const char *path,
 /* "always [madvise] never" -> "madvise". -EINVAL: nothing is in brackets. */
 __must_check int sysfs_choice(const char *text, char *ret, size_t size);
 
-/*
- * Walk a CPU or node list ("0-3,8"): true with the next range, false at the end
- * or at text that is none. *p advances.
- */
-bool sysfs_list_next(const char **p, unsigned int *ret_first,
-		     unsigned int *ret_last);
-/* How many numbers the list names. */
-unsigned int sysfs_list_count(const char *text);
-
 /* The value of the line "key<blanks>value" of a status file. -ENOENT. */
 __must_check int sysfs_field(const char *text, const char *key, char *ret,
 			     size_t size);

@@ -16,6 +16,7 @@
 #include "base/evloop.h"
 #include "base/io.h"
 #include "base/kvlist.h"
+#include "base/numlist.h"
 #include "base/size.h"
 
 static void test_size_parse(void **state)
@@ -251,6 +252,28 @@ static void test_small_files(void **state)
 	assert_int_equal(io_read_flag(path), -ENOENT);
 }
 
+static void test_numlist(void **state)
+{
+	const char *p = "0-3,8,10-11";
+	unsigned int first, last;
+
+	assert_int_equal(numlist_count(p), 7);
+	assert_true(numlist_next(&p, &first, &last));
+	assert_int_equal(first, 0);
+	assert_int_equal(last, 3);
+	assert_true(numlist_next(&p, &first, &last));
+	assert_int_equal(first, 8);
+	assert_int_equal(last, 8);
+	assert_true(numlist_next(&p, &first, &last));
+	assert_false(numlist_next(&p, &first, &last));
+
+	assert_int_equal(numlist_count(""), 0);
+	assert_int_equal(numlist_count("x"), 0);
+	assert_int_equal(numlist_count("3-1"), 0);
+	assert_int_equal(numlist_count("0-99999999999999999999"), 0);
+	assert_int_equal(numlist_count("4294967295"), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -262,6 +285,7 @@ int main(void)
 		cmocka_unit_test(test_err_text),
 		cmocka_unit_test(test_evloop),
 		cmocka_unit_test(test_small_files),
+		cmocka_unit_test(test_numlist),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -65,28 +65,6 @@ static void test_choice(void **state)
 	assert_int_equal(sysfs_choice("[madvise]", word, 7), -ENAMETOOLONG);
 }
 
-static void test_list(void **state)
-{
-	const char *p = "0-3,8,10-11";
-	unsigned int first, last;
-
-	assert_int_equal(sysfs_list_count(p), 7);
-	assert_true(sysfs_list_next(&p, &first, &last));
-	assert_int_equal(first, 0);
-	assert_int_equal(last, 3);
-	assert_true(sysfs_list_next(&p, &first, &last));
-	assert_int_equal(first, 8);
-	assert_int_equal(last, 8);
-	assert_true(sysfs_list_next(&p, &first, &last));
-	assert_false(sysfs_list_next(&p, &first, &last));
-
-	assert_int_equal(sysfs_list_count(""), 0);
-	assert_int_equal(sysfs_list_count("x"), 0);
-	assert_int_equal(sysfs_list_count("3-1"), 0);
-	assert_int_equal(sysfs_list_count("0-99999999999999999999"), 0);
-	assert_int_equal(sysfs_list_count("4294967295"), 0);
-}
-
 static void test_field(void **state)
 {
 	const char *text = "Name:\tcat\nCpus_allowed:\t3\n"
@@ -471,7 +449,6 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_choice),
-		cmocka_unit_test(test_list),
 		cmocka_unit_test(test_field),
 		cmocka_unit_test(test_has_word),
 		cmocka_unit_test(test_cgroup_texts),
