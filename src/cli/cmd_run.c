@@ -149,7 +149,8 @@ static const struct run_option run_options[] = {
 	  "size=SIZE[,page=4k|thp|2m|1g][,shared=on|off]"
 	  "[,populate=none|host|full|background]"
 	  "[,stage2=auto|ioctl|stub|none][,populate-threads=N]"
-	  "[,repair=on|off][,coalesce=on|off][,background-rate=SIZE]",
+	  "[,repair=on|off][,coalesce=on|off][,background-rate=SIZE]"
+	  "[,numa=none|bind|interleave|preferred|split[:NODES]]",
 	  "guest RAM (default size=512M,page=thp); populate=full fills host "
 	  "pages and second stage before the start",
 	  set_memory },

@@ -140,6 +140,129 @@ static void add_region(struct ram *ram, uint64_t base, uint64_t size)
 	atomic_init(&region->dirty, NULL);
 }
 
+static void add_segment(struct ram *ram, uint64_t base, uint64_t size, int node)
+{
+	BUG_ON(ram->num_segments == RAM_MAX_SEGMENTS);
+	ram->segments[ram->num_segments++] = (struct ram_segment){
+		.base = GPA(base),
+		.size = size,
+		.node = node,
+	};
+}
+
+/* Without a split each region is one segment, whoever owns it. */
+static void whole_segments(struct ram *ram, const struct numa_config *cfg,
+			   const struct numa_nodes *nodes)
+{
+	bool owned = cfg->policy == NUMA_BIND || cfg->policy == NUMA_PREFERRED;
+	int node = owned && numa_nodes_count(nodes) == 1
+			   ? numa_nodes_next(nodes, 0)
+			   : -1;
+
+	for (unsigned int i = 0; i < ram->num_regions; i++)
+		add_segment(ram, ram->regions[i].base.v, ram->regions[i].size,
+			    node);
+}
+
+/* The next size bytes of RAM, from *region and *offset in it on, are node's. */
+static void split_part(struct ram *ram, unsigned int *region, uint64_t *offset,
+		       uint64_t size, int node)
+{
+	while (size) {
+		const struct ram_region *in = &ram->regions[*region];
+		uint64_t take = MIN(size, in->size - *offset);
+
+		add_segment(ram, in->base.v + *offset, take, node);
+		size -= take;
+		*offset += take;
+		if (*offset == in->size) {
+			(*region)++;
+			*offset = 0;
+		}
+	}
+}
+
+static int split_segments(struct ram *ram, const struct numa_nodes *nodes,
+			  struct err *err)
+{
+	unsigned int num = numa_nodes_count(nodes), region = 0;
+	uint64_t size = ram_size(ram), offset = 0, unit = PAGE_2M, units;
+	int node = -1;
+
+	if (ram->page == RAM_PAGE_1G || size % (num * PAGE_1G) == 0)
+		unit = PAGE_1G;
+	units = size / unit;
+	if (num > RAM_MAX_PARTS || num > units)
+		return err_set(err, EINVAL,
+			       "--memory numa=split: %llu MiB cannot be split "
+			       "over %u nodes (at most %d, each gets %llu MiB "
+			       "at least)",
+			       (unsigned long long)(size / MIB), num,
+			       RAM_MAX_PARTS, (unsigned long long)(unit / MIB));
+	for (unsigned int i = 0; i < num; i++) {
+		uint64_t part = (units / num + (i < units % num)) * unit;
+
+		node = numa_nodes_next(nodes, (unsigned int)(node + 1));
+		if (i == num - 1)
+			part += size % unit;
+		split_part(ram, &region, &offset, part, node);
+	}
+	return 0;
+}
+
+/* Bound hugetlb pages that a node lacks are to be missed now. */
+static int check_node_pools(const struct ram *ram, enum numa_policy policy,
+			    const struct numa_nodes *nodes, struct err *err)
+{
+	uint64_t unit = page_bytes(ram->page);
+
+	if (!ram_page_is_hugetlb(ram->page))
+		return 0;
+	if (policy == NUMA_BIND)
+		return numa_check_pool(nodes, unit, ram_size(ram), err);
+	for (int node = numa_nodes_next(nodes, 0);
+	     policy == NUMA_SPLIT && node >= 0;
+	     node = numa_nodes_next(nodes, (unsigned int)node + 1)) {
+		struct numa_nodes one = { { 0 } };
+		uint64_t bytes = 0;
+		int r;
+
+		for (unsigned int i = 0; i < ram->num_segments; i++) {
+			if (ram->segments[i].node == node)
+				bytes += ram->segments[i].size;
+		}
+		numa_nodes_add(&one, (unsigned int)node);
+		r = numa_check_pool(&one, unit, bytes, err);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+static int place(struct ram *ram, const struct numa_config *cfg,
+		 struct err *err)
+{
+	struct numa_nodes nodes;
+	int r = numa_resolve(cfg, &nodes, err);
+
+	if (r)
+		return r;
+	if (cfg->policy == NUMA_SPLIT)
+		r = split_segments(ram, &nodes, err);
+	else
+		whole_segments(ram, cfg, &nodes);
+	for (unsigned int i = 0; !r && i < ram->num_segments; i++) {
+		const struct ram_segment *seg = &ram->segments[i];
+		struct numa_nodes one = { { 0 } };
+
+		if (seg->node >= 0)
+			numa_nodes_add(&one, (unsigned int)seg->node);
+		r = numa_apply(ram->base + seg->base.v, seg->size, cfg->policy,
+			       seg->node >= 0 ? &one : &nodes, err);
+	}
+	return r ? r : check_node_pools(ram, cfg->policy, &nodes, err);
+}
+
 static int check_config(const struct ram_config *cfg, struct err *err)
 {
 	uint64_t unit = page_bytes(cfg->page), end;
@@ -183,6 +306,8 @@ int ram_init(struct ram *ram, const struct ram_config *cfg, struct err *err)
 		r = map_region(ram, &ram->regions[i], file_offset, err);
 		file_offset += ram->regions[i].size;
 	}
+	if (!r)
+		r = place(ram, &cfg->numa, err);
 	if (r)
 		ram_fini(ram);
 	return r;
@@ -197,6 +322,7 @@ void ram_fini(struct ram *ram)
 		close_fd(&ram->fd);
 	ram->span = 0;
 	ram->num_regions = 0;
+	ram->num_segments = 0;
 }
 
 uint64_t ram_size(const struct ram *ram)
@@ -206,6 +332,17 @@ uint64_t ram_size(const struct ram *ram)
 	for (unsigned int i = 0; i < ram->num_regions; i++)
 		size += ram->regions[i].size;
 	return size;
+}
+
+unsigned int ram_num_segments(const struct ram *ram)
+{
+	return ram->num_segments;
+}
+
+const struct ram_segment *ram_segment(const struct ram *ram, unsigned int i)
+{
+	BUG_ON(i >= ram->num_segments);
+	return &ram->segments[i];
 }
 
 /* The one check: the region that holds all of [gpa, gpa + len), or NULL. */

@@ -23,6 +23,7 @@
 
 #include "base/err.h"
 #include "mem/gpa.h"
+#include "mem/numa.h"
 
 enum ram_page {
 	RAM_PAGE_4K,  /* MADV_NOHUGEPAGE */
@@ -52,6 +53,17 @@ struct ram_region {
 
 #define RAM_MAX_REGIONS 4
 
+/* A stretch of a region with one owner, for threads that populate it. */
+struct ram_segment {
+	struct gpa base;
+	uint64_t size;
+	int node; /* NUMA node that its pages come from; -1: no certain one */
+};
+
+/* NUMA_SPLIT goes over this many nodes at most. */
+#define RAM_MAX_PARTS	 64
+#define RAM_MAX_SEGMENTS (RAM_MAX_REGIONS + RAM_MAX_PARTS)
+
 struct ram {
 	char *base; /* HVA of GPA 0 */
 	uint64_t span;
@@ -60,6 +72,8 @@ struct ram {
 	int fd;	     /* the memfd, offset = distance from first region; or -1 */
 	unsigned int num_regions;
 	struct ram_region regions[RAM_MAX_REGIONS];
+	unsigned int num_segments;
+	struct ram_segment segments[RAM_MAX_SEGMENTS];
 };
 
 struct ram_config {
@@ -72,12 +86,13 @@ struct ram_config {
 	uint64_t hole_end;
 	enum ram_page page;
 	bool shared;
+	struct numa_config numa; /* zeroed: no policy */
 };
 
 /*
  * Map RAM of size_bytes (a multiple of 4K; of the page size for hugetlb). Only
- * address space is taken: nothing is populated. Huge-page advice is set here,
- * before anybody can populate.
+ * address space is taken: nothing is populated. Huge-page advice and the NUMA
+ * policy are set here, before anybody can populate.
  */
 __must_check int ram_init(struct ram *ram, const struct ram_config *cfg,
 			  struct err *err);
@@ -86,6 +101,14 @@ __must_check int ram_init(struct ram *ram, const struct ram_config *cfg,
 void ram_fini(struct ram *ram);
 
 uint64_t ram_size(const struct ram *ram);
+
+/*
+ * The regions, cut where the owner changes: in address order, without overlap,
+ * and together all of RAM. Cuts are multiples of 2 MiB (with 1G pages, and
+ * where that gives equal parts, of 1 GiB), so no huge page has two owners.
+ */
+unsigned int ram_num_segments(const struct ram *ram);
+const struct ram_segment *ram_segment(const struct ram *ram, unsigned int i);
 
 enum mem_access {
 	MEM_READ,  /* the VMM reads guest memory */

@@ -160,6 +160,11 @@ static int memory_shared(void *obj, const char *value, struct err *err)
 	return kvlist_bool(value, &((struct vm_config *)obj)->shared, err);
 }
 
+static int memory_numa(void *obj, const char *value, struct err *err)
+{
+	return numa_config_parse(&((struct vm_config *)obj)->numa, value, err);
+}
+
 static int memory_populate(void *obj, const char *value, struct err *err)
 {
 	int v, r = kvlist_enum(value, populate_mode_names,
@@ -213,6 +218,7 @@ static const struct kvlist_key memory_keys[] = {
 	{ "repair", memory_repair },
 	{ "coalesce", memory_coalesce },
 	{ "background-rate", memory_background_rate },
+	{ "numa", memory_numa },
 };
 
 int vm_config_set_memory(struct vm_config *cfg, const char *text,

@@ -9,6 +9,7 @@
 #include "base/err.h"
 #include "device/chardev.h"
 #include "kvm/irq.h"
+#include "mem/numa.h"
 #include "mem/populate.h"
 #include "mem/ram.h"
 #include "stage2/stage2.h"
@@ -43,6 +44,7 @@ struct vm_config {
 	uint64_t memory_bytes;
 	enum ram_page page;
 	bool shared;
+	struct numa_config numa;
 	enum populate_mode populate;
 	enum stage2_method stage2;     /* how the second stage is filled */
 	unsigned int populate_threads; /* 0: one per CPU */

@@ -48,6 +48,7 @@ int vm_memory_map(struct vm_memory *m, const struct vm_config *cfg,
 		.hole_end = LAYOUT_HOLE_END,
 		.page = cfg->page,
 		.shared = cfg->shared,
+		.numa = cfg->numa,
 	};
 	int r = check_host_memory(cfg, err);
 

@@ -60,6 +60,12 @@ def elf(tmp_path):
     (("run", "--kernel", "k", "--memory", "size=63M"), "not between 64M and 8T"),
     (("run", "--kernel", "k", "--memory", "size=65M"), "not a multiple of 2M"),
     (("run", "--kernel", "k", "--memory", "size=lots"), "not a size"),
+    (("run", "--kernel", "k", "--memory", "1G,numa=near"),
+     "numa=near: not one of none, bind, interleave, preferred, split"),
+    (("run", "--kernel", "k", "--memory", "1G,numa=bind:all"), "'all' names no nodes"),
+    (("run", "--kernel", "k", "--memory", "1G,numa=bind:0+"), "'0+' names no nodes"),
+    (("run", "--kernel", "k", "--memory", "1G,numa=bind:1024"), "node numbers end at 1023"),
+    (("run", "--kernel", "k", "--memory", "1G,numa=none:0"), "none takes no nodes"),
     (("run", "--kernel", "k", "--cpus", "boot=0"), "not a number from 1"),
     (("run", "--kernel", "k", "--cpus", "boot=3,threads=2"), "not a multiple"),
     (("run", "--kernel", "k", "--serial", "pigeon"), "pigeon"),
@@ -306,6 +312,12 @@ def test_every_option_at_once(elf, tmp_path):
 def test_populating_more_than_the_host_has(elf):
     refused(quire("run", "--kernel", elf(), "--memory", "size=4T,populate=host"), 1,
             "memory", "available")
+
+
+@needs_kvm
+def test_numa_node_that_is_not_there(elf):
+    refused(quire("run", "--kernel", elf(), "--memory", "64M,numa=bind:0+1023"), 1,
+            "numa=", "no node 1023", "memory to use on: 0")
 
 
 @needs_kvm

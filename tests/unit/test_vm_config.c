@@ -73,6 +73,9 @@ static void test_memory(void **state)
 		{ "64M", NULL },
 		{ "size=6G,page=4k,populate=host", NULL },
 		{ "size=2G,shared=on,page=2m", NULL },
+		{ "1G,numa=bind:0,populate=host", NULL },
+		{ "1G,numa=bind:", "'' names no nodes" },
+		{ "1G,numa=random", "not one of none, bind" },
 		{ "size=63M", "not between 64M and 8T" },
 		{ "size=9T", "not between" },
 		{ "size=65M", "not a multiple of 2M" },
@@ -100,6 +103,21 @@ static void test_memory(void **state)
 			assert_non_null(strstr(err.text, cases[i].needle));
 		vm_config_fini(&cfg);
 	}
+}
+
+static void test_memory_numa(void **state)
+{
+	struct err err = ERR_INIT;
+	struct vm_config cfg;
+
+	vm_config_init(&cfg);
+	assert_int_equal(cfg.numa.policy, NUMA_NONE);
+	assert_int_equal(vm_config_set_memory(&cfg, "1G,numa=split:1+3", &err),
+			 0);
+	assert_int_equal(cfg.numa.policy, NUMA_SPLIT);
+	assert_true(cfg.numa.has_nodes);
+	assert_int_equal(numa_nodes_count(&cfg.numa.nodes), 2);
+	vm_config_fini(&cfg);
 }
 
 static void test_cpus(void **state)
@@ -161,6 +179,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_defaults),
 		cmocka_unit_test(test_memory),
+		cmocka_unit_test(test_memory_numa),
 		cmocka_unit_test(test_cpus),
 		cmocka_unit_test(test_devices),
 		cmocka_unit_test(test_device_limit),
