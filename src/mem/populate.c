@@ -14,11 +14,11 @@
 #include "mem/pagemap.h"
 
 /*
- * Theory of operation. The range is cut into lanes (one for each region it
- * touches), a lane into units. A worker takes units off its home lane's shared
- * counter, and off the others' when that is done. Unit borders are the same
- * whoever takes them, and multiples of 2 MiB, so no two workers build the same
- * page-table page.
+ * Theory of operation. The range is cut into lanes (one for each segment with
+ * one owner that it touches), a lane into units. A worker takes units off its
+ * home lane's shared counter, and off the others' when that is done. Unit
+ * borders are the same whoever takes them, and multiples of 2 MiB, so no two
+ * workers build the same page-table page.
  *
  * Worker i owns port i of the second stage, if there is one. With a port it
  * fills a unit's second stage right after the unit's host pages. Without, it
@@ -55,6 +55,7 @@ struct unit {
 
 struct lane {
 	uint64_t start, end;
+	int node;	       /* that owns it, or -1 */
 	_Atomic uint64_t next; /* address of the next unit to take */
 };
 
@@ -62,7 +63,7 @@ struct job {
 	const struct ram *ram;
 	const struct populate_request *req;
 	uint64_t unit_bytes, total_bytes, began_ns;
-	struct lane lanes[RAM_MAX_REGIONS];
+	struct lane lanes[RAM_MAX_SEGMENTS];
 	unsigned int num_lanes, num_ports;
 
 	_Atomic bool stop;
@@ -82,6 +83,8 @@ struct worker {
 	pthread_t thread;
 	unsigned int index;
 	bool is_caller, has_port;
+	struct numa_binding binding;
+	int node;		/* bound to */
 	struct pagemap pagemap; /* with req->present_only */
 };
 
@@ -174,6 +177,19 @@ static bool lane_take(struct job *job, struct lane *lane, struct unit *ret)
 	return true;
 }
 
+/*
+ * Page tables come from the node of the thread that makes them: go where the
+ * memory is. Also for a unit of another lane, since what this thread cannot do
+ * there in its own time somebody else would have done from afar.
+ */
+static void move_to(struct worker *w, int node)
+{
+	if (node == w->node)
+		return;
+	numa_bind_thread(&w->binding, node);
+	w->node = node;
+}
+
 static bool take_unit(struct worker *w, struct unit *ret)
 {
 	struct job *job = w->job;
@@ -184,6 +200,7 @@ static bool take_unit(struct worker *w, struct unit *ret)
 
 		if (lane_take(job, lane, ret)) {
 			atomic_fetch_add(&job->units, 1);
+			move_to(w, lane->node);
 			return true;
 		}
 	}
@@ -326,6 +343,7 @@ static void work(struct worker *w)
 		poll_watch(w);
 		hold_rate(w);
 	}
+	numa_unbind_thread(&w->binding);
 	pthread_mutex_lock(&job->lock);
 	if (!w->has_port)
 		job->feeders--;
@@ -339,15 +357,16 @@ static void *worker_thread(void *arg)
 	return NULL;
 }
 
-/* One lane for each region, cut to the range. */
+/* One lane for each segment, cut to the range. */
 static void make_lanes(struct job *job, uint64_t from, uint64_t to)
 {
-	for (unsigned int i = 0; i < job->ram->num_regions; i++) {
-		const struct ram_region *region = &job->ram->regions[i];
+	for (unsigned int i = 0; i < ram_num_segments(job->ram); i++) {
+		const struct ram_segment *segment = ram_segment(job->ram, i);
 		struct lane *lane = &job->lanes[job->num_lanes];
 
-		lane->start = MAX(from, region->base.v);
-		lane->end = MIN(to, region->base.v + region->size);
+		lane->start = MAX(from, segment->base.v);
+		lane->end = MIN(to, segment->base.v + segment->size);
+		lane->node = segment->node;
 		if (lane->start >= lane->end)
 			continue;
 		job->total_bytes += lane->end - lane->start;
@@ -448,6 +467,7 @@ static int init_worker(struct worker *w, struct job *job, unsigned int index)
 	w->index = index;
 	w->is_caller = index == 0;
 	w->has_port = index < job->num_ports;
+	w->node = -1;
 	if (!w->has_port)
 		job->feeders++;
 	return job->req->present_only ? pagemap_open(&w->pagemap) : 0;
