@@ -101,3 +101,22 @@ int kvm_stats_read(struct kvm_stats *stats, const char *name,
 	}
 	return -ENOENT;
 }
+
+int kvm_stats_each(struct kvm_stats *stats,
+		   void (*fn)(void *ctx, const char *name, uint64_t value),
+		   void *ctx)
+{
+	for (uint32_t i = 0; i < stats->header.num_desc; i++) {
+		const struct kvm_stats_desc *d = desc_at(stats, i);
+		uint64_t value;
+		int r;
+
+		if (d->size != 1)
+			continue;
+		r = read_value(stats, d, &value);
+		if (r)
+			return r;
+		fn(ctx, d->name, value);
+	}
+	return 0;
+}

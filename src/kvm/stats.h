@@ -21,4 +21,10 @@ void kvm_stats_close(struct kvm_stats *stats);
 __must_check int kvm_stats_read(struct kvm_stats *stats, const char *name,
 				uint64_t *ret_value);
 
+/* Each one-element statistic, in the kernel's order. name is valid in fn. */
+__must_check int kvm_stats_each(struct kvm_stats *stats,
+				void (*fn)(void *ctx, const char *name,
+					   uint64_t value),
+				void *ctx);
+
 #endif

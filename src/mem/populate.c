@@ -251,18 +251,27 @@ static bool wait_handed_over(struct worker *w)
 	return more;
 }
 
+static void record(struct histogram *pages, uint64_t ns, uint64_t bytes)
+{
+	histogram_record(pages, ns / (bytes / PAGE_4K));
+}
+
 static void fill_host(struct worker *w, const struct unit *unit)
 {
 	struct job *job = w->job;
-	uint64_t began = clock_now_ns();
+	uint64_t began = clock_now_ns(), ns;
 	struct err err = ERR_INIT;
 	int r = host_fill(job->ram, GPA(unit->gpa), unit->len, &err);
 
-	atomic_fetch_add(&job->host_ns, clock_now_ns() - began);
-	if (r)
+	ns = clock_now_ns() - began;
+	atomic_fetch_add(&job->host_ns, ns);
+	if (r) {
 		job_fail(job, r, &err);
-	else
-		atomic_fetch_add(&job->host_bytes, unit->len);
+		return;
+	}
+	atomic_fetch_add(&job->host_bytes, unit->len);
+	if (job->req->service)
+		record(&job->req->service->host_page, ns, unit->len);
 }
 
 static int fill_range(struct worker *w, uint64_t gpa, uint64_t len,
@@ -300,17 +309,21 @@ static int fill_present(struct worker *w, const struct unit *unit,
 static void fill_second_stage(struct worker *w, const struct unit *unit)
 {
 	struct job *job = w->job;
-	uint64_t began = clock_now_ns();
+	uint64_t began = clock_now_ns(), ns;
 	struct err err = ERR_INIT;
 	int r = job->req->present_only
 			? fill_present(w, unit, &err)
 			: fill_range(w, unit->gpa, unit->len, &err);
 
-	atomic_fetch_add(&job->stage2_ns, clock_now_ns() - began);
-	if (r)
+	ns = clock_now_ns() - began;
+	atomic_fetch_add(&job->stage2_ns, ns);
+	if (r) {
 		job_fail(job, r, &err);
-	else
-		atomic_fetch_add(&job->stage2_bytes, unit->len);
+		return;
+	}
+	atomic_fetch_add(&job->stage2_bytes, unit->len);
+	if (job->req->service)
+		record(&job->req->service->second_stage_page, ns, unit->len);
 }
 
 /* One unit through all stages this worker can do. */

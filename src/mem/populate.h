@@ -18,6 +18,7 @@
 
 #include <stdbool.h>
 
+#include "base/histogram.h"
 #include "mem/ram.h"
 #include "mem/second_stage.h"
 
@@ -46,6 +47,14 @@ struct populate_watch {
 	void *ctx;
 };
 
+/*
+ * How long one 4K page took in each stage, as the mean of the unit it came in:
+ * what a fault on it would have cost here, less the way into the kernel.
+ */
+struct populate_service {
+	struct histogram host_page, second_stage_page;
+};
+
 struct populate_request {
 	struct gpa gpa; /* holes between regions are skipped */
 	uint64_t len;
@@ -60,6 +69,7 @@ struct populate_request {
 	unsigned int threads;	   /* 0: one per CPU this process may use */
 	uint64_t rate_bytes_per_s; /* 0: as fast as it goes */
 	const struct populate_watch *watch; /* may be NULL */
+	struct populate_service *service;   /* recorded into; may be NULL */
 };
 
 struct populate_result {

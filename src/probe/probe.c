@@ -223,6 +223,11 @@ struct kvm_vcpu *probe_vcpu(struct probe *p, unsigned int i)
 	return &p->vcpus[i].kvm;
 }
 
+const struct cpu_model *probe_cpu_model(const struct probe *p)
+{
+	return p->model;
+}
+
 static int check_command(const struct probe *p, const struct probe_command *cmd,
 			 struct err *err)
 {

@@ -30,6 +30,7 @@
 #include "probe/protocol.h"
 #include "stage2/stage2.h"
 
+struct cpu_model;
 struct probe;
 
 struct probe_config {
@@ -62,6 +63,8 @@ const struct probe_layout *probe_layout(const struct probe *probe);
 const struct ram *probe_ram(const struct probe *probe);
 const struct kvm_vm *probe_vm(const struct probe *probe);
 struct kvm_vcpu *probe_vcpu(struct probe *probe, unsigned int i);
+/* What its vCPUs are, for more of them (stage2/helpers.h). */
+const struct cpu_model *probe_cpu_model(const struct probe *probe);
 
 /* What a finished command did. */
 struct probe_outcome {

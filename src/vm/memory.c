@@ -61,12 +61,11 @@ int vm_memory_map(struct vm_memory *m, const struct vm_config *cfg,
 }
 
 /* Said once, where the second stage was asked for and cannot be had. */
-static void say_degraded(const struct vm_memory *m, const struct stage2 *stage2)
+static void say_degraded(const struct vm_memory *m, const char *reason)
 {
 	if (m->cfg->stage2 != STAGE2_NONE)
 		log_warn("populate=%s fills host pages only: %s",
-			 populate_mode_names[m->cfg->populate],
-			 stage2_reason(stage2));
+			 populate_mode_names[m->cfg->populate], reason);
 }
 
 static int run_population(struct vm_memory *m, struct stage2 *stage2,
@@ -79,6 +78,7 @@ static int run_population(struct vm_memory *m, struct stage2 *stage2,
 		.second_stage = stage2 ? stage2_filler(stage2) : NULL,
 		.threads = m->cfg->populate_threads,
 		.watch = watch,
+		.service = &m->service,
 	};
 
 	return populate_run(&m->ram, &req, &m->populated, err);
@@ -102,7 +102,7 @@ static int populate_full(struct vm_memory *m, struct kvm_vcpu *const *vcpus,
 		return r;
 	m->method = stage2_method(stage2);
 	if (m->method == STAGE2_NONE)
-		say_degraded(m, stage2);
+		say_degraded(m, stage2_reason(stage2));
 	r = run_population(m, stage2, watch, err);
 	r2 = stage2_close(stage2, &close_err);
 	if (r2 && !r && err)
@@ -143,7 +143,10 @@ static unsigned int num_background_threads(const struct vm_config *cfg)
 	return cfg->populate_threads ? cfg->populate_threads : cpus_allowed();
 }
 
-/* Background work without the second stage is still worth something. */
+/*
+ * The ioctl is the one method that works beside a running guest. Background
+ * work without the second stage is still worth something.
+ */
 static int open_background(struct vm_memory *m, struct err *err)
 {
 	const struct stage2_env env = {
@@ -152,17 +155,19 @@ static int open_background(struct vm_memory *m, struct err *err)
 		.vcpus = m->helpers.list,
 		.num_vcpus = m->helpers.num,
 	};
-	int r = stage2_open(&m->background,
-			    m->cfg->stage2 == STAGE2_NONE ? STAGE2_NONE
-							  : STAGE2_AUTO,
-			    &env, err);
+	bool populates = m->cfg->populate == POPULATE_BACKGROUND;
+	struct err reason;
+	int r = stage2_open(&m->background, STAGE2_IOCTL, &env, &reason);
 
-	if (r || stage2_works_while_running(m->background))
-		return r;
-	if (m->cfg->populate == POPULATE_BACKGROUND)
-		say_degraded(m, m->background);
-	r = stage2_close(m->background, err);
-	m->background = NULL;
+	if (!r && populates)
+		m->method = STAGE2_IOCTL;
+	if (r == -ENOTSUP) {
+		if (populates)
+			say_degraded(m, reason.text);
+		return 0;
+	}
+	if (r && err)
+		*err = reason;
 	return r;
 }
 
@@ -193,6 +198,7 @@ int vm_memory_start(struct vm_memory *m, struct err *err)
 	if (!wants_keeper(m->cfg))
 		return 0;
 	r = keeper_new(&m->keeper, &cfg, err);
+	m->has_keeper = !r;
 	if (!r && m->cfg->populate == POPULATE_BACKGROUND)
 		keeper_request(m->keeper, KEEPER_POPULATE, GPA(0), m->ram.span);
 	return r;

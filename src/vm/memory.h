@@ -32,10 +32,12 @@ struct vm_memory {
 	struct ram ram;
 	/* How it was populated; wall_ns 0: it was not. */
 	struct populate_result populated;
+	struct populate_service service;
 	enum stage2_method method; /* that filled the second stage, or NONE */
 	struct stage2_helpers helpers;
 	struct stage2 *background; /* over the helpers */
 	struct keeper *keeper;
+	bool has_keeper;	  /* or had */
 	struct keeper_stats kept; /* what it did, once stopped */
 };
 

@@ -4,60 +4,35 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include <jansson.h>
 
+#include "base/arith.h"
 #include "base/clock.h"
 #include "base/size.h"
-#include "kvm/stats.h"
 #include "mem/smaps.h"
 #include "vm/machine.h"
 
-/* Sum name over all vCPUs; statistics that do not exist count as 0. */
-static uint64_t sum_vcpus(struct kvm_stats *const *stats, unsigned int num,
-			  const char *name)
+static void take_memory_stats(struct vm_summary *s, struct machine *m)
 {
-	uint64_t sum = 0, value;
+	const struct kvm_vcpu **vcpus = calloc(m->num_vcpus,
+					       sizeof(const struct kvm_vcpu *));
+	const struct coverage_table *second = &s->memory.second_stage;
 
-	for (unsigned int i = 0; i < num; i++) {
-		if (stats[i] && !kvm_stats_read(stats[i], name, &value))
-			sum += value;
-	}
-	return sum;
-}
-
-static void take_vcpu_stats(struct vm_summary *s, struct machine *m)
-{
-	struct kvm_stats **stats = calloc(m->num_vcpus,
-					  sizeof(struct kvm_stats *));
-
-	if (!stats)
-		return;
-	for (unsigned int i = 0; i < m->num_vcpus; i++) {
-		int r = kvm_stats_open(vcpu_kvm(m->vcpus[i])->fd, &stats[i]);
-
-		s->has_kvm_stats |= !r;
-	}
-	s->exits = sum_vcpus(stats, m->num_vcpus, "exits");
-	s->second_stage_faults = sum_vcpus(stats, m->num_vcpus, "pf_taken");
-	for (unsigned int i = 0; i < m->num_vcpus; i++)
-		kvm_stats_close(stats[i]);
-	free(stats);
-}
-
-static void take_vm_stats(struct vm_summary *s, struct machine *m)
-{
-	struct kvm_stats *stats;
-	uint64_t v;
-
-	if (kvm_stats_open(m->vm.fd, &stats))
-		return;
-	s->pages_4k = kvm_stats_read(stats, "pages_4k", &v) ? 0 : v;
-	s->pages_2m = kvm_stats_read(stats, "pages_2m", &v) ? 0 : v;
-	s->pages_1g = kvm_stats_read(stats, "pages_1g", &v) ? 0 : v;
-	kvm_stats_close(stats);
+	for (unsigned int i = 0; vcpus && i < m->num_vcpus; i++)
+		vcpus[i] = vcpu_kvm(m->vcpus[i]);
+	memory_stats_take(&s->memory, &m->memory, vcpus,
+			  vcpus ? m->num_vcpus : 0);
+	free(vcpus);
+	s->has_kvm_stats = s->memory.num_vcpus > 0;
+	s->exits = memory_stats_vcpu(&s->memory, "exits");
+	s->second_stage_faults = memory_stats_vcpu(&s->memory, "pf_taken");
+	s->pages_4k = second->by_4k / PAGE_4K;
+	s->pages_2m = second->by_2m / PAGE_2M;
+	s->pages_1g = second->by_1g / PAGE_1G;
 }
 
 static void take_counters(struct vm_summary *s, struct machine *m)
@@ -116,8 +91,7 @@ void vm_summary_take(struct vm_summary *s, struct machine *m, uint64_t start_ns,
 	s->num_cpus = m->num_vcpus;
 	s->memory_bytes = ram_size(&m->memory.ram);
 	take_memory(s, m);
-	take_vcpu_stats(s, m);
-	take_vm_stats(s, m);
+	take_memory_stats(s, m);
 	take_counters(s, m);
 	s->num_devices = m->num_devices;
 	for (unsigned int i = 0; i < m->num_devices; i++)
@@ -137,6 +111,43 @@ static void print_devices(const struct vm_summary *s, FILE *out)
 			(unsigned long long)d->interrupts,
 			(unsigned long long)d->errors);
 	}
+}
+
+static void print_population(const struct vm_summary *s, FILE *out)
+{
+	const struct memory_stats *m = &s->memory;
+
+	if (!m->populated.wall_ns)
+		return;
+	fprintf(out, "  population           %.0f ms on %u threads",
+		s->populate_s * 1e3, m->populated.threads);
+	fprintf(out, "; host pages %.0f ms, %llu ns per 4K",
+		clock_ns_to_s(m->populated.host_ns) * 1e3,
+		(unsigned long long)histogram_percentile(&m->host_page, 50));
+	if (m->method != STAGE2_NONE)
+		fprintf(out, "; second stage (%s) %.0f ms, %llu ns",
+			stage2_method_names[m->method],
+			clock_ns_to_s(m->populated.second_stage_ns) * 1e3,
+			(unsigned long long)histogram_percentile(
+				&m->second_stage_page, 50));
+	fprintf(out, "\n");
+}
+
+static void print_background(const struct vm_summary *s, FILE *out)
+{
+	const struct keeper_stats *k = &s->memory.keeper;
+	char text[KEEPER_NUM_WORKS][32], zapped[32];
+
+	if (!s->memory.has_keeper)
+		return;
+	for (unsigned int w = 0; w < KEEPER_NUM_WORKS; w++)
+		size_format(k->works[w].bytes, text[w], sizeof(text[w]));
+	fprintf(out,
+		"  background           populated %s, coalesced %llu pages of "
+		"2M; second stage lost %s, %s looked at again\n",
+		text[KEEPER_POPULATE], (unsigned long long)k->coalesced_units,
+		size_format(k->zapped_bytes, zapped, sizeof(zapped)),
+		text[KEEPER_REPAIR]);
 }
 
 void vm_summary_print(const struct vm_summary *s, FILE *out)
@@ -159,9 +170,7 @@ void vm_summary_print(const struct vm_summary *s, FILE *out)
 		size_format(s->guest_resident_bytes, resident,
 			    sizeof(resident)),
 		size_format(s->guest_huge_bytes, huge, sizeof(huge)));
-	if (s->populate_s > 0)
-		fprintf(out, "  population           %.0f ms\n",
-			s->populate_s * 1e3);
+	print_population(s, out);
 	fprintf(out, "  quire itself         %s beyond guest memory\n",
 		size_format(s->overhead_bytes, overhead, sizeof(overhead)));
 	if (s->has_kvm_stats)
@@ -172,6 +181,7 @@ void vm_summary_print(const struct vm_summary *s, FILE *out)
 			(unsigned long long)s->pages_4k,
 			(unsigned long long)s->pages_2m,
 			(unsigned long long)s->pages_1g);
+	print_background(s, out);
 	fprintf(out,
 		"  %-20s %llu exits, to user space: %llu "
 		"port, %llu MMIO, %llu claimed by nobody\n",
@@ -206,7 +216,7 @@ static json_t *summary_json(const struct vm_summary *s)
 
 	return json_pack(
 		"{s:i, s:f, s:f, s:o, s:f, s:i, s:I, s:I, s:I, s:I, s:I, s:I, "
-		"s:I, s:I, s:I, s:I, s:I, s:I, s:o}",
+		"s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o}",
 		"boots", (int)s->boots, "build_s", s->build_s, "run_s",
 		s->run_s, "init_s", init, "populate_s", s->populate_s, "vcpus",
 		(int)s->num_cpus, "memory_bytes", (json_int_t)s->memory_bytes,
@@ -219,7 +229,8 @@ static json_t *summary_json(const struct vm_summary *s)
 		"pages_1g", (json_int_t)s->pages_1g, "exits_pio",
 		(json_int_t)s->exits_pio, "exits_mmio",
 		(json_int_t)s->exits_mmio, "exits_unclaimed",
-		(json_int_t)s->unclaimed, "devices", devices_json(s));
+		(json_int_t)s->unclaimed, "devices", devices_json(s), "memory",
+		memory_stats_json(&s->memory));
 }
 
 /* "PATH.<pid>.tmp" */

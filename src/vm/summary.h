@@ -13,6 +13,7 @@
 
 #include "base/compiler.h"
 #include "vm/config.h"
+#include "vm/memory_stats.h"
 
 struct machine;
 
@@ -37,6 +38,7 @@ struct vm_summary {
 	uint64_t exits, second_stage_faults;
 	uint64_t pages_4k, pages_2m, pages_1g;
 	uint64_t exits_pio, exits_mmio, unclaimed;
+	struct memory_stats memory;
 	struct vm_summary_device devices[VM_MAX_DEVICES];
 	unsigned int num_devices;
 };

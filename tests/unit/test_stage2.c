@@ -6,12 +6,16 @@
 #include "kvm_guest.h"
 
 #include <errno.h>
+#include <sys/mman.h>
 
 #include "base/arith.h"
 #include "base/clock.h"
+#include "kvm/stats.h"
 #include "mem/coverage.h"
+#include "mem/keeper.h"
 #include "probe/probe.h"
 #include "stage2/detect.h"
+#include "stage2/helpers.h"
 #include "stage2/stage2.h"
 
 #define TEST_BYTES (16 * MIB)
@@ -176,6 +180,167 @@ static void test_none_touches_no_vcpu(void **state)
 	probe_free(probe);
 }
 
+/* A VM whose second vCPU spins in the guest, and helpers to fill through. */
+struct running {
+	struct probe *probe;
+	struct stage2_helpers helpers;
+	struct stage2 *stage2;
+	struct keeper *keeper;
+};
+
+static void start_running(struct running *s, bool watch)
+{
+	const struct probe_command spin = { .op = PROBE_OP_SPIN };
+	struct err err = ERR_INIT;
+
+	s->probe = make(RAM_PAGE_4K);
+	stage2_helpers_init(&s->helpers, probe_vm(s->probe),
+			    probe_cpu_model(s->probe), 2, 2);
+	assert_int_equal(s->helpers.num, 2);
+	assert_int_equal(probe_warm_up(s->probe, &err), 0);
+	assert_int_equal(probe_start(s->probe, 1, &spin, &err), 0);
+	{
+		const struct stage2_env env = { .kvm = probe_vm(s->probe)->kvm,
+						.ram = probe_ram(s->probe),
+						.vcpus = s->helpers.list,
+						.num_vcpus = 2 };
+		const struct keeper_config cfg = {
+			.ram = probe_ram(s->probe),
+			.vm_fd = probe_vm(s->probe)->fd,
+			.threads = 2,
+			.watch = watch,
+		};
+		struct keeper_config filled = cfg;
+
+		assert_int_equal(
+			stage2_open(&s->stage2, STAGE2_IOCTL, &env, &err), 0);
+		assert_true(stage2_works_while_running(s->stage2));
+		filled.second_stage = stage2_filler(s->stage2);
+		assert_int_equal(keeper_new(&s->keeper, &filled, &err), 0);
+	}
+}
+
+static void end_running(struct running *s)
+{
+	struct err err = ERR_INIT;
+
+	keeper_free(s->keeper);
+	assert_int_equal(stage2_close(s->stage2, &err), 0);
+	probe_stop(s->probe);
+	assert_int_equal(probe_wait(s->probe, 1, PATIENCE, NULL, &err), 0);
+	stage2_helpers_fini(&s->helpers);
+	probe_free(s->probe);
+}
+
+/* Faults of vCPU 0 over the whole test area, while vCPU 1 spins. */
+static uint64_t faults_beside(struct running *s)
+{
+	const struct probe_command write = { .op = PROBE_OP_WRITE,
+					     .len = TEST_BYTES,
+					     .stride = PAGE_4K,
+					     .seed = 9,
+					     .passes = 1 };
+	struct probe_counters before, after;
+	struct err err = ERR_INIT;
+
+	assert_int_equal(probe_read_counters(s->probe, &before), 0);
+	assert_int_equal(probe_run(s->probe, 0, &write, PATIENCE, NULL, &err),
+			 0);
+	assert_int_equal(probe_read_counters(s->probe, &after), 0);
+	return after.faults - before.faults;
+}
+
+static uint64_t covered(struct running *s, struct coverage_table *ret)
+{
+	struct kvm_stats *stats;
+
+	assert_int_equal(kvm_stats_open(probe_vm(s->probe)->fd, &stats), 0);
+	assert_int_equal(coverage_read_second_stage(stats, ret), 0);
+	kvm_stats_close(stats);
+	return coverage_total(ret);
+}
+
+/* Unmaps nothing of the host's, but all of it from the second stage. */
+static void zap(struct running *s, uint64_t gpa, uint64_t len)
+{
+	char *hva = probe_ram(s->probe)->base + gpa;
+
+	assert_int_equal(mprotect(hva, len, PROT_READ), 0);
+	assert_int_equal(mprotect(hva, len, PROT_READ | PROT_WRITE), 0);
+}
+
+static void skip_without_ioctl(void)
+{
+	if (!works(STAGE2_IOCTL)) {
+		print_message("skip: no KVM_PRE_FAULT_MEMORY here\n");
+		skip();
+	}
+}
+
+static void test_populate_beside_the_guest(void **state)
+{
+	struct running s;
+
+	skip_without_ioctl();
+	start_running(&s, false);
+	keeper_request(s.keeper, KEEPER_POPULATE, GPA(0),
+		       probe_ram(s.probe)->span);
+	assert_int_equal(keeper_wait_idle(s.keeper, PATIENCE), 0);
+	assert_int_equal(faults_beside(&s), 0);
+	end_running(&s);
+}
+
+/* What tells nobody is seen in KVM's counts, and put right unasked. */
+static void test_watch_repairs(void **state)
+{
+	struct coverage_table t;
+	struct keeper_stats stats;
+	struct running s;
+	uint64_t full;
+
+	skip_without_ioctl();
+	start_running(&s, true);
+	keeper_request(s.keeper, KEEPER_POPULATE, GPA(0),
+		       probe_ram(s.probe)->span);
+	assert_int_equal(keeper_wait_idle(s.keeper, PATIENCE), 0);
+	full = covered(&s, &t);
+	zap(&s, 4 * MIB, 8 * MIB);
+	assert_true(covered(&s, &t) <= full - 8 * MIB);
+	for (int i = 0; i < 600 && covered(&s, &t) < full; i++)
+		usleep(100000);
+	assert_int_equal(covered(&s, &t), full);
+	assert_int_equal(keeper_wait_idle(s.keeper, PATIENCE), 0);
+	keeper_read_stats(s.keeper, &stats);
+	assert_int_equal(stats.zaps_seen, 1);
+	assert_true(stats.zapped_bytes >= 8 * MIB);
+	assert_int_equal(faults_beside(&s), 0);
+	end_running(&s);
+}
+
+/* 4K everywhere, then 2M in both tables, and still no fault. */
+static void test_coalesce_both_tables(void **state)
+{
+	struct coverage_table host, second;
+	struct keeper_stats stats;
+	struct running s;
+
+	skip_without_ioctl();
+	start_running(&s, false);
+	keeper_request(s.keeper, KEEPER_POPULATE, GPA(0),
+		       probe_ram(s.probe)->span);
+	keeper_request(s.keeper, KEEPER_COALESCE, GPA(4 * MIB), 8 * MIB);
+	assert_int_equal(keeper_wait_idle(s.keeper, PATIENCE), 0);
+	keeper_read_stats(s.keeper, &stats);
+	assert_int_equal(stats.coalesced_units + stats.refused_units, 4);
+	assert_true(stats.coalesced_units > 0);
+	assert_int_equal(coverage_read_host(probe_ram(s.probe), &host), 0);
+	covered(&s, &second);
+	assert_int_equal(host.by_2m, stats.coalesced_units * PAGE_2M);
+	assert_int_equal(second.by_2m, host.by_2m);
+	assert_int_equal(faults_beside(&s), 0);
+	end_running(&s);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -184,6 +349,9 @@ int main(void)
 		cmocka_unit_test(test_stub_gives_everything_back),
 		cmocka_unit_test(test_auto_degrades),
 		cmocka_unit_test(test_none_touches_no_vcpu),
+		cmocka_unit_test(test_populate_beside_the_guest),
+		cmocka_unit_test(test_watch_repairs),
+		cmocka_unit_test(test_coalesce_both_tables),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vm/memory_stats.h"
+
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/json.h"
+#include "kvm/stats.h"
+#include "vm/config.h"
+
+/* ---- taking ---- */
+
+struct kvm_list {
+	struct memory_stats_kvm *entries;
+	unsigned int *num;
+};
+
+static void add_kvm(void *ctx, const char *name, uint64_t value)
+{
+	struct kvm_list *list = ctx;
+	struct memory_stats_kvm *e;
+
+	for (unsigned int i = 0; i < *list->num; i++) {
+		e = &list->entries[i];
+		if (!strcmp(e->name, name)) {
+			e->value += value;
+			return;
+		}
+	}
+	if (*list->num == MEMORY_STATS_MAX_KVM)
+		return;
+	e = &list->entries[(*list->num)++];
+	snprintf(e->name, sizeof(e->name), "%s", name);
+	e->value = value;
+}
+
+/* Statistics that cannot be read are not there; nothing depends on them. */
+static void take_kvm(int fd, struct memory_stats_kvm *entries,
+		     unsigned int *num)
+{
+	struct kvm_list list = { .entries = entries, .num = num };
+	struct kvm_stats *stats;
+
+	if (kvm_stats_open(fd, &stats))
+		return;
+	(void)!kvm_stats_each(stats, add_kvm, &list);
+	kvm_stats_close(stats);
+}
+
+static void take_second_stage(struct memory_stats *s, int vm_fd)
+{
+	struct kvm_stats *stats;
+
+	if (kvm_stats_open(vm_fd, &stats))
+		return;
+	s->has_second_stage = !coverage_read_second_stage(stats,
+							  &s->second_stage);
+	kvm_stats_close(stats);
+}
+
+void memory_stats_take(struct memory_stats *s, const struct vm_memory *m,
+		       const struct kvm_vcpu *const *vcpus, unsigned int num)
+{
+	memset(s, 0, sizeof(*s));
+	s->size_bytes = ram_size(&m->ram);
+	s->page = m->ram.page;
+	s->populate = m->cfg->populate;
+	s->method = m->method;
+	s->populated = m->populated;
+	histogram_read(&m->service.host_page, &s->host_page);
+	histogram_read(&m->service.second_stage_page, &s->second_stage_page);
+	s->has_host = !coverage_read_host(&m->ram, &s->host);
+	take_second_stage(s, m->vm->fd);
+	s->has_keeper = m->has_keeper;
+	if (m->keeper)
+		keeper_read_stats(m->keeper, &s->keeper);
+	else
+		s->keeper = m->kept;
+	take_kvm(m->vm->fd, s->vm, &s->num_vm);
+	for (unsigned int i = 0; i < num; i++)
+		take_kvm(vcpus[i]->fd, s->vcpus, &s->num_vcpus);
+}
+
+uint64_t memory_stats_vcpu(const struct memory_stats *s, const char *name)
+{
+	for (unsigned int i = 0; i < s->num_vcpus; i++) {
+		if (!strcmp(s->vcpus[i].name, name))
+			return s->vcpus[i].value;
+	}
+	return 0;
+}
+
+/* ---- JSON ---- */
+
+static json_t *table_json(bool known, const struct coverage_table *t)
+{
+	if (!known)
+		return json_null();
+	return json_pack("{s:I, s:I, s:I}", "4k_bytes", json_int_u64(t->by_4k),
+			 "2m_bytes", json_int_u64(t->by_2m), "1g_bytes",
+			 json_int_u64(t->by_1g));
+}
+
+static json_t *populate_json(const struct memory_stats *s)
+{
+	const struct populate_result *p = &s->populated;
+
+	if (!p->wall_ns)
+		return json_null();
+	return json_pack("{s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:i, s:i}",
+			 "wall_s", clock_ns_to_s(p->wall_ns), "host_s",
+			 clock_ns_to_s(p->host_ns), "second_stage_s",
+			 clock_ns_to_s(p->second_stage_ns), "total_bytes",
+			 json_int_u64(p->total_bytes), "host_bytes",
+			 json_int_u64(p->host_bytes), "second_stage_bytes",
+			 json_int_u64(p->second_stage_bytes), "units",
+			 json_int_u64(p->units), "threads", (int)p->threads,
+			 "ports", (int)p->ports);
+}
+
+static json_t *keeper_json(const struct memory_stats *s)
+{
+	const struct keeper_stats *k = &s->keeper;
+	json_t *o;
+
+	if (!s->has_keeper)
+		return json_null();
+	o = json_pack("{s:I, s:I, s:I, s:I, s:I}", "zaps_seen",
+		      json_int_u64(k->zaps_seen), "zapped_bytes",
+		      json_int_u64(k->zapped_bytes), "coalesced_units",
+		      json_int_u64(k->coalesced_units), "refused_units",
+		      json_int_u64(k->refused_units), "sparse_units",
+		      json_int_u64(k->sparse_units));
+	for (unsigned int w = 0; o && w < KEEPER_NUM_WORKS; w++) {
+		const struct keeper_work_stats *work = &k->works[w];
+
+		json_object_set_new(
+			o, keeper_work_names[w],
+			json_pack("{s:I, s:I, s:f, s:I}", "runs",
+				  json_int_u64(work->runs), "bytes",
+				  json_int_u64(work->bytes), "busy_s",
+				  clock_ns_to_s(work->ns), "failed_bytes",
+				  json_int_u64(work->failed_bytes)));
+	}
+	return o;
+}
+
+static json_t *kvm_json(const struct memory_stats_kvm *entries,
+			unsigned int num)
+{
+	json_t *o = json_object();
+
+	for (unsigned int i = 0; i < num; i++)
+		json_object_set_new(
+			o, entries[i].name,
+			json_integer(json_int_u64(entries[i].value)));
+	return o;
+}
+
+json_t *memory_stats_json(const struct memory_stats *s)
+{
+	return json_pack(
+		"{s:I, s:s, s:s, s:s, s:{s:o, s:o}, s:o, s:{s:o, s:o}, s:o, "
+		"s:{s:o, s:o}}",
+		"size_bytes", json_int_u64(s->size_bytes), "page",
+		ram_page_names[s->page], "populate",
+		populate_mode_names[s->populate], "stage2",
+		stage2_method_names[s->method], "coverage", "host",
+		table_json(s->has_host, &s->host), "second_stage",
+		table_json(s->has_second_stage, &s->second_stage), "population",
+		populate_json(s), "service", "host_page",
+		json_histogram(&s->host_page), "second_stage_page",
+		json_histogram(&s->second_stage_page), "background",
+		keeper_json(s), "kvm", "vm", kvm_json(s->vm, s->num_vm),
+		"vcpus", kvm_json(s->vcpus, s->num_vcpus));
+}

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guest memory filled ahead, kept and rebuilt, seen through a Linux guest."""
+import ctypes
+import json
+import os
+import pathlib
+import re
+import subprocess
+import time
+
+import pytest
+
+from conftest import stop, wait_for
+
+MIB = 1 << 20
+THP = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+MADV_COLLAPSE = 25
+SYS_PIDFD_OPEN, SYS_PROCESS_MADVISE = 434, 440
+
+TOUCH = "memtouch --threads 2 --mib 64"
+
+
+@pytest.fixture
+def thp():
+    """Sets the host's transparent huge pages, and puts them back."""
+    before = re.search(r"\[(\w+)\]", THP.read_text()).group(1)
+    yield THP.write_text
+    THP.write_text(before)
+
+
+def covered(summary, table="second_stage"):
+    coverage = summary["memory"]["coverage"][table]
+    return coverage["4k_bytes"] + coverage["2m_bytes"] + coverage["1g_bytes"]
+
+
+@pytest.mark.parametrize("page", ["4k", "thp"])
+def test_full_leaves_no_faults(quire, page):
+    """Not one of the guest's 4K pages is faulted in, from the first
+    instruction of its kernel to its power-off."""
+    done = quire.run(TOUCH, cpus=2, memory=f"size=512M,page={page},populate=full")
+    assert done.status == 0 and done.job_status == 0, done.errors
+    memory = done.summary["memory"]
+    assert memory["stage2"] == "ioctl"
+    assert memory["population"]["second_stage_bytes"] == 512 * MIB
+    assert covered(done.summary) >= 512 * MIB
+    # the LAPIC's page and what else is no RAM
+    assert done.summary["second_stage_faults"] < 20
+
+
+def test_stub_leaves_no_faults(quire):
+    done = quire.run(TOUCH, cpus=2, memory="size=512M,page=4k,populate=full,stage2=stub")
+    assert done.status == 0 and done.job_status == 0, done.errors
+    assert done.summary["memory"]["stage2"] == "stub"
+    assert covered(done.summary) >= 512 * MIB
+    assert done.summary["second_stage_faults"] < 20
+
+
+def test_host_leaves_the_second_stage(quire):
+    done = quire.run(TOUCH, cpus=2, memory="size=512M,page=4k,populate=host")
+    assert done.status == 0 and done.job_status == 0, done.errors
+    assert covered(done.summary, "host") == 512 * MIB
+    assert done.summary["second_stage_faults"] > 128 * MIB / 4096
+
+
+def test_background_fills_while_it_runs(quire):
+    """All of memory, though the guest uses only some of it. It may be done
+    before, so it waits."""
+    done = quire.run("sleep 15", cpus=2,
+                     memory="size=512M,page=4k,populate=background,background-rate=0")
+    assert done.status == 0 and done.job_status == 0, done.errors
+    memory = done.summary["memory"]
+    assert memory["background"]["populate"]["bytes"] == 512 * MIB
+    assert memory["background"]["populate"]["failed_bytes"] == 0
+    assert covered(done.summary) >= 512 * MIB
+    assert covered(done.summary, "host") == 512 * MIB
+
+
+class IoVec(ctypes.Structure):
+    _fields_ = [("base", ctypes.c_void_p), ("len", ctypes.c_size_t)]
+
+
+def guest_ram(pid, size):
+    """The mapping of exactly that size."""
+    for line in pathlib.Path(f"/proc/{pid}/maps").read_text().splitlines():
+        start, end = (int(x, 16) for x in line.split()[0].split("-"))
+        if end - start == size:
+            return start
+    pytest.fail("no mapping of guest RAM's size")
+
+
+def collapse(pid, start, size):
+    """As an administrator's tool would: from another process."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.syscall(SYS_PIDFD_OPEN, pid, 0)
+    assert fd >= 0, os.strerror(ctypes.get_errno())
+    vec = IoVec(start, size)
+    done = libc.syscall(SYS_PROCESS_MADVISE, fd, ctypes.byref(vec), 1, MADV_COLLAPSE, 0)
+    error = ctypes.get_errno()
+    os.close(fd)
+    assert done == size, f"process_madvise: {done}, {os.strerror(error)}"
+
+
+def run_beside(quire, memory, beside):
+    """A guest that waits; what happens beside it; then its summary."""
+    report = quire.folder / "beside.json"
+    process = quire.start(end="stay", cpus=2, memory=memory,
+                          extra=["--summary-json", str(report)])
+    wait_for(process, "quire-guest: init")
+    beside(process.pid)
+    assert stop(process) == 130
+    return json.loads(report.read_text())
+
+
+def test_repair_after_somebody_elses_zap(quire, thp):
+    """4K pages become 2M ones behind our back: the second stage loses them,
+    and has them again a little later."""
+    thp("never")
+
+    def beside(pid):
+        thp("madvise")
+        collapse(pid, guest_ram(pid, 512 * MIB), 256 * MIB)
+        time.sleep(8)
+
+    summary = run_beside(quire, "size=512M,page=thp,populate=full", beside)
+    background = summary["memory"]["background"]
+    assert background["zaps_seen"] >= 1
+    assert background["zapped_bytes"] >= 200 * MIB
+    assert background["repair"]["failed_bytes"] == 0
+    assert summary["memory"]["coverage"]["second_stage"]["2m_bytes"] >= 256 * MIB
+    assert covered(summary) >= 512 * MIB
+
+
+def test_coalesce_rebuilds_large_pages(quire, thp):
+    thp("never")
+
+    def beside(pid):
+        thp("madvise")
+        time.sleep(20)
+
+    summary = run_beside(
+        quire, "size=256M,page=thp,populate=full,coalesce=on,background-rate=0", beside)
+    memory = summary["memory"]
+    assert memory["background"]["coalesced_units"] >= 64
+    assert memory["coverage"]["host"]["2m_bytes"] >= 128 * MIB
+    assert memory["coverage"]["second_stage"]["2m_bytes"] == memory["coverage"]["host"]["2m_bytes"]
+    assert covered(summary) >= 256 * MIB
+
+
+def test_interrupted_population_ends(quire):
+    """SIGINT while memory is being filled: status 130, nothing left."""
+    process = subprocess.Popen(
+        quire.argv(memory="size=2G,page=4k,populate=full"), stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while b"progress" not in (line := process.stderr.readline()):
+        assert line or process.poll() is None
+        assert time.monotonic() < deadline
+    assert stop(process) == 130
