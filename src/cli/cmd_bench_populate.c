@@ -469,7 +469,7 @@ static int populate_bench(int argc, char **argv)
 		default_threads(&args.threads);
 	if (check_host(&args, &err) || bench_detect_stage(&stage, &err))
 		return cli_fail(&cmd_bench_populate, &err);
-	rows = calloc(args.pages.num * args.threads.num, sizeof(*rows));
+	rows = calloc((size_t)args.pages.num * args.threads.num, sizeof(*rows));
 	if (!rows) {
 		err_set(&err, ENOMEM, "out of memory");
 		return cli_fail(&cmd_bench_populate, &err);

@@ -278,6 +278,7 @@ static int fill_range(struct worker *w, uint64_t gpa, uint64_t len,
 		      struct err *err)
 {
 	const struct second_stage_filler *f = w->job->req->second_stage;
+	unsigned long long from = gpa, to = gpa + len;
 	int r = f->fill(f->ctx, w->index, GPA(gpa), len);
 
 	if (!r)
@@ -285,8 +286,7 @@ static int fill_range(struct worker *w, uint64_t gpa, uint64_t len,
 	return err_errno(err, -r,
 			 "populate: guest memory %#llx-%#llx: second stage by "
 			 "method %s",
-			 (unsigned long long)gpa,
-			 (unsigned long long)(gpa + len), f->name);
+			 from, to, f->name);
 }
 
 static int fill_present(struct worker *w, const struct unit *unit,
@@ -555,14 +555,14 @@ int populate_run(const struct ram *ram, const struct populate_request *req,
 		.ram = ram,
 		.req = req,
 		.began_ns = clock_now_ns(),
-		.num_ports = req->second_stage ? req->second_stage->num_ports
-					       : 0,
 	};
 	unsigned int threads;
 	int r = check_request(ram, req, err);
 
 	if (r)
 		return r;
+	if (req->second_stage)
+		job.num_ports = req->second_stage->num_ports;
 	make_lanes(&job, req->gpa.v, req->gpa.v + req->len);
 	threads = num_threads(&job);
 	size_units(&job, threads);

@@ -2,7 +2,6 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "base/cleanup.h"
 #include "probe/probe.h"
 
 static int run_population(struct probe *p, const struct probe_population *how,
@@ -49,21 +48,24 @@ int probe_populate(struct probe *p, const struct probe_population *how,
 		   struct err *reason, struct err *err)
 {
 	unsigned int num = probe_num_vcpus(p);
-	_cleanup_free_ struct kvm_vcpu **vcpus = calloc(
-		num, sizeof(struct kvm_vcpu *));
+	struct kvm_vcpu **vcpus;
 	struct stage2_env env = {
 		.kvm = probe_vm(p)->kvm,
 		.ram = probe_ram(p),
-		.vcpus = vcpus,
 		.num_vcpus = num,
 	};
+	int r;
 
 	*ret_method = STAGE2_NONE;
 	if (how->mode != POPULATE_FULL)
 		return run_population(p, how, NULL, ret, err);
+	vcpus = calloc(num, sizeof(struct kvm_vcpu *));
 	if (!vcpus)
 		return err_set(err, ENOMEM, "out of memory");
 	for (unsigned int i = 0; i < num; i++)
 		vcpus[i] = probe_vcpu(p, i);
-	return populate_full(p, how, &env, ret, ret_method, reason, err);
+	env.vcpus = vcpus;
+	r = populate_full(p, how, &env, ret, ret_method, reason, err);
+	free(vcpus);
+	return r;
 }

@@ -31,7 +31,8 @@
 #define STUB_BASE	MIB
 #define STUB_PORT_PAGES 4 /* PML4, PDPT, PD of the code, PD of the window */
 #define STUB_EXIT_PORT	0xf4
-#define WINDOW_VA	PAGE_1G
+#define WINDOW_ENTRY	1 /* of the PDPT */
+#define WINDOW_VA	(WINDOW_ENTRY * PAGE_1G)
 #define ENTRIES		512
 
 #define PTE_TABLE 0x63ull /* present, writable, accessed, dirty */
@@ -82,11 +83,11 @@ static int write_tables(const struct stub_ctx *ctx, const struct stub_vcpu *v)
 	entries[0] = pdpt | PTE_TABLE;
 	r = put_table(ctx, v->tables, entries);
 	entries[0] = code | PTE_TABLE;
-	entries[WINDOW_VA / PAGE_1G] = (code + PAGE_4K) | PTE_TABLE;
+	entries[WINDOW_ENTRY] = (code + PAGE_4K) | PTE_TABLE;
 	if (!r)
 		r = put_table(ctx, pdpt, entries);
 	entries[0] = PTE_LARGE; /* the first 2 MiB, where the code is */
-	entries[WINDOW_VA / PAGE_1G] = 0;
+	entries[WINDOW_ENTRY] = 0;
 	return r ? r : put_table(ctx, code, entries);
 }
 
@@ -233,7 +234,8 @@ static int prepare(struct stub_ctx *ctx, const struct stage2_env *env)
 		struct stub_vcpu *v = &ctx->vcpus[i];
 
 		v->kvm = env->vcpus[i];
-		v->tables = STUB_BASE + PAGE_4K + i * STUB_PORT_PAGES * PAGE_4K;
+		v->tables = STUB_BASE +
+			    PAGE_4K * (1 + STUB_PORT_PAGES * (uint64_t)i);
 		r = write_tables(ctx, v);
 		if (!r)
 			r = take_vcpu(v);

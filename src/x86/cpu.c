@@ -247,8 +247,7 @@ int cpu_model_apply_idle(const struct cpu_model *model, struct kvm_vcpu *vcpu,
 {
 	int r = kvm_vcpu_set_cpuid(vcpu, model->table.cpuid);
 
-	return r < 0 ? err_errno(err, -r, "KVM_SET_CPUID2 of vCPU %u",
-				 vcpu->id)
+	return r < 0 ? err_errno(err, -r, "KVM_SET_CPUID2 of vCPU %u", vcpu->id)
 		     : 0;
 }
 

@@ -475,8 +475,7 @@ static void second_stage_is_measured(void **state)
 		assert_int_equal(trial_guest_faults(&trial, &faults), 0);
 		assert_int_equal(ev.faults, faults ? SECOND_STAGE_SHADOW
 						   : SECOND_STAGE_TDP);
-		assert_int_equal(stage2_detect(&kvm),
-				 second_stage_judge(&ev));
+		assert_int_equal(stage2_detect(&kvm), second_stage_judge(&ev));
 	}
 	trial_stop(&trial);
 	kvm_close(&kvm);
