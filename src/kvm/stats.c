@@ -2,8 +2,10 @@
 #include "kvm/stats.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/io.h"
@@ -57,21 +59,44 @@ static int load_descs(struct kvm_stats *stats)
 	return 0;
 }
 
-int kvm_stats_open(int vm_or_vcpu_fd, struct kvm_stats **ret)
+/* Takes fd, which may be -errno. */
+static int open_taking(int fd, struct kvm_stats **ret)
 {
-	struct kvm_stats *stats = calloc(1, sizeof(*stats));
+	struct kvm_stats *stats;
 	int r;
 
-	if (!stats)
+	if (fd < 0)
+		return fd;
+	stats = calloc(1, sizeof(*stats));
+	if (!stats) {
+		close(fd);
 		return -ENOMEM;
-	stats->fd = kvm_ioctl_val(vm_or_vcpu_fd, KVM_GET_STATS_FD, 0);
-	r = stats->fd < 0 ? stats->fd : load_descs(stats);
+	}
+	stats->fd = fd;
+	r = load_descs(stats);
 	if (r) {
 		kvm_stats_close(stats);
 		return r;
 	}
 	*ret = stats;
 	return 0;
+}
+
+int kvm_stats_fd(int vm_or_vcpu_fd)
+{
+	return kvm_ioctl_val(vm_or_vcpu_fd, KVM_GET_STATS_FD, 0);
+}
+
+int kvm_stats_open(int vm_or_vcpu_fd, struct kvm_stats **ret)
+{
+	return open_taking(kvm_stats_fd(vm_or_vcpu_fd), ret);
+}
+
+int kvm_stats_open_fd(int stats_fd, struct kvm_stats **ret)
+{
+	int fd = fcntl(stats_fd, F_DUPFD_CLOEXEC, 0);
+
+	return open_taking(fd < 0 ? -errno : fd, ret);
 }
 
 void kvm_stats_close(struct kvm_stats *stats)

@@ -13,8 +13,17 @@
 
 struct kvm_stats;
 
-/* Open the statistics of a VM or vCPU fd. -ENOTTY: the kernel has none. */
+/*
+ * Open the statistics of a VM or vCPU fd. -ENOTTY: the kernel has none. Of a
+ * vCPU only while it is out of KVM_RUN, which the call would wait for: use
+ * kvm_stats_fd() in time, and kvm_stats_open_fd() whenever one likes.
+ */
 __must_check int kvm_stats_open(int vm_or_vcpu_fd, struct kvm_stats **ret);
+
+/* The descriptor alone, which is the caller's to close, or -errno. */
+__must_check int kvm_stats_fd(int vm_or_vcpu_fd);
+/* Read from such a descriptor; it is duplicated. */
+__must_check int kvm_stats_open_fd(int stats_fd, struct kvm_stats **ret);
 void kvm_stats_close(struct kvm_stats *stats);
 
 /* Current value of a one-element statistic. -ENOENT: no such name. */

@@ -35,19 +35,16 @@ static void add_kvm(void *ctx, const char *name, uint64_t value)
 }
 
 /* Statistics that cannot be read are not there; nothing depends on them. */
-static void take_kvm(int fd, struct memory_stats_kvm *entries,
+static void take_kvm(struct kvm_stats *stats, struct memory_stats_kvm *entries,
 		     unsigned int *num)
 {
 	struct kvm_list list = { .entries = entries, .num = num };
-	struct kvm_stats *stats;
 
-	if (kvm_stats_open(fd, &stats))
-		return;
 	(void)!kvm_stats_each(stats, add_kvm, &list);
 	kvm_stats_close(stats);
 }
 
-static void take_second_stage(struct memory_stats *s, int vm_fd)
+static void take_vm(struct memory_stats *s, int vm_fd)
 {
 	struct kvm_stats *stats;
 
@@ -55,11 +52,19 @@ static void take_second_stage(struct memory_stats *s, int vm_fd)
 		return;
 	s->has_second_stage = !coverage_read_second_stage(stats,
 							  &s->second_stage);
-	kvm_stats_close(stats);
+	take_kvm(stats, s->vm, &s->num_vm);
+}
+
+static void take_vcpu(struct memory_stats *s, int stats_fd)
+{
+	struct kvm_stats *stats;
+
+	if (stats_fd >= 0 && !kvm_stats_open_fd(stats_fd, &stats))
+		take_kvm(stats, s->vcpus, &s->num_vcpus);
 }
 
 void memory_stats_take(struct memory_stats *s, const struct vm_memory *m,
-		       const struct kvm_vcpu *const *vcpus, unsigned int num)
+		       const int *stats_fds, unsigned int num)
 {
 	memset(s, 0, sizeof(*s));
 	s->size_bytes = ram_size(&m->ram);
@@ -70,15 +75,14 @@ void memory_stats_take(struct memory_stats *s, const struct vm_memory *m,
 	histogram_read(&m->service.host_page, &s->host_page);
 	histogram_read(&m->service.second_stage_page, &s->second_stage_page);
 	s->has_host = !coverage_read_host(&m->ram, &s->host);
-	take_second_stage(s, m->vm->fd);
+	take_vm(s, m->vm->fd);
 	s->has_keeper = m->has_keeper;
 	if (m->keeper)
 		keeper_read_stats(m->keeper, &s->keeper);
 	else
 		s->keeper = m->kept;
-	take_kvm(m->vm->fd, s->vm, &s->num_vm);
 	for (unsigned int i = 0; i < num; i++)
-		take_kvm(vcpus[i]->fd, s->vcpus, &s->num_vcpus);
+		take_vcpu(s, stats_fds[i]);
 }
 
 uint64_t memory_stats_vcpu(const struct memory_stats *s, const char *name)

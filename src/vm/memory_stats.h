@@ -42,9 +42,9 @@ struct memory_stats {
 	unsigned int num_vm, num_vcpus;
 };
 
-/* vcpus: num of them, to sum over. */
+/* stats_fds: of the vCPUs to sum over (vcpu_stats_fd()). */
 void memory_stats_take(struct memory_stats *s, const struct vm_memory *m,
-		       const struct kvm_vcpu *const *vcpus, unsigned int num);
+		       const int *stats_fds, unsigned int num);
 
 /* A statistic by name; 0 where this kernel keeps none. */
 uint64_t memory_stats_vcpu(const struct memory_stats *s, const char *name);

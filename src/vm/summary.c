@@ -18,15 +18,13 @@
 
 static void take_memory_stats(struct vm_summary *s, struct machine *m)
 {
-	const struct kvm_vcpu **vcpus = calloc(m->num_vcpus,
-					       sizeof(const struct kvm_vcpu *));
+	int *fds = calloc(m->num_vcpus, sizeof(*fds));
 	const struct coverage_table *second = &s->memory.second_stage;
 
-	for (unsigned int i = 0; vcpus && i < m->num_vcpus; i++)
-		vcpus[i] = vcpu_kvm(m->vcpus[i]);
-	memory_stats_take(&s->memory, &m->memory, vcpus,
-			  vcpus ? m->num_vcpus : 0);
-	free(vcpus);
+	for (unsigned int i = 0; fds && i < m->num_vcpus; i++)
+		fds[i] = vcpu_stats_fd(m->vcpus[i]);
+	memory_stats_take(&s->memory, &m->memory, fds, fds ? m->num_vcpus : 0);
+	free(fds);
 	s->has_kvm_stats = s->memory.num_vcpus > 0;
 	s->exits = memory_stats_vcpu(&s->memory, "exits");
 	s->second_stage_faults = memory_stats_vcpu(&s->memory, "pf_taken");

@@ -6,14 +6,17 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "base/cleanup.h"
 #include "base/log.h"
 #include "base/thread.h"
 #include "device/ioapic.h"
+#include "kvm/stats.h"
 
 struct vcpu {
 	struct kvm_vcpu kvm;
 	struct vcpu_env env;
 	struct vcpu_counters counters;
+	int stats_fd;
 	pthread_t thread;
 	bool started;
 	_Atomic bool stop;
@@ -34,6 +37,9 @@ int vcpu_new(struct vcpu **ret, const struct kvm_vm *vm, unsigned int id,
 		free(vcpu);
 		return r;
 	}
+	vcpu->stats_fd = kvm_stats_fd(vcpu->kvm.fd);
+	if (vcpu->stats_fd < 0)
+		vcpu->stats_fd = -1;
 	*ret = vcpu;
 	return 0;
 }
@@ -43,6 +49,7 @@ void vcpu_free(struct vcpu *vcpu)
 	if (!vcpu)
 		return;
 	BUG_ON(vcpu->started);
+	close_fd(&vcpu->stats_fd);
 	kvm_vcpu_close(&vcpu->kvm);
 	free(vcpu);
 }
@@ -55,6 +62,11 @@ struct kvm_vcpu *vcpu_kvm(struct vcpu *vcpu)
 const struct vcpu_counters *vcpu_counters(const struct vcpu *vcpu)
 {
 	return &vcpu->counters;
+}
+
+int vcpu_stats_fd(const struct vcpu *vcpu)
+{
+	return vcpu->stats_fd;
 }
 
 static void count(_Atomic uint64_t *counter)

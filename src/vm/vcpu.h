@@ -45,6 +45,11 @@ void vcpu_free(struct vcpu *vcpu);
 
 struct kvm_vcpu *vcpu_kvm(struct vcpu *vcpu);
 const struct vcpu_counters *vcpu_counters(const struct vcpu *vcpu);
+/*
+ * Descriptor of KVM's statistics of it (kvm/stats.h), opened before it ran, so
+ * that reading waits for nothing; -1 where the kernel has none.
+ */
+int vcpu_stats_fd(const struct vcpu *vcpu);
 
 __must_check int vcpu_start(struct vcpu *vcpu);
 /* Leave KVM_RUN and the loop as soon as possible. Any thread; idempotent. */

@@ -191,6 +191,7 @@ struct running {
 static void start_running(struct running *s, bool watch)
 {
 	const struct probe_command spin = { .op = PROBE_OP_SPIN };
+	struct probe_counters counters;
 	struct err err = ERR_INIT;
 
 	s->probe = make(RAM_PAGE_4K);
@@ -198,6 +199,8 @@ static void start_running(struct running *s, bool watch)
 			    probe_cpu_model(s->probe), 2, 2);
 	assert_int_equal(s->helpers.num, 2);
 	assert_int_equal(probe_warm_up(s->probe, &err), 0);
+	/* Opens them all: the next one would wait for a vCPU that spins. */
+	assert_int_equal(probe_read_counters(s->probe, &counters), 0);
 	assert_int_equal(probe_start(s->probe, 1, &spin, &err), 0);
 	{
 		const struct stage2_env env = { .kvm = probe_vm(s->probe)->kvm,
