@@ -14,10 +14,10 @@ show() {
     echo "== $1"
     $QUIRE run --kernel $GUEST_KERNEL --initramfs $GUEST_INITRD --serial file=/tmp/console --shutdown-timeout 0 \
         --memory "$1" --cmdline "console=ttyS0 quiet quire.modules=none quire.end=stay" &
-    for i in $(seq 600); do
-        grep -q "quire-guest: exit" /tmp/console 2>/dev/null && break
+    for i in $(seq 100); do
+        grep -q "quire-guest: init" /tmp/console 2>/dev/null && break
         kill -0 $! || break
-        sleep 0.1
+        sleep 0.3
     done
     cat /proc/$!/numa_maps
     kill -TERM $!
@@ -34,7 +34,7 @@ refused() {
 
 
 def lab(script):
-    done = subprocess.run(["lab/run", "--numa", "2", "--retries", "1", "--timeout", "150", "--",
+    done = subprocess.run(["lab/run", "--numa", "2", "--retries", "1", "--timeout", "240", "--",
                            "sh", "-c", RUN + script], cwd=REPO, text=True, check=False,
                           stdin=subprocess.DEVNULL, capture_output=True)
     assert done.returncode == 0, done.stdout + done.stderr
