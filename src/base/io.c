@@ -83,15 +83,12 @@ int io_pwrite_full(int fd, const void *buf, size_t len, uint64_t offset)
 	return 0;
 }
 
-ssize_t io_read_text(const char *path, char *buf, size_t size)
+ssize_t io_pread_text(int fd, char *buf, size_t size)
 {
-	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
 	size_t len = 0;
 
-	if (fd < 0)
-		return -errno;
 	while (len < size - 1) {
-		ssize_t n = read(fd, buf + len, size - 1 - len);
+		ssize_t n = pread(fd, buf + len, size - 1 - len, (off_t)len);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -105,6 +102,13 @@ ssize_t io_read_text(const char *path, char *buf, size_t size)
 		len--;
 	buf[len] = '\0';
 	return (ssize_t)len;
+}
+
+ssize_t io_read_text(const char *path, char *buf, size_t size)
+{
+	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	return fd < 0 ? -errno : io_pread_text(fd, buf, size);
 }
 
 int io_read_u64(const char *path, uint64_t *ret)

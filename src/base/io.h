@@ -23,6 +23,9 @@ __must_check int io_pwrite_full(int fd, const void *buf, size_t len,
  */
 __must_check ssize_t io_read_text(const char *path, char *buf, size_t size);
 
+/* The same from the start of an open file, to be read again and again. */
+__must_check ssize_t io_pread_text(int fd, char *buf, size_t size);
+
 /* The number in a small text file. -EINVAL: it holds none. */
 __must_check int io_read_u64(const char *path, uint64_t *ret);
 

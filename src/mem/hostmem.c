@@ -9,6 +9,7 @@
 
 #include "base/arith.h"
 #include "base/io.h"
+#include "mem/memcg.h"
 
 #define POOL_DIR "/sys/kernel/mm/hugepages/hugepages-%llukB"
 
@@ -49,19 +50,48 @@ static struct hostmem_pool read_pool(const char *root, uint64_t page_bytes)
 	};
 }
 
-static uint64_t read_available(const char *root)
+bool hostmem_field(const char *text, const char *key, uint64_t *ret_bytes)
 {
+	const char *at = strstr(text, key);
 	unsigned long long kib;
-	char path[PATH_MAX], text[4096];
-	const char *line;
 
+	if (!at || sscanf(at + strlen(key), " %llu kB", &kib) != 1)
+		return false;
+	return mul_u64(kib, KIB, ret_bytes);
+}
+
+static void read_meminfo(struct hostmem *host, const char *root)
+{
+	char path[PATH_MAX], text[4096];
+
+	host->total_bytes = 0;
+	host->available_bytes = UINT64_MAX;
 	if (snprintf(path, sizeof(path), "%s/proc/meminfo", root) >= PATH_MAX ||
 	    io_read_text(path, text, sizeof(text)) < 0)
-		return UINT64_MAX;
-	line = strstr(text, "MemAvailable:");
-	if (!line || sscanf(line, "MemAvailable: %llu", &kib) != 1)
-		return UINT64_MAX;
-	return kib * KIB;
+		return;
+	(void)hostmem_field(text, "MemTotal:", &host->total_bytes);
+	(void)hostmem_field(text, "MemAvailable:", &host->available_bytes);
+}
+
+static void read_cgroup(struct hostmem_cgroup *ret, const char *root)
+{
+	struct memcg_room room;
+	char file[PATH_MAX];
+	struct memcg cg;
+	size_t len;
+
+	memcg_open(&cg, root);
+	memcg_room(&cg, UINT64_MAX, &room);
+	ret->left_bytes = room.left_bytes;
+	ret->limit_bytes = room.limit_bytes;
+	if (room.dir) {
+		snprintf(file, sizeof(file), "%s/%s", room.dir, room.file);
+		len = strlen(file);
+		/* The end of a long name says more than its start. */
+		snprintf(ret->file, sizeof(ret->file), "%s",
+			 file + excess(len, sizeof(ret->file) - 1));
+	}
+	memcg_close(&cg);
 }
 
 static bool read_thp_never(const char *root)
@@ -78,11 +108,12 @@ static bool read_thp_never(const char *root)
 void hostmem_read(struct hostmem *ret, const char *root)
 {
 	*ret = (struct hostmem){
-		.available_bytes = read_available(root),
 		.thp_never = read_thp_never(root),
 		.pool_2m = read_pool(root, PAGE_2M),
 		.pool_1g = read_pool(root, PAGE_1G),
 	};
+	read_meminfo(ret, root);
+	read_cgroup(&ret->cgroup, root);
 }
 
 static int check_pool(const struct hostmem_pool *pool, uint64_t page_bytes,
@@ -108,16 +139,58 @@ static int check_pool(const struct hostmem_pool *pool, uint64_t page_bytes,
 		       (unsigned long long)(page_bytes / KIB));
 }
 
-/* Both levels of page tables cost 1/512 each at worst; and leave a little. */
-#define OVERHEAD_SHIFT 7
-#define LEAVE_BYTES    (64 * MIB)
+/* The host's page tables and KVM's cost 1/512 each at worst. */
+#define OVERHEAD_SHIFT 8
+
+/*
+ * The process itself: program, threads, devices, and what the estimates miss.
+ * So that what passes here passes the guard to the end, if nobody else takes
+ * any.
+ */
+#define PROCESS_BYTES (16 * MIB)
+
+#define MIN_RESERVE   (64 * MIB)
+#define RESERVE_SHIFT 7
+
+uint64_t hostmem_reserve(uint64_t memory_bytes)
+{
+	return MAX(MIN_RESERVE, memory_bytes >> RESERVE_SHIFT);
+}
+
+uint64_t hostmem_cost(uint64_t bytes)
+{
+	uint64_t cost;
+
+	return add_u64(bytes, bytes >> OVERHEAD_SHIFT, &cost) ? cost
+							      : UINT64_MAX;
+}
+
+static int check_cgroup(const struct hostmem_cgroup *cgroup, uint64_t bytes,
+			struct err *err)
+{
+	uint64_t need;
+
+	if (cgroup->left_bytes == UINT64_MAX)
+		return 0;
+	if (!add_u64(hostmem_cost(bytes), PROCESS_BYTES, &need))
+		need = UINT64_MAX;
+	else if (need <= cgroup->left_bytes)
+		return 0;
+	return err_set(err, ENOMEM,
+		       "%llu MiB of memory are needed, and %s leaves %llu MiB "
+		       "of its %llu MiB; ask for less, or raise that limit",
+		       (unsigned long long)(need / MIB), cgroup->file,
+		       (unsigned long long)(cgroup->left_bytes / MIB),
+		       (unsigned long long)(cgroup->limit_bytes / MIB));
+}
 
 static int check_available(const struct hostmem *host, uint64_t bytes,
 			   struct err *err)
 {
 	uint64_t need;
 
-	if (!add_u64(bytes, (bytes >> OVERHEAD_SHIFT) + LEAVE_BYTES, &need))
+	if (!add_u64(hostmem_cost(bytes),
+		     hostmem_reserve(host->total_bytes) + PROCESS_BYTES, &need))
 		need = UINT64_MAX;
 	else if (need <= host->available_bytes)
 		return 0;
@@ -131,6 +204,8 @@ static int check_available(const struct hostmem *host, uint64_t bytes,
 int hostmem_check(const struct hostmem *host, enum ram_page page,
 		  uint64_t bytes, struct err *err)
 {
+	int r;
+
 	switch (page) {
 	case RAM_PAGE_2M:
 		return check_pool(&host->pool_2m, PAGE_2M, bytes, err);
@@ -140,5 +215,6 @@ int hostmem_check(const struct hostmem *host, enum ram_page page,
 	case RAM_PAGE_THP:
 		break;
 	}
-	return check_available(host, bytes, err);
+	r = check_available(host, bytes, err);
+	return r ? r : check_cgroup(&host->cgroup, bytes, err);
 }

@@ -247,6 +247,8 @@ static int place(struct ram *ram, const struct numa_config *cfg,
 
 	if (r)
 		return r;
+	if (cfg->policy == NUMA_BIND || cfg->policy == NUMA_SPLIT)
+		ram->bound = nodes;
 	if (cfg->policy == NUMA_SPLIT)
 		r = split_segments(ram, &nodes, err);
 	else
@@ -343,6 +345,17 @@ const struct ram_segment *ram_segment(const struct ram *ram, unsigned int i)
 {
 	BUG_ON(i >= ram->num_segments);
 	return &ram->segments[i];
+}
+
+int ram_node(const struct ram *ram, struct gpa gpa)
+{
+	for (unsigned int i = 0; i < ram->num_segments; i++) {
+		const struct ram_segment *seg = &ram->segments[i];
+
+		if (gpa.v >= seg->base.v && gpa.v - seg->base.v < seg->size)
+			return seg->node;
+	}
+	return -1;
 }
 
 /* The one check: the region that holds all of [gpa, gpa + len), or NULL. */

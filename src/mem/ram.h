@@ -72,6 +72,8 @@ struct ram {
 	int fd;	     /* the memfd, offset = distance from first region; or -1 */
 	unsigned int num_regions;
 	struct ram_region regions[RAM_MAX_REGIONS];
+	/* Nodes that every page has to come from; empty: it need not. */
+	struct numa_nodes bound;
 	unsigned int num_segments;
 	struct ram_segment segments[RAM_MAX_SEGMENTS];
 };
@@ -109,6 +111,8 @@ uint64_t ram_size(const struct ram *ram);
  */
 unsigned int ram_num_segments(const struct ram *ram);
 const struct ram_segment *ram_segment(const struct ram *ram, unsigned int i);
+/* The node of the segment that gpa is in; -1: no certain one, or no RAM. */
+int ram_node(const struct ram *ram, struct gpa gpa);
 
 enum mem_access {
 	MEM_READ,  /* the VMM reads guest memory */

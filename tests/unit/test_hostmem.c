@@ -25,6 +25,8 @@ static void test_read(void **state)
 	host_tree_put(t, POOL_2M "surplus_hugepages", "2\n");
 	hostmem_read(&host, t->root);
 	assert_int_equal(host.available_bytes, 2 * MIB);
+	assert_int_equal(host.total_bytes, 999 * KIB);
+	assert_int_equal(host.cgroup.left_bytes, UINT64_MAX);
 	assert_false(host.thp_never);
 	assert_true(host.pool_2m.exists);
 	assert_int_equal(host.pool_2m.total, 100);
@@ -61,7 +63,10 @@ static void test_unknown_host(void **state)
 
 static void test_memory_is_checked(void **state)
 {
-	struct hostmem host = { .available_bytes = GIB };
+	struct hostmem host = {
+		.available_bytes = GIB,
+		.cgroup.left_bytes = UINT64_MAX,
+	};
 	struct err err = ERR_INIT;
 
 	assert_int_equal(hostmem_check(&host, RAM_PAGE_4K, 512 * MIB, &err), 0);
@@ -72,9 +77,84 @@ static void test_memory_is_checked(void **state)
 	assert_non_null(strstr(err.text, "1024 MiB are available"));
 	assert_int_equal(hostmem_check(&host, RAM_PAGE_THP, GIB, &err),
 			 -ENOMEM);
+	/* a large host keeps more: 1/128 of it */
+	host.total_bytes = 64 * GIB;
+	assert_int_equal(hostmem_check(&host, RAM_PAGE_4K, 512 * MIB, &err),
+			 -ENOMEM);
+	host.available_bytes = GIB + 100 * MIB;
+	assert_int_equal(hostmem_check(&host, RAM_PAGE_4K, 512 * MIB, &err), 0);
 	host.available_bytes = UINT64_MAX;
 	assert_int_equal(hostmem_check(&host, RAM_PAGE_4K, UINT64_MAX, &err),
 			 -ENOMEM);
+}
+
+static void test_cgroup_is_checked(void **state)
+{
+	struct host_tree *t = *state;
+	struct err err = ERR_INIT;
+	struct hostmem host;
+
+	host_tree_put(t, "/proc/self/cgroup", "0::/vm\n");
+	host_tree_put(t, "/proc/self/mountinfo",
+		      "24 1 0:21 / /cg rw - cgroup2 cgroup2 rw\n");
+	host_tree_put(t, "/cg/vm/memory.max", "629145600\n"); /* 600 MiB */
+	host_tree_put(t, "/cg/vm/memory.current", "104857600\n");
+	host_tree_put(t, "/cg/vm/memory.stat",
+		      "anon 5\nactive_file 10485760\ninactive_file "
+		      "41943040\n");
+	hostmem_read(&host, t->root);
+	assert_int_equal(host.cgroup.limit_bytes, 600 * MIB);
+	assert_int_equal(host.cgroup.left_bytes, 550 * MIB);
+	assert_string_equal(host.cgroup.file, "/cg/vm/memory.max");
+	assert_int_equal(hostmem_check(&host, RAM_PAGE_4K, 512 * MIB, &err), 0);
+	assert_int_equal(hostmem_check(&host, RAM_PAGE_THP, 540 * MIB, &err),
+			 -ENOMEM);
+	assert_non_null(strstr(err.text, "558 MiB of memory are needed, and "
+					 "/cg/vm/memory.max leaves 550 MiB of "
+					 "its 600 MiB"));
+	/* the pool's pages are not the cgroup's */
+	host.pool_2m = (struct hostmem_pool){ .exists = true, .idle = 1024 };
+	assert_int_equal(hostmem_check(&host, RAM_PAGE_2M, GIB, &err), 0);
+	/* what is short first is named first */
+	host.available_bytes = MIB;
+	assert_int_equal(hostmem_check(&host, RAM_PAGE_4K, GIB, &err), -ENOMEM);
+	assert_non_null(strstr(err.text, "1 MiB are available"));
+}
+
+/* The end of a name too long for the message. */
+static void test_long_cgroup_name(void **state)
+{
+	struct host_tree *t = *state;
+	char name[201], text[512], path[512];
+	struct hostmem host;
+
+	memset(name, 'x', sizeof(name) - 1);
+	name[200] = '\0';
+	snprintf(text, sizeof(text), "0::/%s/%s\n", name, name);
+	host_tree_put(t, "/proc/self/cgroup", text);
+	host_tree_put(t, "/proc/self/mountinfo",
+		      "24 1 0:21 / /cg rw - cgroup2 cgroup2 rw\n");
+	snprintf(path, sizeof(path), "/cg/%s/%s/memory.max", name, name);
+	host_tree_put(t, path, "4096\n");
+	snprintf(path, sizeof(path), "/cg/%s/%s/memory.current", name, name);
+	host_tree_put(t, path, "4096\n");
+	hostmem_read(&host, t->root);
+	assert_int_equal(host.cgroup.left_bytes, 0);
+	assert_int_equal(strlen(host.cgroup.file),
+			 sizeof(host.cgroup.file) - 1);
+	assert_non_null(strstr(host.cgroup.file, "xx/memory.max"));
+}
+
+static void test_field(void **state)
+{
+	uint64_t bytes = 7;
+
+	assert_true(hostmem_field("A: 3 kB\nBc:    2 kB\n", "Bc:", &bytes));
+	assert_int_equal(bytes, 2 * KIB);
+	assert_false(hostmem_field("A: x kB\n", "A:", &bytes));
+	assert_false(hostmem_field("", "A:", &bytes));
+	assert_false(
+		hostmem_field("A: 18446744073709551615 kB\n", "A:", &bytes));
 }
 
 static void test_pools_are_checked(void **state)
@@ -105,6 +185,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TREE(test_read),
 		TREE(test_unknown_host),
+		TREE(test_cgroup_is_checked),
+		TREE(test_long_cgroup_name),
+		cmocka_unit_test(test_field),
 		cmocka_unit_test(test_memory_is_checked),
 		cmocka_unit_test(test_pools_are_checked),
 	};
