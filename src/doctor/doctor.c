@@ -69,6 +69,7 @@ const struct doctor_check doctor_checks[] = {
 	CHECK(memory_group, "MADV_COLLAPSE", NOTHING, collapse),
 	CHECK(memory_group, "hugetlb", NOTHING, hugetlb),
 	CHECK(memory_group, "PAGEMAP_SCAN", NOTHING, pagemap),
+	CHECK(memory_group, "memory cgroup limit", NOTHING, memcg),
 	CHECK(memory_group, "memlock limit", NOTHING, memlock),
 	CHECK(memory_group, "NUMA balancing", NOTHING, numa_balancing),
 	CHECK(memory_group, "KSM", NOTHING, ksm),

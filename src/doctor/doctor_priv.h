@@ -91,6 +91,7 @@ void doctor_probe_thp_defrag(struct doctor *, const struct doctor_check *);
 void doctor_probe_hugetlb(struct doctor *, const struct doctor_check *);
 void doctor_probe_ksm(struct doctor *, const struct doctor_check *);
 void doctor_probe_numa_balancing(struct doctor *, const struct doctor_check *);
+void doctor_probe_memcg(struct doctor *, const struct doctor_check *);
 void doctor_probe_swap(struct doctor *, const struct doctor_check *);
 
 void doctor_probe_cpus(struct doctor *, const struct doctor_check *);

@@ -171,6 +171,32 @@ void doctor_probe_pagemap(struct doctor *doc, const struct doctor_check *check)
 			   "tried on one page");
 }
 
+void doctor_probe_memcg(struct doctor *doc, const struct doctor_check *check)
+{
+	char left[32], limit[32], then[160];
+	struct hostmem host;
+	bool tight;
+
+	hostmem_read(&host, doc->env->root);
+	if (host.cgroup.left_bytes == UINT64_MAX) {
+		doctor_say(doc, check->name, DOCTOR_OK,
+			   "guests may fill what the host has",
+			   "none that this process is under");
+		return;
+	}
+	/* A limit above what there is limits nobody. */
+	tight = host.cgroup.left_bytes < host.available_bytes;
+	size_format(host.cgroup.left_bytes, left, sizeof(left));
+	size_format(host.cgroup.limit_bytes, limit, sizeof(limit));
+	snprintf(then, sizeof(then),
+		 tight ? "guests started here can fill up to %s; beyond that "
+			 "population is refused and running guests are killed"
+		       : "more than the host has available",
+		 left);
+	doctor_say(doc, check->name, tight ? DOCTOR_DEGRADED : DOCTOR_OK, then,
+		   "%s left of %s, %s", left, limit, host.cgroup.file);
+}
+
 static bool has_cap_ipc_lock(const struct doctor_env *env)
 {
 	char status[8192], value[32];

@@ -67,7 +67,8 @@ def test_every_capability_has_a_row(here):
         "manual dirty clear", "access", "MADV_POPULATE_WRITE",
         "THP, private memory", "THP, shared memory", "THP defrag",
         "MADV_COLLAPSE", "hugetlb pool, 2M", "hugetlb pool, 1G", "PAGEMAP_SCAN",
-        "memlock limit", "NUMA balancing", "KSM", "swap", "CPUs", "NUMA nodes",
+        "memory cgroup limit", "memlock limit", "NUMA balancing", "KSM", "swap", "CPUs",
+        "NUMA nodes",
         "bare metal", "cgroup v2", "PSI", "io_uring", "reflink", "landlock",
         "seccomp"}
     if rows["KVM access"]["status"] == "ok":

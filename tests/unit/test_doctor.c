@@ -235,6 +235,34 @@ static void test_host_rows(void **state)
 	doctor_report_free(report);
 }
 
+static void test_memory_cgroup_limit(void **state)
+{
+	struct host_tree *t = *state;
+	struct doctor_report *report = run(t);
+
+	expect(report, "memory cgroup limit", DOCTOR_OK,
+	       "none that this process is under");
+	doctor_report_free(report);
+	host_tree_put(t, "/proc/meminfo", "MemAvailable: 2097152 kB\n");
+	host_tree_put(t, "/proc/self/cgroup", "0::/vm\n");
+	host_tree_put(t, "/proc/self/mountinfo",
+		      "24 1 0:21 / /cg rw - cgroup2 cgroup2 rw\n");
+	host_tree_put(t, "/cg/vm/memory.max", "1073741824\n");
+	host_tree_put(t, "/cg/vm/memory.current", "536870912\n");
+	report = run(t);
+	expect(report, "memory cgroup limit", DOCTOR_DEGRADED,
+	       "512 MiB left of 1 GiB, /cg/vm/memory.max");
+	assert_non_null(strstr(find(report, "memory cgroup limit")->consequence,
+			       "up to 512 MiB"));
+	doctor_report_free(report);
+	/* no limit where the host has less */
+	host_tree_put(t, "/proc/meminfo", "MemAvailable: 262144 kB\n");
+	report = run(t);
+	expect(report, "memory cgroup limit", DOCTOR_OK,
+	       "512 MiB left of 1 GiB, /cg/vm/memory.max");
+	doctor_report_free(report);
+}
+
 static void test_leaves_nothing(void **state)
 {
 	struct host_tree *t = *state;
@@ -456,6 +484,7 @@ int main(void)
 		ON_TREE(test_memory_rows),
 		ON_TREE(test_empty_pool),
 		ON_TREE(test_host_rows),
+		ON_TREE(test_memory_cgroup_limit),
 		ON_TREE(test_leaves_nothing),
 		ON_TREE(test_unusable_directory),
 		cmocka_unit_test(test_verdict_alone),
