@@ -8,6 +8,7 @@
 
 #include "base/arith.h"
 #include "base/cleanup.h"
+#include "mem/hostmem.h"
 
 #ifndef MAP_HUGE_SHIFT
 #define MAP_HUGE_SHIFT 26
@@ -282,6 +283,21 @@ static int check_config(const struct ram_config *cfg, struct err *err)
 	return 0;
 }
 
+/*
+ * The kernel refuses pages that a pool lacks without saying how many. Now that
+ * nothing of ours is reserved any more, the pool's own numbers say it better
+ * than err, if they are why.
+ */
+static void explain_pool(const struct ram_config *cfg, struct err *err)
+{
+	struct err better = ERR_INIT;
+	struct hostmem host;
+
+	hostmem_read(&host, "");
+	if (err && hostmem_check(&host, cfg->page, cfg->size_bytes, &better))
+		*err = better;
+}
+
 int ram_init(struct ram *ram, const struct ram_config *cfg, struct err *err)
 {
 	uint64_t low = MIN(cfg->size_bytes, cfg->hole_start);
@@ -312,6 +328,8 @@ int ram_init(struct ram *ram, const struct ram_config *cfg, struct err *err)
 		r = place(ram, &cfg->numa, err);
 	if (r)
 		ram_fini(ram);
+	if (r == -ENOMEM && ram_page_is_hugetlb(cfg->page))
+		explain_pool(cfg, err);
 	return r;
 }
 
