@@ -11,6 +11,7 @@
 #include "base/cpus.h"
 #include "base/thread.h"
 #include "mem/host_fill.h"
+#include "mem/hostmem_guard.h"
 #include "mem/pagemap.h"
 
 /*
@@ -65,6 +66,7 @@ struct job {
 	uint64_t unit_bytes, total_bytes, began_ns;
 	struct lane lanes[RAM_MAX_SEGMENTS];
 	unsigned int num_lanes, num_ports;
+	struct hostmem_guard *guard; /* of the host stage */
 
 	_Atomic bool stop;
 	_Atomic uint64_t host_bytes, stage2_bytes, host_ns, stage2_ns, units;
@@ -256,12 +258,32 @@ static void record(struct histogram *pages, uint64_t ns, uint64_t bytes)
 	histogram_record(pages, ns / (bytes / PAGE_4K));
 }
 
+/*
+ * Never beyond what the cgroup and the host have left: the kernel's answer to
+ * that is the OOM killer. A failure ends the job, so what it held does not
+ * matter then.
+ */
+static int fill_guarded(struct job *job, const struct unit *unit,
+			struct err *err)
+{
+	unsigned long long from = unit->gpa, to = unit->gpa + unit->len;
+	int r = hostmem_guard_take(job->guard, GPA(unit->gpa), unit->len, err);
+
+	if (r) {
+		err_prefix(err, "populate: guest memory %#llx-%#llx", from, to);
+		return r;
+	}
+	r = host_fill(job->ram, GPA(unit->gpa), unit->len, err);
+	hostmem_guard_done(job->guard, unit->len);
+	return r;
+}
+
 static void fill_host(struct worker *w, const struct unit *unit)
 {
 	struct job *job = w->job;
 	uint64_t began = clock_now_ns(), ns;
 	struct err err = ERR_INIT;
-	int r = host_fill(job->ram, GPA(unit->gpa), unit->len, &err);
+	int r = fill_guarded(job, unit, &err);
 
 	ns = clock_now_ns() - began;
 	atomic_fetch_add(&job->host_ns, ns);
@@ -569,8 +591,13 @@ int populate_run(const struct ram *ram, const struct populate_request *req,
 	r = init_sync(&job);
 	if (r)
 		return err_errno(err, -r, "populate");
-	if (job.num_lanes && (req->host || job.num_ports))
+	if (req->host)
+		r = hostmem_guard_new(&job.guard, ram, "");
+	if (r)
+		r = err_errno(err, -r, "populate");
+	else if (job.num_lanes && (req->host || job.num_ports))
 		r = run_job(&job, threads, err);
+	hostmem_guard_free(job.guard);
 	if (ret)
 		take_result(&job, threads, ret);
 	pthread_cond_destroy(&job.changed);
