@@ -99,6 +99,50 @@ static void verify_words(const struct range *r, uint64_t from, uint64_t to,
 	}
 }
 
+static void count_ticks(struct probe_times *times, uint64_t ticks,
+			uint32_t scale)
+{
+	uint64_t ns = (uint64_t)((unsigned __int128)ticks * scale >>
+				 PROBE_TICK_SHIFT);
+
+	times->buckets[histogram_bucket(ns)]++;
+	times->sum += ns;
+	if (times->max < ns)
+		times->max = ns;
+	if (times->max_complement < ~ns)
+		times->max_complement = ~ns;
+}
+
+static void clear_times(struct probe_times *times)
+{
+	volatile uint64_t *words = (volatile uint64_t *)times;
+
+	for (unsigned int i = 0; i < sizeof(*times) / sizeof(*words); i++)
+		words[i] = 0;
+}
+
+/*
+ * The clock reads are fences, so that a load has its value, and a store its
+ * translation (what a fault delays), before the second.
+ */
+static void timed_words(const struct probe_command *cmd, const struct range *r,
+			uint64_t from, uint64_t to, struct probe_times *times,
+			struct probe_result *res)
+{
+	volatile uint64_t *at;
+	uint64_t began;
+
+	for (uint64_t i = from; i < to; i++) {
+		at = word(r->start + i * r->stride);
+		began = cpu_tsc();
+		if (cmd->op == PROBE_OP_READ)
+			res->value += *at;
+		else
+			*at = cmd->seed;
+		count_ticks(times, cpu_tsc() - began, cmd->tick_scale);
+	}
+}
+
 static void do_words(const struct probe_command *cmd, const struct range *r,
 		     uint64_t from, uint64_t to, struct probe_result *res)
 {
@@ -120,10 +164,12 @@ static void do_words(const struct probe_command *cmd, const struct range *r,
 
 /* READ, WRITE, FILL, VERIFY: passes over the range, in order. */
 static void do_passes(const struct probe_command *cmd, const struct range *r,
-		      struct probe_result *res)
+		      struct probe_times *times, struct probe_result *res)
 {
 	uint64_t i, end;
 
+	if (cmd->flags & PROBE_F_TIMED)
+		clear_times(times);
 	while (!cmd->passes || res->passes < cmd->passes) {
 		for (i = 0; i < r->count; i = end) {
 			if (stopped()) {
@@ -132,7 +178,10 @@ static void do_passes(const struct probe_command *cmd, const struct range *r,
 			}
 			end = r->count - i < STOP_INTERVAL ? r->count
 							   : i + STOP_INTERVAL;
-			do_words(cmd, r, i, end, res);
+			if (cmd->flags & PROBE_F_TIMED)
+				timed_words(cmd, r, i, end, times, res);
+			else
+				do_words(cmd, r, i, end, res);
 			res->accesses += end - i;
 		}
 		res->passes++;
@@ -207,7 +256,7 @@ static void do_spin(const struct probe_command *cmd, struct probe_result *res)
 }
 
 static void execute(const struct probe_command *cmd, const struct range *r,
-		    struct probe_result *res)
+		    struct probe_times *times, struct probe_result *res)
 {
 	switch (cmd->op) {
 	case PROBE_OP_NOP:
@@ -216,7 +265,7 @@ static void execute(const struct probe_command *cmd, const struct range *r,
 	case PROBE_OP_WRITE:
 	case PROBE_OP_FILL:
 	case PROBE_OP_VERIFY:
-		do_passes(cmd, r, res);
+		do_passes(cmd, r, times, res);
 		if (res->bad_words)
 			res->status = PROBE_MISMATCH;
 		break;
@@ -261,7 +310,7 @@ static void run_command(struct probe_slot *slot)
 		res.status = PROBE_STOPPED;
 	res.tsc_start = cpu_tsc();
 	if (res.status == PROBE_DONE)
-		execute(&cmd, &r, &res);
+		execute(&cmd, &r, (struct probe_times *)slot->times, &res);
 	res.tsc_end = cpu_tsc();
 	slot->result = res;
 }

@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/histogram.h"
 #include "cli/cli.h"
 #include "mem/hostmem.h"
 #include "mem/ram.h"
@@ -84,6 +85,15 @@ __must_check int bench_check_page(const struct hostmem *host,
 __must_check int bench_detect_stage(enum second_stage *ret, struct err *err);
 /* In words. */
 const char *bench_stage_text(enum second_stage stage);
+
+/*
+ * A histogram for --json: count, min_ns, mean_ns, p50_ns, p99_ns, max_ns, and
+ * `buckets`, each {le_ns, count} that is not empty. NULL: out of memory.
+ */
+json_t *bench_histogram_json(const struct histogram_snapshot *histogram);
+
+/* "1.2 us": a duration with a unit that suits it. Returns buf. */
+const char *bench_format_ns(uint64_t ns, char *buf, size_t buf_size);
 
 /*
  * Print the one object of --json, and free it. NULL: making it failed. Returns

@@ -77,7 +77,9 @@ int probe_layout_compute(struct probe_layout *layout, unsigned int num_vcpus,
 			       "1 byte to 32 TiB can be had",
 			       (unsigned long long)test_bytes);
 	l.test_bytes = align_up(test_bytes, PAGE_2M);
-	l.stacks = PROBE_VA_SLOTS + slots_bytes(num_vcpus);
+	l.times = PROBE_VA_SLOTS + slots_bytes(num_vcpus);
+	l.stacks = align_up(l.times + num_vcpus * (uint64_t)PROBE_TIMES_BYTES,
+			    PAGE_4K);
 	l.tables = l.stacks + num_vcpus * STACK_STEP;
 	base = align_up(l.tables + PAGE_4K, PAGE_2M);
 	do {

@@ -28,6 +28,7 @@ extern const char *const probe_guest_page_names[2];
 struct probe_layout {
 	unsigned int num_vcpus;
 	enum probe_guest_page guest_page;
+	uint64_t times;	 /* struct probe_times of the first vCPU */
 	uint64_t stacks; /* the first vCPU's; then one hole + stack each */
 	uint64_t tables; /* guest-physical; the first page is the root */
 	uint64_t tables_bytes;

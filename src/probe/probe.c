@@ -31,9 +31,11 @@ struct probe {
 	struct cpu_model *model;
 	struct probe_shared *shared;
 	struct probe_slot *slots;
+	struct probe_times *times;
 	struct probe_vcpu *vcpus;
 	unsigned int num_vcpus;	    /* initialised entries of vcpus */
 	uint64_t tsc_khz;	    /* 0: unknown */
+	uint32_t tick_scale;	    /* for the payload; 0: unknown */
 	struct kvm_stats *vm_stats; /* opened on first use, as the vCPUs' */
 };
 
@@ -62,9 +64,13 @@ static int create_ram(struct probe *p, struct err *err)
 				  sizeof(*p->shared), MEM_WRITE);
 	p->slots = mem_map_range(&p->ram, GPA(PROBE_VA_SLOTS),
 				 cfg->num_vcpus * sizeof(*p->slots), MEM_WRITE);
-	BUG_ON(!p->shared || !p->slots);
-	for (unsigned int i = 0; i < cfg->num_vcpus; i++)
+	p->times = mem_map_range(&p->ram, GPA(p->layout.times),
+				 cfg->num_vcpus * sizeof(*p->times), MEM_WRITE);
+	BUG_ON(!p->shared || !p->slots || !p->times);
+	for (unsigned int i = 0; i < cfg->num_vcpus; i++) {
 		p->slots[i].index = i;
+		p->slots[i].times = p->layout.times + i * sizeof(*p->times);
+	}
 	for (unsigned int i = 0; i < p->ram.num_regions; i++) {
 		const struct ram_region *region = &p->ram.regions[i];
 
@@ -118,6 +124,7 @@ static int create_vcpus(struct probe *p, struct err *err)
 		.num_cpus = p->cfg.num_vcpus,
 		.threads_per_core = 1,
 	};
+	uint64_t scale;
 	int r = cpu_model_new(&p->model, &p->kvm, &cpu, err);
 
 	if (r)
@@ -132,6 +139,11 @@ static int create_vcpus(struct probe *p, struct err *err)
 	}
 	r = kvm_ioctl_val(p->vcpus[0].kvm.fd, KVM_GET_TSC_KHZ, 0);
 	p->tsc_khz = r > 0 ? (uint64_t)r : 0;
+	/* From 4 MHz to 16 THz it fits. */
+	if (p->tsc_khz) {
+		scale = (1000000ull << PROBE_TICK_SHIFT) / p->tsc_khz;
+		p->tick_scale = scale <= UINT32_MAX ? (uint32_t)scale : 0;
+	}
 	return 0;
 }
 
@@ -239,6 +251,16 @@ static int check_command(const struct probe *p, const struct probe_command *cmd,
 			       "probe command %u: start and stride must be "
 			       "multiples of %llu bytes",
 			       cmd->op, PROBE_MIN_STRIDE);
+	if (cmd->flags & PROBE_F_TIMED) {
+		if (cmd->op != PROBE_OP_READ && cmd->op != PROBE_OP_WRITE)
+			return err_set(err, EINVAL,
+				       "probe command %u: cannot be timed",
+				       cmd->op);
+		if (!p->tick_scale)
+			return err_set(err, ENOTSUP,
+				       "probe guest: this KVM does not tell "
+				       "how fast the guest's clock (TSC) is");
+	}
 	if (cmd->flags & PROBE_F_ABSOLUTE) {
 		if (cmd->op != PROBE_OP_READ && cmd->op != PROBE_OP_FAULT)
 			return err_set(err, EINVAL,
@@ -283,6 +305,7 @@ int probe_start(struct probe *p, unsigned int i,
 				       sizeof(*p->shared));
 		}
 		p->slots[i].command = *cmd;
+		p->slots[i].command.tick_scale = p->tick_scale;
 		mem_mark_dirty(&p->ram,
 			       GPA(PROBE_VA_SLOTS + i * sizeof(*p->slots)),
 			       sizeof(*p->slots));
@@ -330,6 +353,21 @@ int probe_run(struct probe *p, unsigned int i, const struct probe_command *cmd,
 	int r = probe_start(p, i, cmd, err);
 
 	return r ? r : probe_wait(p, i, timeout_ns, ret, err);
+}
+
+void probe_read_times(const struct probe *p, unsigned int i,
+		      struct histogram_snapshot *ret)
+{
+	struct probe_times times;
+
+	BUG_ON(i >= p->num_vcpus);
+	times = p->times[i];
+	*ret = (struct histogram_snapshot){ .sum = times.sum,
+					    .max = times.max };
+	memcpy(ret->buckets, times.buckets, sizeof(ret->buckets));
+	for (unsigned int b = 0; b < HISTOGRAM_BUCKETS; b++)
+		ret->count += times.buckets[b];
+	ret->min = ret->count ? ~times.max_complement : 0;
 }
 
 /* vCPU i's part of the range of cmd. */
@@ -389,6 +427,10 @@ void probe_stop(struct probe *p)
 int probe_warm_up(struct probe *p, struct err *err)
 {
 	struct probe_command nop = { .op = PROBE_OP_NOP };
+	/* Of an empty range: it touches nothing but the times. */
+	struct probe_command timed = { .op = PROBE_OP_READ,
+				       .flags = PROBE_F_TIMED,
+				       .passes = 1 };
 	struct probe_command tables = {
 		.op = PROBE_OP_READ,
 		.flags = PROBE_F_ABSOLUTE,
@@ -399,6 +441,8 @@ int probe_warm_up(struct probe *p, struct err *err)
 	};
 	int r = probe_run_all(p, &nop, WARM_UP_TIMEOUT_NS, NULL, err);
 
+	if (!r && p->tick_scale)
+		r = probe_run_all(p, &timed, WARM_UP_TIMEOUT_NS, NULL, err);
 	return r ? r : probe_run(p, 0, &tables, WARM_UP_TIMEOUT_NS, NULL, err);
 }
 

@@ -23,6 +23,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "base/histogram.h"
 #include "kvm/vcpu.h"
 #include "mem/populate.h"
 #include "mem/ram.h"
@@ -95,6 +96,15 @@ __must_check int probe_wait(struct probe *probe, unsigned int i,
 __must_check int probe_run(struct probe *probe, unsigned int i,
 			   const struct probe_command *cmd, uint64_t timeout_ns,
 			   struct probe_outcome *ret, struct err *err);
+
+/*
+ * The times of vCPU i's last PROBE_F_TIMED command, in ns of the guest's clock,
+ * clock reads included. It is idle or has failed; what a payload that went
+ * astray left there may be any numbers. Where KVM does not tell the clock's
+ * rate, probe_start() refuses timed commands with -ENOTSUP.
+ */
+void probe_read_times(const struct probe *probe, unsigned int i,
+		      struct histogram_snapshot *ret);
 
 /*
  * Run cmd on all vCPUs at once, started at a barrier, each on its equal share

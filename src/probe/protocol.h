@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What the probe guest's payload (guest/probe/payload.c) and the host agree on:
- * addresses, commands, results. Compiled into both, so it includes nothing but
- * stdint.h.
+ * addresses, commands, results. Compiled into both, so it includes nothing that
+ * needs a library.
  *
  * The payload runs in long mode at CPL3 on every vCPU. It has no memory of its
  * own beyond a stack: each vCPU has a slot through which it takes commands and
@@ -16,8 +16,9 @@
  *
  *	PROBE_VA_GDT	 descriptor table, task state: not reachable from CPL3
  *	PROBE_VA_CODE	 payload, read-only
- *	PROBE_VA_SHARED	 struct probe_shared, then one struct probe_slot per
- *vCPU
+ *	PROBE_VA_SHARED	 struct probe_shared
+ *	PROBE_VA_SLOTS	 one struct probe_slot per vCPU
+ *	...		 one struct probe_times per vCPU
  *	...		 stacks (a hole below each), page tables (read-only)
  *	PROBE_VA_TEST	 the test area: all other RAM, contiguous
  *
@@ -28,6 +29,8 @@
 #define QUIRE_PROBE_PROTOCOL_H
 
 #include <stdint.h>
+
+#include "base/histogram_bucket.h"
 
 #define PROBE_VA_GDT	0x1000ull
 #define PROBE_VA_CODE	0x10000ull
@@ -71,6 +74,12 @@ enum probe_op {
 #define PROBE_F_BARRIER 1u
 /* start is a guest-virtual address, not an offset in the test area. */
 #define PROBE_F_ABSOLUTE 2u
+/*
+ * READ, WRITE: time each access and count it in the vCPU's struct probe_times,
+ * which the command empties first. Reading the clock twice costs more than an
+ * access without a fault, so times of timed passes compare only with others.
+ */
+#define PROBE_F_TIMED 4u
 
 enum probe_status {
 	PROBE_DONE = 0,
@@ -88,8 +97,10 @@ struct probe_command {
 	uint64_t seed;	 /* pattern seed; the value for WRITE; ticks for SPIN */
 	uint64_t passes; /* repetitions (steps for WALK); 0: until stopped */
 	uint32_t barrier_count;
-	uint32_t reserved;
+	uint32_t tick_scale; /* TIMED, set by the host: ns per tick << 24 */
 };
+
+#define PROBE_TICK_SHIFT 24
 
 struct probe_result {
 	uint32_t status; /* enum probe_status */
@@ -111,12 +122,27 @@ struct probe_result {
 struct probe_slot {
 	struct probe_command command;
 	struct probe_result result;
+	uint64_t times; /* address of this vCPU's struct probe_times */
 	uint32_t index; /* of this vCPU */
 	uint8_t pad[PROBE_SLOT_BYTES - sizeof(struct probe_command) -
-		    sizeof(struct probe_result) - sizeof(uint32_t)];
+		    sizeof(struct probe_result) - sizeof(uint64_t) -
+		    sizeof(uint32_t)];
 };
 
 _Static_assert(sizeof(struct probe_slot) == PROBE_SLOT_BYTES, "slot size");
+
+#define PROBE_TIMES_BYTES 2048
+
+/* How long accesses took, in ns. Changes hands together with the slot. */
+struct probe_times {
+	uint64_t buckets[HISTOGRAM_BUCKETS];
+	uint64_t sum;
+	uint64_t max;
+	uint64_t max_complement; /* largest ~value: 0 while empty */
+	uint64_t pad;
+};
+
+_Static_assert(sizeof(struct probe_times) == PROBE_TIMES_BYTES, "times size");
 
 struct probe_shared {
 	uint32_t stop; /* host to guest: end the command now */

@@ -67,6 +67,25 @@ def test_guest_page_4k():
     assert out["results"][0]["second_stage_faults"] == 2 * 16 * 256
 
 
+def test_histogram_counts_every_first_write():
+    out = touch("--vcpus", "2", "--mib-per-vcpu", "8", "--page", "4k",
+                "--populate", "none,host", "--histogram")
+    for result in out["results"]:
+        first = result["first_touch"]
+        assert first["count"] == 2 * 8 * 256
+        assert sum(b["count"] for b in first["buckets"]) == first["count"]
+        bounds = [b["le_ns"] for b in first["buckets"]]
+        assert bounds == sorted(set(bounds))
+        assert first["min_ns"] <= first["mean_ns"] <= first["max_ns"]
+        assert first["p50_ns"] <= first["p99_ns"] <= first["max_ns"]
+        assert first["max_ns"] <= bounds[-1]
+
+
+def test_histogram_is_by_request():
+    result = touch("--mib-per-vcpu", "8", "--populate", "none")["results"][0]
+    assert "first_touch" not in result
+
+
 def test_table_says_both_sides():
     need_kvm()
     done = quire("touch", "--mib-per-vcpu", "16", "--page", "4k")

@@ -89,7 +89,8 @@ static void layout_of_one_vcpu(void **state)
 	assert_int_equal(l.test_bytes, 2 * MIB);
 	assert_int_equal(l.test_base, 2 * MIB);
 	assert_int_equal(l.ram_bytes, 4 * MIB);
-	assert_int_equal(l.stacks, PROBE_VA_SLOTS + PAGE_4K);
+	assert_int_equal(l.times, PROBE_VA_SLOTS + PAGE_4K);
+	assert_int_equal(l.stacks, l.times + PAGE_4K);
 	/* Root; PDPT, PD, PT of the control area; PDPT, PD of the test area. */
 	assert_int_equal(l.tables_bytes, 6 * PAGE_4K);
 	assert_true(l.tables + l.tables_bytes <= l.test_base);

@@ -308,6 +308,49 @@ static void faults_are_exact(void **state)
 	probe_free(p);
 }
 
+/* Every access is in the histogram once, and costs no faults of its own. */
+static void timed_accesses_are_counted(void **state)
+{
+	struct probe_command write = command(PROBE_OP_WRITE, 0, AREA, PAGE_4K,
+					     9);
+	struct probe *p = make(2, AREA, PROBE_GUEST_PAGE_2M);
+	struct probe_counters before, after;
+	struct probe_outcome out[2];
+	struct histogram_snapshot s;
+	struct err err = ERR_INIT;
+	bool counted;
+
+	write.flags = PROBE_F_TIMED;
+	if (probe_warm_up(p, &err))
+		fail_msg("%s", err.text);
+	probe_read_times(p, 0, &s);
+	assert_int_equal(s.count, 0);
+	counted = !probe_read_counters(p, &before);
+	assert_int_equal(probe_run_all(p, &write, TIMEOUT, out, &err), 0);
+	if (counted) {
+		assert_int_equal(probe_read_counters(p, &after), 0);
+		assert_int_equal(after.faults - before.faults, AREA / PAGE_4K);
+	}
+	for (unsigned int i = 0; i < 2; i++) {
+		probe_read_times(p, i, &s);
+		assert_int_equal(s.count, AREA / PAGE_4K / 2);
+		assert_int_equal(out[i].guest.accesses, s.count);
+		assert_true(s.min <= s.max && s.max <= s.sum);
+		assert_true(s.sum <= out[i].guest_ns);
+	}
+	for (uint64_t off = 0; off < AREA; off += PAGE_4K)
+		assert_int_equal(host_word(p, off), 9);
+	/* A timed command starts anew, an untimed one changes nothing. */
+	write = command(PROBE_OP_READ, 0, 10 * PAGE_4K, PAGE_4K, 0);
+	write.flags = PROBE_F_TIMED;
+	write.passes = 3;
+	assert_int_equal(run(p, 1, write).guest.value, 10 * 3 * 9);
+	run(p, 1, command(PROBE_OP_READ, 0, AREA, PAGE_4K, 0));
+	probe_read_times(p, 1, &s);
+	assert_int_equal(s.count, 30);
+	probe_free(p);
+}
+
 static void memory_above_4g_is_reached(void **state)
 {
 	struct probe *p = make(1, 5 * GIB, PROBE_GUEST_PAGE_2M);
@@ -416,6 +459,7 @@ static void bad_commands_are_refused(void **state)
 		  .flags = PROBE_F_ABSOLUTE,
 		  .start = PROBE_VA_TEST,
 		  .len = 8 },
+		{ .op = PROBE_OP_FILL, .flags = PROBE_F_TIMED, .len = 8 },
 	};
 	struct err err = ERR_INIT;
 
@@ -492,6 +536,7 @@ int main(void)
 		cmocka_unit_test(barrier_holds_back),
 		cmocka_unit_test(stop_ends_endless_commands),
 		cmocka_unit_test(faults_are_exact),
+		cmocka_unit_test(timed_accesses_are_counted),
 		cmocka_unit_test(memory_above_4g_is_reached),
 		cmocka_unit_test(faulting_payload_is_an_error),
 		cmocka_unit_test(hanging_payload_is_an_error),
