@@ -14,8 +14,12 @@
 /* Accesses between two looks at the stop flag. */
 #define STOP_INTERVAL 4096ull
 
+#define LINE_BYTES 64
+
 struct range {
 	uint64_t start, stride, count;
+	uint64_t lines;	    /* PROBE_F_STAGGER: in a node; else 0 */
+	unsigned int shift; /* log2 of a stride that is a power of two */
 };
 
 static int stopped(void)
@@ -190,6 +194,20 @@ static void do_passes(const struct probe_command *cmd, const struct range *r,
 	}
 }
 
+/* Multiplicative hashing spreads neighbours evenly; node 0 is at its start. */
+static uint64_t node_at(const struct range *r, uint64_t i)
+{
+	uint64_t hash = i * 0x9e3779b97f4a7c15ull >> 32;
+
+	return r->start + i * r->stride + (hash * r->lines >> 32) * LINE_BYTES;
+}
+
+/* A step from node to node is to cost no more than the load: no division. */
+static uint64_t node_of(const struct range *r, uint64_t off)
+{
+	return r->shift ? off >> r->shift : off / r->stride;
+}
+
 /*
  * Sattolo's shuffle, in place: node i starts out pointing at itself, and
  * swapping each with an earlier one leaves a permutation of one single cycle.
@@ -200,7 +218,7 @@ static void do_link(const struct probe_command *cmd, const struct range *r,
 	uint64_t rng = cmd->seed, i, a, b, tmp;
 
 	for (i = 0; i < r->count; i++) {
-		a = r->start + i * r->stride;
+		a = node_at(r, i);
 		*word(a) = a;
 	}
 	for (i = r->count; i-- > 1;) {
@@ -208,8 +226,8 @@ static void do_link(const struct probe_command *cmd, const struct range *r,
 			res->status = PROBE_STOPPED;
 			return;
 		}
-		a = r->start + i * r->stride;
-		b = r->start + rng_next(&rng) % i * r->stride;
+		a = node_at(r, i);
+		b = node_at(r, rng_next(&rng) % i);
 		tmp = *word(a);
 		*word(a) = *word(b);
 		*word(b) = tmp;
@@ -221,7 +239,7 @@ static void do_link(const struct probe_command *cmd, const struct range *r,
 static void do_walk(const struct probe_command *cmd, const struct range *r,
 		    struct probe_result *res)
 {
-	uint64_t at = r->start, off = 0;
+	uint64_t at = r->start, off = 0, i;
 
 	for (uint64_t n = 0; !cmd->passes || n < cmd->passes; n++) {
 		if (n % STOP_INTERVAL == 0 && stopped()) {
@@ -231,7 +249,8 @@ static void do_walk(const struct probe_command *cmd, const struct range *r,
 		at = *word(at);
 		off = at - r->start;
 		/* Not a node of this range: the memory is not what we wrote. */
-		if (off / r->stride >= r->count || off % r->stride) {
+		i = node_of(r, off);
+		if (i >= r->count || at != node_at(r, i)) {
 			res->status = PROBE_MISMATCH;
 			res->bad_words = 1;
 			res->bad_found = at;
@@ -306,6 +325,12 @@ static void run_command(struct probe_slot *slot)
 	/* How many words at multiples of the stride end within len? */
 	if (cmd.len >= sizeof(uint64_t))
 		r.count = (cmd.len - sizeof(uint64_t)) / r.stride + 1;
+	if (!(r.stride & (r.stride - 1)))
+		r.shift = (unsigned int)__builtin_ctzll(r.stride);
+	if (cmd.flags & PROBE_F_STAGGER) {
+		r.lines = r.stride / LINE_BYTES;
+		r.count = cmd.len / r.stride;
+	}
 	if ((cmd.flags & PROBE_F_BARRIER) && barrier_wait(cmd.barrier_count))
 		res.status = PROBE_STOPPED;
 	res.tsc_start = cpu_tsc();

@@ -21,6 +21,7 @@ struct option;
 
 extern const struct cli_command cmd_bench_populate;
 extern const struct cli_command cmd_bench_touch;
+extern const struct cli_command cmd_bench_walk;
 
 /*
  * Options. A bench hands over its getopt_long() table and a function that takes

@@ -14,6 +14,7 @@ static const struct {
 } benches[] = {
 	{ "touch", &cmd_bench_touch },
 	{ "populate", &cmd_bench_populate },
+	{ "walk", &cmd_bench_walk },
 };
 
 static void bench_help(void)

@@ -240,6 +240,12 @@ const struct cpu_model *probe_cpu_model(const struct probe *p)
 	return p->model;
 }
 
+pid_t probe_thread_id(struct probe *p, unsigned int i)
+{
+	BUG_ON(i >= p->num_vcpus);
+	return probe_vcpu_tid(&p->vcpus[i]);
+}
+
 static int check_command(const struct probe *p, const struct probe_command *cmd,
 			 struct err *err)
 {

@@ -21,6 +21,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "base/err.h"
 #include "base/histogram.h"
@@ -66,6 +67,8 @@ const struct kvm_vm *probe_vm(const struct probe *probe);
 struct kvm_vcpu *probe_vcpu(struct probe *probe, unsigned int i);
 /* What its vCPUs are, for more of them (stage2/helpers.h). */
 const struct cpu_model *probe_cpu_model(const struct probe *probe);
+/* The thread that runs vCPU i, for perf_open() and the like. */
+pid_t probe_thread_id(struct probe *probe, unsigned int i);
 
 /* What a finished command did. */
 struct probe_outcome {

@@ -80,6 +80,12 @@ enum probe_op {
  * access without a fault, so times of timed passes compare only with others.
  */
 #define PROBE_F_TIMED 4u
+/*
+ * LINK, WALK: the word of a node is not its first but the first of one of its
+ * 64-byte lines, another for each. Nodes a page apart would otherwise all
+ * compete for the same few sets of every cache. Nodes lie wholly in the range.
+ */
+#define PROBE_F_STAGGER 8u
 
 enum probe_status {
 	PROBE_DONE = 0,

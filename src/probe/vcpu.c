@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/thread.h"
@@ -136,6 +137,8 @@ static void *vcpu_thread(void *arg)
 
 	kvm_vcpu_accept_kicks();
 	pthread_mutex_lock(&v->lock);
+	v->tid = gettid();
+	pthread_cond_broadcast(&v->changed);
 	for (;;) {
 		while (v->state != PROBE_VCPU_RUNNING && !v->quit)
 			pthread_cond_wait(&v->changed, &v->lock);
@@ -170,6 +173,18 @@ int probe_vcpu_start_thread(struct probe_vcpu *v, struct err *err)
 				 v->kvm.id);
 	v->thread_started = true;
 	return 0;
+}
+
+pid_t probe_vcpu_tid(struct probe_vcpu *v)
+{
+	pid_t tid;
+
+	pthread_mutex_lock(&v->lock);
+	while (!v->tid)
+		pthread_cond_wait(&v->changed, &v->lock);
+	tid = v->tid;
+	pthread_mutex_unlock(&v->lock);
+	return tid;
 }
 
 /* Throw the thread out of the guest, now or as soon as it enters. */

@@ -11,6 +11,7 @@
 #define QUIRE_PROBE_VCPU_H
 
 #include <pthread.h>
+#include <sys/types.h>
 
 #include "probe/probe.h"
 
@@ -37,6 +38,7 @@ struct probe_vcpu {
 	bool quit;
 	bool leaving; /* the command is PROBE_OP_EXIT */
 	uint64_t entered_ns, finished_ns;
+	pid_t tid; /* of thread; 0 until it runs */
 	struct err err;
 };
 
@@ -47,6 +49,9 @@ __must_check int probe_vcpu_init(struct probe_vcpu *v,
 __must_check int probe_vcpu_start_thread(struct probe_vcpu *v, struct err *err);
 /* Ends the thread, whatever it does, and closes the vCPU. */
 void probe_vcpu_fini(struct probe_vcpu *v);
+
+/* The kernel's number of the thread, which has been started. */
+pid_t probe_vcpu_tid(struct probe_vcpu *v);
 
 enum probe_vcpu_state probe_vcpu_state(struct probe_vcpu *v);
 

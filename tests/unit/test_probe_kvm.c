@@ -201,6 +201,49 @@ static void walk_is_one_cycle(void **state)
 	probe_free(p);
 }
 
+/* Every node once, each inside its stride, not all at the same place in it. */
+static void check_staggered(struct probe *p, uint64_t stride)
+{
+	struct probe_command cmd = command(PROBE_OP_LINK, 0, MIB + 8, stride,
+					   5);
+	uint64_t nodes = cmd.len / stride, at = 0, elsewhere = 0;
+	uint8_t seen[MIB / 64] = { 0 };
+	struct probe_outcome out;
+
+	assert_true(nodes <= ARRAY_SIZE(seen));
+	host_write(p, nodes * stride, 77); /* beyond the last node */
+	cmd.flags = PROBE_F_STAGGER;
+	run(p, 0, cmd);
+	for (uint64_t i = 0; i < nodes; i++) {
+		assert_int_equal(at % stride % 64, 0);
+		assert_true(at / stride < nodes);
+		assert_false(seen[at / stride]++);
+		elsewhere += at % stride != 0;
+		at = host_word(p, at) - PROBE_VA_TEST;
+	}
+	assert_int_equal(at, 0);
+	assert_true(elsewhere > nodes / 2);
+	assert_int_equal(host_word(p, nodes * stride), 77);
+	cmd.op = PROBE_OP_WALK;
+	cmd.passes = nodes;
+	out = run(p, 0, cmd);
+	assert_int_equal(out.guest.status, PROBE_DONE);
+	assert_int_equal(out.guest.value, 0);
+	/* The right node but another line of it. */
+	host_write(p, 0, PROBE_VA_TEST + stride + 8);
+	assert_int_equal(run(p, 0, cmd).guest.status, PROBE_MISMATCH);
+}
+
+static void staggered_walk_is_one_cycle(void **state)
+{
+	struct probe *p = make(1, AREA, PROBE_GUEST_PAGE_4K);
+
+	check_staggered(p, PAGE_4K);
+	check_staggered(p, 192);
+	check_staggered(p, 1000);
+	probe_free(p);
+}
+
 static void shares_cover_the_range(void **state)
 {
 	struct probe_command fill = command(PROBE_OP_FILL, 0, AREA, 8, 3);
@@ -532,6 +575,7 @@ int main(void)
 		cmocka_unit_test(ranges_are_exact),
 		cmocka_unit_test(pattern_both_ways),
 		cmocka_unit_test(walk_is_one_cycle),
+		cmocka_unit_test(staggered_walk_is_one_cycle),
 		cmocka_unit_test(shares_cover_the_range),
 		cmocka_unit_test(barrier_holds_back),
 		cmocka_unit_test(stop_ends_endless_commands),
