@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""memtouch does what its options say, seen from the faults it causes."""
+
+import json
+import os
+import re
+import resource
+import subprocess
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent.parent
+PAGES = 2 * 8 * 256  # of two threads with 8 MiB
+
+
+@pytest.fixture(scope="session")
+def tool():
+    done = subprocess.run([REPO / "lab/assets", "--print"], check=True,
+                          capture_output=True, text=True)
+    directory = re.search(r"^GUEST_TOOLS=(.*)$", done.stdout, re.M)[1]
+    return Path(directory) / "memtouch"
+
+
+def run(tool, *arguments, **more):
+    """Result, standard error, and minor faults of the process."""
+    with subprocess.Popen([tool, "--mib", "8", *arguments],
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True, **more) as process:
+        out, errors = process.stdout.read(), process.stderr.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, out, errors, usage.ru_minflt
+
+
+def test_later_passes_find_the_memory_of_the_first(tool):
+    status, out, errors, faults = run(tool, "--passes", "4")
+    result = json.loads(out)
+    assert (status, errors) == (0, "")
+    assert len(result["passes_s"]) == 4 and min(result["passes_s"]) > 0
+    assert (result["threads"], result["mib_per_thread"]) == (2, 8)
+    assert result["fresh"] is False
+    assert PAGES <= faults < 2 * PAGES
+
+
+def test_fresh_maps_anew_in_every_pass(tool):
+    status, out, errors, faults = run(tool, "--passes", "4", "--fresh")
+    result = json.loads(out)
+    assert (status, errors) == (0, "")
+    assert len(result["passes_s"]) == 4 and result["fresh"] is True
+    assert result["first_pass_s"] == result["passes_s"][0]
+    assert result["second_pass_s"] == result["passes_s"][1]
+    assert 4 * PAGES <= faults < 5 * PAGES
+
+
+def test_progress_tells_of_each_pass(tool):
+    status, out, errors, _ = run(tool, "--fresh", "--progress", "--passes", "3")
+    assert status == 0
+    took = re.findall(r"^memtouch: pass (\d) took ([\d.]+) s$", errors, re.M)
+    assert [int(number) for number, _ in took] == [1, 2, 3]
+    assert [float(s) for _, s in took] == json.loads(out)["passes_s"]
+
+
+@pytest.mark.parametrize("fresh", [[], ["--fresh"]])
+def test_no_memory_is_an_error_not_a_hang(tool, fresh):
+    limit = 512 << 20
+
+    def scarce():
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+    status, out, errors, _ = run(tool, "--mib", "1024", *fresh,
+                                 preexec_fn=scarce)
+    assert status == 1 and out == ""
+    assert "Cannot allocate memory" in errors
+
+
+@pytest.mark.parametrize("arguments", [
+    ["--threads", "0"], ["--passes", "1"], ["--passes", "17"], ["--fresh=1"],
+    ["--mib", "x"], ["more"],
+])
+def test_usage(tool, arguments):
+    status, out, errors, _ = run(tool, *arguments)
+    assert status == 2 and out == ""
+    assert "usage: memtouch" in errors
