@@ -191,31 +191,6 @@ const char *bench_stage_text(enum second_stage stage)
 	return "kind of second stage unknown";
 }
 
-static json_int_t json_u64(uint64_t value)
-{
-	return (json_int_t)MIN(value, (uint64_t)INT64_MAX);
-}
-
-json_t *bench_histogram_json(const struct histogram_snapshot *h)
-{
-	json_t *buckets = json_array();
-
-	for (unsigned int i = 0; i < HISTOGRAM_BUCKETS; i++) {
-		if (h->buckets[i])
-			json_array_append_new(
-				buckets,
-				json_pack("{s:I, s:I}", "le_ns",
-					  json_u64(histogram_bucket_max(i)),
-					  "count", json_u64(h->buckets[i])));
-	}
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "count",
-			 json_u64(h->count), "min_ns", json_u64(h->min),
-			 "mean_ns", json_u64(h->count ? h->sum / h->count : 0),
-			 "p50_ns", json_u64(histogram_percentile(h, 50)),
-			 "p99_ns", json_u64(histogram_percentile(h, 99)),
-			 "max_ns", json_u64(h->max), "buckets", buckets);
-}
-
 const char *bench_format_ns(uint64_t ns, char *buf, size_t buf_size)
 {
 	static const char *const units[] = { "ns", "us", "ms", "s" };

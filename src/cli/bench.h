@@ -87,12 +87,6 @@ __must_check int bench_detect_stage(enum second_stage *ret, struct err *err);
 /* In words. */
 const char *bench_stage_text(enum second_stage stage);
 
-/*
- * A histogram for --json: count, min_ns, mean_ns, p50_ns, p99_ns, max_ns, and
- * `buckets`, each {le_ns, count} that is not empty. NULL: out of memory.
- */
-json_t *bench_histogram_json(const struct histogram_snapshot *histogram);
-
 /* "1.2 us": a duration with a unit that suits it. Returns buf. */
 const char *bench_format_ns(uint64_t ns, char *buf, size_t buf_size);
 

@@ -18,6 +18,7 @@
 
 #include "base/arith.h"
 #include "base/clock.h"
+#include "base/json.h"
 #include "cli/bench.h"
 #include "mem/hostmem.h"
 #include "mem/populate.h"
@@ -330,7 +331,7 @@ static json_t *result_json(const struct touch_args *args,
 	}
 	if (o && args->histogram)
 		json_object_set_new(o, "first_touch",
-				    bench_histogram_json(&res->first_touch));
+				    json_histogram(&res->first_touch));
 	return o;
 }
 
