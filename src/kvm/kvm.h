@@ -60,8 +60,8 @@ __must_check int kvm_vm_enable_cap(const struct kvm_vm *vm, unsigned int cap,
 
 /*
  * Register [gpa, gpa + size) at hva as memslot number slot. flags: KVM_MEM_*.
- * Never called again for a slot after the guest started: a deleted slot zaps
- * the second stage.
+ * Called again after the guest started to change the flags and nothing else: a
+ * deleted slot zaps the second stage.
  */
 __must_check int kvm_vm_set_slot(const struct kvm_vm *vm, unsigned int slot,
 				 uint64_t gpa, uint64_t size, void *hva,

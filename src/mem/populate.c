@@ -301,8 +301,12 @@ static int fill_range(struct worker *w, uint64_t gpa, uint64_t len,
 {
 	const struct second_stage_filler *f = w->job->req->second_stage;
 	unsigned long long from = gpa, to = gpa + len;
-	int r = f->fill(f->ctx, w->index, GPA(gpa), len);
+	int r = -EBUSY; /* as check_request(), had it come a little later */
 
+	if (ram_map_ahead_begin(w->job->ram)) {
+		r = f->fill(f->ctx, w->index, GPA(gpa), len);
+		ram_map_ahead_end(w->job->ram);
+	}
 	if (!r)
 		return 0;
 	return err_errno(err, -r,

@@ -2,8 +2,11 @@
 #include "mem/ram.h"
 
 #include <errno.h>
+#include <linux/membarrier.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/arith.h"
@@ -338,6 +341,8 @@ void ram_fini(struct ram *ram)
 	if (ram->base)
 		munmap(ram->base, ram->span);
 	ram->base = NULL;
+	for (unsigned int i = 0; i < ram->num_regions; i++)
+		free(take_ptr(ram->regions[i].dirty_map));
 	if (ram->span)
 		close_fd(&ram->fd);
 	ram->span = 0;
@@ -390,6 +395,13 @@ static const struct ram_region *find_region(const struct ram *ram,
 	return NULL;
 }
 
+/*
+ * Release: the bytes written before are seen by whoever takes the bit. A bit
+ * that is set already is set again all the same. Looking first would save the
+ * locked instruction, but the look may overtake the bytes on their way to
+ * memory: the bit is seen just before it is taken, the page copied without
+ * them, and nobody marks it again.
+ */
 static void region_mark_dirty(const struct ram_region *region, uint64_t offset,
 			      uint64_t len)
 {
@@ -401,7 +413,7 @@ static void region_mark_dirty(const struct ram_region *region, uint64_t offset,
 	for (uint64_t page = offset / PAGE_4K;
 	     page <= (offset + len - 1) / PAGE_4K; page++)
 		atomic_fetch_or_explicit(&map[page / 64], 1ull << (page % 64),
-					 memory_order_relaxed);
+					 memory_order_release);
 }
 
 void *mem_map_range(const struct ram *ram, struct gpa gpa, uint64_t len,
@@ -454,4 +466,101 @@ void mem_mark_dirty(const struct ram *ram, struct gpa gpa, uint64_t len)
 
 	if (region)
 		region_mark_dirty(region, gpa.v - region->base.v, len);
+}
+
+uint64_t ram_region_pages(const struct ram_region *region)
+{
+	return region->size / PAGE_4K;
+}
+
+uint64_t ram_region_words(const struct ram_region *region)
+{
+	return div_round_up(ram_region_pages(region), 64);
+}
+
+static int region_fill_map(struct ram_region *region)
+{
+	uint64_t pages = ram_region_pages(region);
+	uint64_t words = ram_region_words(region);
+
+	if (!region->dirty_map)
+		region->dirty_map = calloc(words, sizeof(*region->dirty_map));
+	if (!region->dirty_map)
+		return -ENOMEM;
+	for (uint64_t i = 0; i < pages / 64; i++)
+		atomic_store_explicit(&region->dirty_map[i], UINT64_MAX,
+				      memory_order_relaxed);
+	if (pages % 64)
+		atomic_store_explicit(&region->dirty_map[pages / 64],
+				      (1ull << (pages % 64)) - 1,
+				      memory_order_relaxed);
+	return 0;
+}
+
+/*
+ * A writer stores its bytes and then loads the map's pointer, and the processor
+ * may do the load first. If it still finds none, its bytes must be in memory
+ * when tracking is said to have begun, for nothing else tells of them. A full
+ * barrier in every accessor would ensure that; so does one forced upon all
+ * threads once, here, by membarrier(2).
+ */
+static int order_all_threads(struct err *err)
+{
+	if (!syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED,
+		     0, 0) &&
+	    !syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0))
+		return 0;
+	if (!syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0))
+		return 0;
+	return err_errno(err, errno, "dirty tracking: membarrier");
+}
+
+/* The gate counts callers that see RAM as constant, which it is but for it. */
+static _Atomic unsigned int *mapping_ahead(const struct ram *ram)
+{
+	return &((struct ram *)ram)->mapping_ahead;
+}
+
+/*
+ * Count first, look then; ram_dirty_start() does it the other way round. In the
+ * one order of all these accesses (sequential consistency) one of the two comes
+ * second, and sees the other.
+ */
+bool ram_map_ahead_begin(const struct ram *ram)
+{
+	atomic_fetch_add(mapping_ahead(ram), 1);
+	for (unsigned int i = 0; i < ram->num_regions; i++) {
+		if (atomic_load(&ram->regions[i].dirty)) {
+			ram_map_ahead_end(ram);
+			return false;
+		}
+	}
+	return true;
+}
+
+void ram_map_ahead_end(const struct ram *ram)
+{
+	atomic_fetch_sub(mapping_ahead(ram), 1);
+}
+
+int ram_dirty_start(struct ram *ram, struct err *err)
+{
+	for (unsigned int i = 0; i < ram->num_regions; i++) {
+		if (region_fill_map(&ram->regions[i]))
+			return err_set(err, ENOMEM,
+				       "dirty tracking: out of memory");
+	}
+	for (unsigned int i = 0; i < ram->num_regions; i++)
+		atomic_store(&ram->regions[i].dirty, ram->regions[i].dirty_map);
+	/* A piece of work is a few MiB at most. */
+	while (atomic_load(&ram->mapping_ahead))
+		usleep(100);
+	return order_all_threads(err);
+}
+
+void ram_dirty_stop(struct ram *ram)
+{
+	for (unsigned int i = 0; i < ram->num_regions; i++)
+		atomic_store_explicit(&ram->regions[i].dirty, NULL,
+				      memory_order_release);
 }

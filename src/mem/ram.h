@@ -49,6 +49,8 @@ struct ram_region {
 	 * NULL while nobody tracks. Ordinary guest stores are KVM's to log.
 	 */
 	_Atomic(_Atomic uint64_t *) dirty;
+	/* What dirty points to, if ever; stays until ram_fini(). */
+	_Atomic uint64_t *dirty_map;
 };
 
 #define RAM_MAX_REGIONS 4
@@ -74,6 +76,7 @@ struct ram {
 	struct ram_region regions[RAM_MAX_REGIONS];
 	/* Nodes that every page has to come from; empty: it need not. */
 	struct numa_nodes bound;
+	_Atomic unsigned int mapping_ahead; /* callers between begin and end */
 	unsigned int num_segments;
 	struct ram_segment segments[RAM_MAX_SEGMENTS];
 };
@@ -121,9 +124,11 @@ enum mem_access {
 
 /*
  * The host address of [gpa, gpa + len), which must lie in one region, or NULL.
- * len 0 is refused. With MEM_WRITE the range is marked dirty now, so a caller
- * that keeps the pointer for an asynchronous write calls mem_mark_dirty()
- * again once the data is there.
+ * len 0 is refused. With MEM_WRITE the range is marked dirty now, which is
+ * enough only while nobody tracks (building a machine). Whoever writes through
+ * the pointer later, or has the kernel write there (io_uring), calls
+ * mem_mark_dirty() once the data is there: a mark made before may be taken, and
+ * the page copied, before the data comes.
  */
 __must_check void *mem_map_range(const struct ram *ram, struct gpa gpa,
 				 uint64_t len, enum mem_access access);
@@ -134,7 +139,37 @@ __must_check int mem_read(const struct ram *ram, struct gpa gpa, void *buf,
 __must_check int mem_write(const struct ram *ram, struct gpa gpa,
 			   const void *buf, uint64_t len);
 
-/* Mark a range dirty that was written through a mapped pointer. */
+/*
+ * Mark a range dirty that was written through a mapped pointer. After the
+ * bytes, always: who takes the mark is then sure to see them.
+ */
 void mem_mark_dirty(const struct ram *ram, struct gpa gpa, uint64_t len);
+
+/* How many 4K pages a region has, and 64-bit words its dirty map. */
+uint64_t ram_region_pages(const struct ram_region *region);
+uint64_t ram_region_words(const struct ram_region *region);
+
+/*
+ * Give every region a dirty map with all bits set. When this returns, each
+ * write through the accessors is either in memory for all to see or will be
+ * marked, and nothing is being mapped ahead. Control thread; for mem/dirty.c.
+ */
+__must_check int ram_dirty_start(struct ram *ram, struct err *err);
+
+/*
+ * Around every piece of work that maps guest memory in the second stage ahead
+ * of the guest. False: it is tracked, do not, and do not call end. A page that
+ * KVM maps writable while it logs counts as dirty; with dirty rings that is an
+ * entry in the ring of the vCPU it was mapped through, which nobody keeps from
+ * running over. ram_dirty_start() waits for those that have begun. Any thread.
+ */
+__must_check bool ram_map_ahead_begin(const struct ram *ram);
+void ram_map_ahead_end(const struct ram *ram);
+
+/*
+ * Stop marking. The maps themselves stay, since an accessor on another thread
+ * may be about to set a bit.
+ */
+void ram_dirty_stop(struct ram *ram);
 
 #endif
