@@ -13,6 +13,8 @@
 
 /* Accesses between two looks at the stop flag. */
 #define STOP_INTERVAL 4096ull
+/* The same where each access may be a fault that the host takes long for. */
+#define SCATTER_STOP_INTERVAL 64ull
 
 #define LINE_BYTES 64
 
@@ -262,6 +264,25 @@ static void do_walk(const struct probe_command *cmd, const struct range *r,
 	res->value = off;
 }
 
+static void do_scatter(const struct probe_command *cmd, const struct range *r,
+		       struct probe_result *res)
+{
+	uint64_t rng = cmd->seed, va;
+
+	if (!r->count)
+		return;
+	for (uint64_t n = 0; !cmd->passes || n < cmd->passes; n++) {
+		if (n % SCATTER_STOP_INTERVAL == 0 && stopped()) {
+			res->status = PROBE_STOPPED;
+			return;
+		}
+		va = r->start + rng_next(&rng) % r->count * r->stride;
+		*word(va) = probe_pattern(cmd->seed + n, va - PROBE_VA_TEST);
+		res->accesses++;
+		res->passes++;
+	}
+}
+
 static void do_spin(const struct probe_command *cmd, struct probe_result *res)
 {
 	do {
@@ -296,6 +317,9 @@ static void execute(const struct probe_command *cmd, const struct range *r,
 		break;
 	case PROBE_OP_SPIN:
 		do_spin(cmd, res);
+		break;
+	case PROBE_OP_SCATTER:
+		do_scatter(cmd, r, res);
 		break;
 	case PROBE_OP_FAULT:
 		res->value = *word(r->start);

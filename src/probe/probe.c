@@ -249,7 +249,7 @@ pid_t probe_thread_id(struct probe *p, unsigned int i)
 static int check_command(const struct probe *p, const struct probe_command *cmd,
 			 struct err *err)
 {
-	if (cmd->op > PROBE_OP_HANG)
+	if (cmd->op > PROBE_OP_SCATTER)
 		return err_set(err, EINVAL, "probe command %u: unknown",
 			       cmd->op);
 	if (!is_aligned(cmd->start | cmd->stride, PROBE_MIN_STRIDE))

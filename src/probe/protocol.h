@@ -68,6 +68,12 @@ enum probe_op {
 	/* For testing the host's error paths. */
 	PROBE_OP_FAULT = 9, /* read start, whatever is there */
 	PROBE_OP_HANG = 10, /* spin and ignore the stop flag */
+	/*
+	 * Store to random words of the range, passes times (0: until stopped):
+	 * the n-th, counted from 0, is probe_pattern(seed + n, offset), so that
+	 * a word tells of its place and, with the seed, of its time.
+	 */
+	PROBE_OP_SCATTER = 11,
 };
 
 /* Wait, spinning, until barrier_count vCPUs have started their command. */

@@ -244,6 +244,34 @@ static void staggered_walk_is_one_cycle(void **state)
 	probe_free(p);
 }
 
+/* Every word is 0 or one of the values that may be at its place. */
+static void scatter_describes_itself(void **state)
+{
+	struct probe *p = make(1, AREA, PROBE_GUEST_PAGE_2M);
+	struct probe_command cmd = command(PROBE_OP_SCATTER, 0, MIB, PAGE_4K,
+					   1000);
+	uint64_t written = 0;
+
+	cmd.passes = 100;
+	assert_int_equal(run(p, 0, cmd).guest.accesses, 100);
+	for (uint64_t off = 0; off < AREA; off += PAGE_4K) {
+		uint64_t word = host_word(p, off);
+		bool known = !word;
+
+		for (uint64_t n = 0; n < 100 && !known; n++)
+			known = word == probe_pattern(1000 + n, off);
+		assert_true(known);
+		assert_true(!word || off < MIB);
+		written += word != 0;
+	}
+	/* 100 of 256 places: not one after the other, and not one for all */
+	assert_in_range(written, 50, 99);
+	cmd.len = 0; /* nowhere */
+	cmd.passes = 0;
+	assert_int_equal(run(p, 0, cmd).guest.accesses, 0);
+	probe_free(p);
+}
+
 static void shares_cover_the_range(void **state)
 {
 	struct probe_command fill = command(PROBE_OP_FILL, 0, AREA, 8, 3);
@@ -290,7 +318,8 @@ static void barrier_holds_back(void **state)
 static void stop_ends_endless_commands(void **state)
 {
 	static const enum probe_op ops[] = { PROBE_OP_WRITE, PROBE_OP_READ,
-					     PROBE_OP_WALK, PROBE_OP_SPIN };
+					     PROBE_OP_WALK, PROBE_OP_SPIN,
+					     PROBE_OP_SCATTER };
 	struct probe *p = make(2, AREA, PROBE_GUEST_PAGE_2M);
 	struct err err = ERR_INIT;
 	struct probe_outcome out;
@@ -497,7 +526,7 @@ static void bad_commands_are_refused(void **state)
 		command(PROBE_OP_WRITE, UINT64_MAX - 7, 16, 8, 0),
 		command(PROBE_OP_WRITE, 4, 16, 8, 0),
 		command(PROBE_OP_WRITE, 0, 16, 12, 0),
-		command(PROBE_OP_HANG + 1, 0, 0, 0, 0),
+		command(PROBE_OP_SCATTER + 1, 0, 0, 0, 0),
 		{ .op = PROBE_OP_WRITE,
 		  .flags = PROBE_F_ABSOLUTE,
 		  .start = PROBE_VA_TEST,
@@ -576,6 +605,7 @@ int main(void)
 		cmocka_unit_test(pattern_both_ways),
 		cmocka_unit_test(walk_is_one_cycle),
 		cmocka_unit_test(staggered_walk_is_one_cycle),
+		cmocka_unit_test(scatter_describes_itself),
 		cmocka_unit_test(shares_cover_the_range),
 		cmocka_unit_test(barrier_holds_back),
 		cmocka_unit_test(stop_ends_endless_commands),
