@@ -19,6 +19,7 @@
 
 struct option;
 
+extern const struct cli_command cmd_bench_dirty;
 extern const struct cli_command cmd_bench_populate;
 extern const struct cli_command cmd_bench_touch;
 extern const struct cli_command cmd_bench_walk;

@@ -15,6 +15,7 @@ static const struct {
 	{ "touch", &cmd_bench_touch },
 	{ "populate", &cmd_bench_populate },
 	{ "walk", &cmd_bench_walk },
+	{ "dirty", &cmd_bench_dirty },
 };
 
 static void bench_help(void)
