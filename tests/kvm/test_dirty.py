@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dirty tracking loses no write, and the test of that would notice if it did.
+
+Runs dirty_torture (its source says what it does) with fixed seeds. tests/guest
+has the same in the lab.
+"""
+import json
+import os
+import pathlib
+import subprocess
+
+import pytest
+
+THP = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+SKIPPED = 77
+
+
+def torture_program():
+    build = os.environ.get("QUIRE_BUILD")
+    if not build:
+        build = pathlib.Path(os.environ.get("QUIRE", "build/quire")).parent
+    return pathlib.Path(build) / "tests" / "kvm" / "dirty_torture"
+
+
+def torture(*args, timeout=300):
+    done = subprocess.run([torture_program(), *map(str, args)], capture_output=True,
+                          text=True, timeout=timeout, check=False)
+    if done.returncode == SKIPPED:
+        pytest.skip(done.stderr.strip().splitlines()[-1])
+    print(done.stderr, done.stdout)
+    assert done.returncode in (0, 1) and done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def assert_something_happened(result, phases):
+    """Nothing lost means little where little was written."""
+    assert result["starts"] == phases
+    assert result["rounds"] > 3 * phases
+    assert result["guest_stores"] > 1000 and result["vmm_writes"] > 100
+    assert result["pages_kvm"] > 1000 and result["pages_vmm"] > 100
+    assert result["pages_copied"] == result["pages_taken"]
+    assert result["pages_compared"] >= phases * result["mib"] * 256
+
+
+@pytest.mark.parametrize("page", ["4k", "thp"])
+@pytest.mark.parametrize("method", ["bitmap", "ring"])
+def test_nothing_is_lost(method, page):
+    if page == "thp" and "[never]" in THP.read_text():
+        pytest.skip("transparent huge pages are off")
+    # A ring so small that it overflows all the time.
+    status, result = torture("--method", method, "--page", page, "--seconds", 6,
+                             "--phases", 3, "--vcpus", 2, "--takers", 3, "--mib", 32,
+                             "--ring-entries", 1024, "--seed", 7)
+    assert status == 0 and result["pages_different"] == 0, result
+    assert_something_happened(result, 3)
+    if method == "ring":
+        assert result["ring_full"] > 0, result
+    else:
+        assert result["ring_full"] == 0
+
+
+@pytest.mark.parametrize("method,fault", [
+    ("ring", "reset-late"), ("bitmap", "clear-late"),
+    ("bitmap", "mark-early"), ("ring", "mark-early")])
+def test_wrong_order_is_noticed(method, fault):
+    """Arming after handing out, marking before writing: pages are lost, and it shows."""
+    for seed in range(1, 6):
+        status, result = torture("--method", method, "--break", fault, "--seconds", 3,
+                                 "--phases", 3, "--mib", 32, "--ring-entries", 1024,
+                                 "--seed", seed)
+        if result["pages_different"]:
+            break
+    assert status == 1 and result["pages_different"] > 0, result
