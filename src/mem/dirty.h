@@ -83,13 +83,16 @@ __must_check int dirty_setup_vm(struct dirty_tracker **ret,
 				const struct dirty_config *cfg,
 				struct err *err);
 
-/* vCPU number 0, 1, ... in order; vcpu outlives the tracker's use of it. */
+/*
+ * vCPU number 0, 1, ... in order, before it first runs: all that run or may be
+ * filled through while tracking is on.
+ */
 __must_check int dirty_add_vcpu(struct dirty_tracker *t,
 				const struct kvm_vcpu *vcpu, struct err *err);
 
 /*
- * Before the vCPUs are closed. Tracking is off, or the VM never runs again.
- * NULL is fine.
+ * The vCPUs' threads have ended, and so have harvests and takes. The kernel
+ * keeps the VM until then, for the rings are mapped. NULL is fine.
  */
 void dirty_free(struct dirty_tracker *t);
 
@@ -98,7 +101,7 @@ uint32_t dirty_ring_entries(const struct dirty_tracker *t); /* 0: no rings */
 
 /*
  * Begin, with the guest running or not: from here on every page counts as
- * dirty. ram stays as it is until dirty_stop(). On failure tracking is off.
+ * dirty. ram outlives the vCPUs' threads. On failure tracking is off.
  * Control thread, as dirty_stop().
  */
 __must_check int dirty_start(struct dirty_tracker *t, struct ram *ram,
