@@ -150,7 +150,8 @@ static const struct run_option run_options[] = {
 	  "[,populate=none|host|full|background]"
 	  "[,stage2=auto|ioctl|stub|none][,populate-threads=N]"
 	  "[,repair=on|off][,coalesce=on|off][,background-rate=SIZE]"
-	  "[,numa=none|bind|interleave|preferred|split[:NODES]]",
+	  "[,numa=none|bind|interleave|preferred|split[:NODES]]"
+	  "[,dirty-log=auto|bitmap|ring][,dirty-ring=ENTRIES]",
 	  "guest RAM (default size=512M,page=thp); populate=full fills host "
 	  "pages and second stage before the start",
 	  set_memory },

@@ -28,6 +28,7 @@ void vm_config_init(struct vm_config *cfg)
 		.populate = POPULATE_NONE,
 		.stage2 = STAGE2_AUTO,
 		.repair = true,
+		.dirty_log = DIRTY_AUTO,
 		.background_rate = VM_DEFAULT_RATE,
 		.on_reboot = VM_ACTION_RESTART,
 		.on_crash = VM_ACTION_STOP,
@@ -208,6 +209,28 @@ static int memory_background_rate(void *obj, const char *value, struct err *err)
 			   err);
 }
 
+static int memory_dirty_log(void *obj, const char *value, struct err *err)
+{
+	int v, r = kvlist_enum(value, dirty_method_names,
+			       ARRAY_SIZE(dirty_method_names), &v, err);
+
+	if (!r)
+		((struct vm_config *)obj)->dirty_log = (enum dirty_method)v;
+	return r;
+}
+
+static int memory_dirty_ring(void *obj, const char *value, struct err *err)
+{
+	uint32_t v = 0;
+	int r = kvlist_u32(value, 1, DIRTY_RING_MAX_ENTRIES, &v, err);
+
+	if (!r && !is_pow2(v))
+		return err_set(err, EINVAL, "not a power of two");
+	if (!r)
+		((struct vm_config *)obj)->dirty_ring = v;
+	return r;
+}
+
 static const struct kvlist_key memory_keys[] = {
 	{ "size", memory_size },
 	{ "page", memory_page },
@@ -219,6 +242,8 @@ static const struct kvlist_key memory_keys[] = {
 	{ "coalesce", memory_coalesce },
 	{ "background-rate", memory_background_rate },
 	{ "numa", memory_numa },
+	{ "dirty-log", memory_dirty_log },
+	{ "dirty-ring", memory_dirty_ring },
 };
 
 int vm_config_set_memory(struct vm_config *cfg, const char *text,
@@ -237,6 +262,9 @@ int vm_config_check(const struct vm_config *cfg, struct err *err)
 		return err_set(err, EINVAL,
 			       "--cpus boot=%u is not a multiple of threads=%u",
 			       cfg->num_cpus, cfg->threads_per_core);
+	if (cfg->dirty_ring && cfg->dirty_log != DIRTY_RING)
+		return err_set(err, EINVAL,
+			       "--memory dirty-ring= wants dirty-log=ring");
 	if (cfg->page == RAM_PAGE_1G && !is_aligned(cfg->memory_bytes, PAGE_1G))
 		return err_set(err, EINVAL,
 			       "--memory page=1g wants size= a multiple of 1G");

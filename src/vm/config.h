@@ -9,6 +9,7 @@
 #include "base/err.h"
 #include "device/chardev.h"
 #include "kvm/irq.h"
+#include "mem/dirty.h"
 #include "mem/numa.h"
 #include "mem/populate.h"
 #include "mem/ram.h"
@@ -51,6 +52,8 @@ struct vm_config {
 	bool repair;		       /* what is zapped of the second stage */
 	bool coalesce;		       /* 4K pages into 2M in the background */
 	uint64_t background_rate;      /* bytes/s of both; 0: no limit */
+	enum dirty_method dirty_log;
+	uint32_t dirty_ring; /* entries of each vCPU's; 0: default */
 
 	struct chardev_config serial;
 	bool debug_exit;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The order of building matters, and is the order of the functions below:
- * VM and irqchip before vCPUs (KVM wants that); RAM advised and its slots
- * registered before devices map anything; vCPUs with their CPUID before
+ * VM, dirty log and irqchip before vCPUs (KVM wants that); RAM advised and its
+ * slots registered before devices map anything; vCPUs with their CPUID before
  * population, which fills the second stage through them; devices before the
  * boot tables that describe them; vCPU state last.
  */
@@ -14,6 +14,7 @@
 #include "base/cpus.h"
 #include "base/log.h"
 #include "boot/boot.h"
+#include "mem/dirty.h"
 #include "x86/acpi.h"
 #include "x86/cpu.h"
 #include "x86/layout.h"
@@ -43,6 +44,23 @@ static enum irqchip_kind irqchip_for(const struct vm_config *cfg)
 	return cfg->num_cpus > 255 ? IRQCHIP_SPLIT : cfg->irqchip;
 }
 
+/*
+ * Prepared in every machine, since rings cannot be had later. Where KVM has no
+ * such log that is an error only if one was asked for by name.
+ */
+static int build_dirty_log(struct machine *m, struct err *err)
+{
+	const struct dirty_config cfg = {
+		.method = m->cfg->dirty_log,
+		.memory_bytes = m->cfg->memory_bytes,
+		.ring_entries = m->cfg->dirty_ring,
+	};
+
+	int r = dirty_setup_vm(&m->memory.dirty, &m->vm, &cfg, err);
+
+	return r == -ENOTSUP && cfg.method == DIRTY_AUTO ? 0 : r;
+}
+
 static int build_vm(struct machine *m, struct err *err)
 {
 	int r;
@@ -58,8 +76,10 @@ static int build_vm(struct machine *m, struct err *err)
 	if (r)
 		return r;
 	disable_slot_zap(&m->vm);
-	r = kvm_vm_place_pages(&m->vm, LAYOUT_KVM_IDENTITY, LAYOUT_KVM_TSS,
-			       err);
+	r = build_dirty_log(m, err);
+	if (!r)
+		r = kvm_vm_place_pages(&m->vm, LAYOUT_KVM_IDENTITY,
+				       LAYOUT_KVM_TSS, err);
 	if (r)
 		return r;
 	return irq_router_new(&m->router, &m->vm, irqchip_for(m->cfg), err);
@@ -187,6 +207,7 @@ static int build_vcpus(struct machine *m, const struct cpu_model *model,
 		.pio = m->pio,
 		.mmio = m->mmio,
 		.ioapic = platform_ioapic(m->platform),
+		.dirty = m->memory.dirty,
 		.ended = vcpu_ended,
 		.ctx = m,
 	};

@@ -219,5 +219,7 @@ void vm_memory_stop(struct vm_memory *m)
 void vm_memory_fini(struct vm_memory *m)
 {
 	vm_memory_stop(m);
+	dirty_free(m->dirty);
+	m->dirty = NULL;
 	ram_fini(&m->ram);
 }

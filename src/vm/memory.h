@@ -14,6 +14,7 @@
 #define QUIRE_VM_MEMORY_H
 
 #include "kvm/kvm.h"
+#include "mem/dirty.h"
 #include "mem/keeper.h"
 #include "mem/populate.h"
 #include "mem/ram.h"
@@ -30,6 +31,8 @@ struct vm_memory {
 	const struct vm_config *cfg;
 	const struct kvm_vm *vm;
 	struct ram ram;
+	/* Prepared by the machine, before anything else here; NULL: no log. */
+	struct dirty_tracker *dirty;
 	/* How it was populated; wall_ns 0: it was not. */
 	struct populate_result populated;
 	struct populate_service service;

@@ -63,6 +63,16 @@ static void take_vcpu(struct memory_stats *s, int stats_fd)
 		take_kvm(stats, s->vcpus, &s->num_vcpus);
 }
 
+static void take_dirty(struct memory_stats *s, struct dirty_tracker *tracker)
+{
+	if (!tracker)
+		return;
+	s->has_dirty = true;
+	s->dirty_method = dirty_method(tracker);
+	s->dirty_ring_entries = dirty_ring_entries(tracker);
+	dirty_stats_read(tracker, &s->dirty);
+}
+
 void memory_stats_take(struct memory_stats *s, const struct vm_memory *m,
 		       const int *stats_fds, unsigned int num)
 {
@@ -76,6 +86,7 @@ void memory_stats_take(struct memory_stats *s, const struct vm_memory *m,
 	histogram_read(&m->service.second_stage_page, &s->second_stage_page);
 	s->has_host = !coverage_read_host(&m->ram, &s->host);
 	take_vm(s, m->vm->fd);
+	take_dirty(s, m->dirty);
 	s->has_keeper = m->has_keeper;
 	if (m->keeper)
 		keeper_read_stats(m->keeper, &s->keeper);
@@ -149,6 +160,29 @@ static json_t *keeper_json(const struct memory_stats *s)
 	return o;
 }
 
+static json_t *dirty_json(const struct memory_stats *s)
+{
+	const struct dirty_stats *d = &s->dirty;
+
+	if (!s->has_dirty)
+		return json_null();
+	return json_pack(
+		"{s:s, s:i, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, "
+		"s:f, s:f}",
+		"method", dirty_method_names[s->dirty_method], "ring_entries",
+		(int)s->dirty_ring_entries, "tracking", (int)d->tracking,
+		"starts", json_int_u64(d->starts), "rounds",
+		json_int_u64(d->rounds), "round_pages",
+		json_int_u64(d->round_pages), "pages_kvm",
+		json_int_u64(d->pages_kvm), "pages_vmm",
+		json_int_u64(d->pages_vmm), "pages_taken",
+		json_int_u64(d->pages_taken), "pages_waiting",
+		json_int_u64(d->pages_waiting), "ring_full",
+		json_int_u64(d->ring_full), "start_s",
+		clock_ns_to_s(d->start_ns), "log_s", clock_ns_to_s(d->log_ns),
+		"clear_s", clock_ns_to_s(d->clear_ns));
+}
+
 static json_t *kvm_json(const struct memory_stats_kvm *entries,
 			unsigned int num)
 {
@@ -165,7 +199,7 @@ json_t *memory_stats_json(const struct memory_stats *s)
 {
 	return json_pack(
 		"{s:I, s:s, s:s, s:s, s:{s:o, s:o}, s:o, s:{s:o, s:o}, s:o, "
-		"s:{s:o, s:o}}",
+		"s:o, s:{s:o, s:o}}",
 		"size_bytes", json_int_u64(s->size_bytes), "page",
 		ram_page_names[s->page], "populate",
 		populate_mode_names[s->populate], "stage2",
@@ -175,6 +209,7 @@ json_t *memory_stats_json(const struct memory_stats *s)
 		populate_json(s), "service", "host_page",
 		json_histogram(&s->host_page), "second_stage_page",
 		json_histogram(&s->second_stage_page), "background",
-		keeper_json(s), "kvm", "vm", kvm_json(s->vm, s->num_vm),
-		"vcpus", kvm_json(s->vcpus, s->num_vcpus));
+		keeper_json(s), "dirty_log", dirty_json(s), "kvm", "vm",
+		kvm_json(s->vm, s->num_vm), "vcpus",
+		kvm_json(s->vcpus, s->num_vcpus));
 }

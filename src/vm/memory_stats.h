@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * All that is counted about a VM's memory: the coverage of both page tables,
- * the phases of population, background work, and KVM's own statistics. The JSON
+ * the phases of population, background work, dirty tracking, and KVM's own
+ * statistics. The JSON
  * form is the body of the API's vm.memory-stats and the "memory" object of
  * --summary-json (man quire-run).
  *
@@ -35,6 +36,10 @@ struct memory_stats {
 	struct coverage_table host, second_stage;
 	struct populate_result populated;
 	struct histogram_snapshot host_page, second_stage_page;
+	bool has_dirty;
+	enum dirty_method dirty_method;
+	uint32_t dirty_ring_entries;
+	struct dirty_stats dirty;
 	bool has_keeper;
 	struct keeper_stats keeper;
 	struct memory_stats_kvm vm[MEMORY_STATS_MAX_KVM];

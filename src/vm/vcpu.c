@@ -11,6 +11,7 @@
 #include "base/thread.h"
 #include "device/ioapic.h"
 #include "kvm/stats.h"
+#include "mem/dirty.h"
 
 struct vcpu {
 	struct kvm_vcpu kvm;
@@ -33,7 +34,10 @@ int vcpu_new(struct vcpu **ret, const struct kvm_vm *vm, unsigned int id,
 	vcpu->kvm.fd = -1;
 	vcpu->env = *env;
 	r = kvm_vcpu_create(&vcpu->kvm, vm, id, err);
+	if (!r && env->dirty)
+		r = dirty_add_vcpu(env->dirty, &vcpu->kvm, err);
 	if (r) {
+		kvm_vcpu_close(&vcpu->kvm);
 		free(vcpu);
 		return r;
 	}
@@ -156,6 +160,17 @@ static bool handle_shutdown(struct vcpu *vcpu)
 	return end(vcpu, VCPU_END_TRIPLE_FAULT, text);
 }
 
+static bool handle_ring_full(struct vcpu *vcpu)
+{
+	int r = vcpu->env.dirty ? dirty_ring_full(vcpu->env.dirty, vcpu->kvm.id)
+				: -EINVAL;
+
+	count(&vcpu->counters.exits_other);
+	return r ? end_error(vcpu, "emptying the dirty ring failed",
+			     (uint64_t)-r)
+		 : true;
+}
+
 /* One exit; false: leave the loop. */
 static bool handle_exit(struct vcpu *vcpu)
 {
@@ -173,6 +188,8 @@ static bool handle_exit(struct vcpu *vcpu)
 		if (vcpu->env.ioapic)
 			ioapic_eoi(vcpu->env.ioapic, run->eoi.vector);
 		return true;
+	case KVM_EXIT_DIRTY_RING_FULL:
+		return handle_ring_full(vcpu);
 	case KVM_EXIT_INTR:
 	case KVM_EXIT_IRQ_WINDOW_OPEN:
 		count(&vcpu->counters.exits_other);

@@ -13,6 +13,7 @@
 #include "bus/iobus.h"
 #include "kvm/vcpu.h"
 
+struct dirty_tracker;
 struct ioapic;
 struct vcpu;
 
@@ -26,7 +27,8 @@ enum vcpu_end {
 /* What a vCPU thread uses; outlives it. */
 struct vcpu_env {
 	struct iobus *pio, *mmio;
-	struct ioapic *ioapic; /* split irqchip only, else NULL */
+	struct ioapic *ioapic;	     /* split irqchip only, else NULL */
+	struct dirty_tracker *dirty; /* NULL: this KVM has no log */
 	void (*ended)(void *ctx, unsigned int id, enum vcpu_end end,
 		      const char *text);
 	void *ctx;

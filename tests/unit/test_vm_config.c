@@ -88,6 +88,11 @@ static void test_memory(void **state)
 		{ "size=1G,stage2=tdp", "not one of auto, ioctl, stub, none" },
 		{ "size=1G,populate-threads=0", "populate-threads" },
 		{ "size=1G,coalesce=maybe", "coalesce" },
+		{ "size=1G,dirty-log=bitmap", NULL },
+		{ "size=1G,dirty-log=ring,dirty-ring=1024", NULL },
+		{ "size=1G,dirty-log=pml", "not one of auto, bitmap, ring" },
+		{ "size=1G,dirty-ring=1000", "not a power of two" },
+		{ "size=1G,dirty-ring=131072", "dirty-ring" },
 		{ "size=1G,hugepages=on", "unknown key 'hugepages'" },
 	};
 
