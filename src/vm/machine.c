@@ -55,7 +55,6 @@ static int build_dirty_log(struct machine *m, struct err *err)
 		.memory_bytes = m->cfg->memory_bytes,
 		.ring_entries = m->cfg->dirty_ring,
 	};
-
 	int r = dirty_setup_vm(&m->memory.dirty, &m->vm, &cfg, err);
 
 	return r == -ENOTSUP && cfg.method == DIRTY_AUTO ? 0 : r;
