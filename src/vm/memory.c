@@ -6,6 +6,7 @@
 
 #include "base/cpus.h"
 #include "base/log.h"
+#include "kvm/stats.h"
 #include "mem/hostmem.h"
 #include "vm/config.h"
 #include "x86/layout.h"
@@ -84,6 +85,23 @@ static int run_population(struct vm_memory *m, struct stage2 *stage2,
 	return populate_run(&m->ram, &req, &m->populated, err);
 }
 
+/* The stub's touches are faults like any other to KVM, but not the guest's. */
+static uint64_t faults_so_far(struct kvm_vcpu *const *vcpus, unsigned int num)
+{
+	uint64_t sum = 0, value;
+
+	for (unsigned int i = 0; i < num; i++) {
+		struct kvm_stats *stats;
+
+		if (kvm_stats_open(vcpus[i]->fd, &stats))
+			return 0;
+		if (!kvm_stats_read(stats, "pf_taken", &value))
+			sum += value;
+		kvm_stats_close(stats);
+	}
+	return sum;
+}
+
 static int populate_full(struct vm_memory *m, struct kvm_vcpu *const *vcpus,
 			 unsigned int num_vcpus,
 			 const struct populate_watch *watch, struct err *err)
@@ -104,6 +122,8 @@ static int populate_full(struct vm_memory *m, struct kvm_vcpu *const *vcpus,
 	if (m->method == STAGE2_NONE)
 		say_degraded(m, stage2_reason(stage2));
 	r = run_population(m, stage2, watch, err);
+	if (m->method == STAGE2_STUB)
+		m->populate_faults = faults_so_far(vcpus, num_vcpus);
 	r2 = stage2_close(stage2, &close_err);
 	if (r2 && !r && err)
 		*err = close_err;

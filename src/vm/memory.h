@@ -36,6 +36,7 @@ struct vm_memory {
 	/* How it was populated; wall_ns 0: it was not. */
 	struct populate_result populated;
 	struct populate_service service;
+	uint64_t populate_faults;  /* second-stage faults that it took itself */
 	enum stage2_method method; /* that filled the second stage, or NONE */
 	struct stage2_helpers helpers;
 	struct stage2 *background; /* over the helpers */

@@ -27,7 +27,8 @@ static void take_memory_stats(struct vm_summary *s, struct machine *m)
 	free(fds);
 	s->has_kvm_stats = s->memory.num_vcpus > 0;
 	s->exits = memory_stats_vcpu(&s->memory, "exits");
-	s->second_stage_faults = memory_stats_vcpu(&s->memory, "pf_taken");
+	s->second_stage_faults = memory_stats_vcpu(&s->memory, "pf_taken") -
+				 m->memory.populate_faults;
 	s->pages_4k = second->by_4k / PAGE_4K;
 	s->pages_2m = second->by_2m / PAGE_2M;
 	s->pages_1g = second->by_1g / PAGE_1G;
