@@ -101,6 +101,9 @@ void blockq_submit(struct blockq *q, struct block_req *req);
 /* Submit what is queued and run done() of what has completed; do not wait. */
 __must_check int blockq_poll(struct blockq *q);
 
+/* Would blockq_poll() find something completed? Costs no system call. */
+bool blockq_ready(const struct blockq *q);
+
 /*
  * Submit what is queued, wait until a request completed or wake_fd (an eventfd,
  * the same in every call) fired, run done() of all completed ones. Returns 1

@@ -127,8 +127,9 @@ static unsigned int pow2_at_least(unsigned int n)
 static int ring_init(struct io_uring *ring, unsigned int depth)
 {
 	static const unsigned int flag_sets[] = {
-		IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
-		IORING_SETUP_COOP_TASKRUN,
+		IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+			IORING_SETUP_TASKRUN_FLAG,
+		IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
 		0,
 	};
 	unsigned int entries = MIN(pow2_at_least(depth + 1), MAX_SQ_ENTRIES);
@@ -531,6 +532,13 @@ static void arm_wake(struct blockq *q, int wake_fd)
 static int enter_error(int r)
 {
 	return r == -EINTR || r == -EAGAIN || r == -EBUSY ? 0 : r;
+}
+
+bool blockq_ready(const struct blockq *q)
+{
+	return !q->sync &&
+	       (io_uring_cq_ready(&q->ring) ||
+		(IO_URING_READ_ONCE(*q->ring.sq.kflags) & IORING_SQ_TASKRUN));
 }
 
 int blockq_poll(struct blockq *q)

@@ -290,6 +290,13 @@ static int vq_poll_for_pop(struct virtqueue *vq)
 	return r;
 }
 
+bool vq_has_work(const struct virtqueue *vq)
+{
+	return vq->started && !vq->broken &&
+	       avail_load(vq, AVAIL_IDX, memory_order_relaxed) !=
+		       vq->last_avail;
+}
+
 int vq_pop(struct virtqueue *vq, struct vq_chain *ret)
 {
 	uint16_t head;

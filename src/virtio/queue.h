@@ -84,6 +84,9 @@ void vq_stop(struct virtqueue *vq);
  */
 __must_check int vq_pop(struct virtqueue *vq, struct vq_chain *ret);
 
+/* Is there something to pop? A look without consequences, for polling. */
+bool vq_has_work(const struct virtqueue *vq);
+
 /*
  * Return a chain: written is how many bytes of the in-part were filled; that
  * much is marked dirty. The driver sees it at once.

@@ -17,6 +17,7 @@
 
 #include "base/arith.h"
 #include "base/cleanup.h"
+#include "base/cpus.h"
 #include "virtio/blk/blk_priv.h"
 
 #define PCI_CLASS	   0x018000 /* mass storage, other */
@@ -185,6 +186,7 @@ static int blk_create(struct virtio_dev **ret, const void *config,
 	if (!dev)
 		return err_set(err, ENOMEM, "disk %s: out of memory",
 			       cfg->path);
+	dev->may_poll = cpus_allowed() > num_cpus;
 	r = blockdev_open(&dev->bdev, &bdev_cfg, err);
 	if (!r) {
 		r = virtio_dev_init(&dev->vdev, &virtio_blk_class, ram,

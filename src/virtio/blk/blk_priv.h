@@ -12,6 +12,7 @@
 
 #include <pthread.h>
 
+#include "virtio/blk/blk_poll.h"
 #include "virtio/blk/blk_req.h"
 #include "virtio/virtio.h"
 
@@ -29,7 +30,9 @@ struct blk_queue {
 	/* The driver has no flush: a write is done when it is on the disk. */
 	bool writethrough;
 	bool broken;
-	bool pushed;	      /* since the last interrupt */
+	bool pushed;	 /* since the last interrupt */
+	uint64_t popped; /* chains, since the start */
+	struct blk_poll poll;
 	struct blk_io *ios;   /* one for each entry of the ring */
 	unsigned int num_ios; /* of these, touched so far: */
 	unsigned int num_used;
@@ -42,6 +45,7 @@ struct blk_queue {
 struct blk_dev {
 	struct virtio_dev vdev;
 	struct blockdev *bdev;
+	bool may_poll; /* the host has more CPUs than the guest */
 	char serial[BLK_ID_BYTES];
 	struct blk_config_space config;
 	struct blk_queue *queues; /* between activate and deactivate */

@@ -6,7 +6,9 @@
  * stay off meanwhile, and the ring is looked at once more afterwards: what the
  * driver adds during the submission, which is long compared with the look,
  * costs it no exit. Only when the ring is found empty are kicks asked for, and
- * the thread sleeps in blockq_wait(), for completions and kicks alike.
+ * the thread sleeps in blockq_wait(), for completions and kicks alike. Before
+ * that it polls both for a moment, with kicks still off, where blk_poll.c has
+ * found that to pay.
  *
  * Completions are pushed as they are reaped. The interrupt for them follows
  * after the next batch is submitted, so that what completed meanwhile is told
@@ -30,6 +32,7 @@
 
 #include "base/arith.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/io.h"
 #include "base/log.h"
 #include "base/thread.h"
@@ -303,6 +306,7 @@ static unsigned int serve(struct blk_queue *q)
 		handle_chain(q);
 		popped++;
 	}
+	q->popped += popped;
 	if (popped)
 		atomic_fetch_add_explicit(&vqueue->requests, popped,
 					  memory_order_relaxed);
@@ -347,6 +351,45 @@ static bool may_sleep(struct blk_queue *q)
 	return !vq_enable_kick(&virtio_queue(q)->vq);
 }
 
+/* Some turns between two looks at the clock, which cost more than one. */
+#define POLL_TURNS 16
+
+/* Look out for work for that long; false: there was none. */
+static bool poll_for_work(struct blk_queue *q, uint64_t start_ns,
+			  uint64_t poll_ns)
+{
+	do {
+		for (unsigned int i = 0; i < POLL_TURNS; i++) {
+			if (vq_has_work(&virtio_queue(q)->vq))
+				return true;
+			if (blockq_ready(q->bq)) {
+				check_ring(q, blockq_poll(q->bq));
+				return true;
+			}
+			__builtin_ia32_pause();
+		}
+		if (stopping(q))
+			return true;
+	} while (clock_now_ns() - start_ns < poll_ns);
+	return false;
+}
+
+/* Nothing to pop: wait for requests and completions. */
+static void idle(struct blk_queue *q)
+{
+	uint64_t start = clock_now_ns();
+	uint64_t poll_ns = blk_poll_idle(&q->poll, start, q->popped);
+
+	/* Without room or hope, requests would be of no use. */
+	if (q->broken || !io_available(q))
+		poll_ns = 0;
+	if (!poll_ns || !poll_for_work(q, start, poll_ns)) {
+		if (may_sleep(q))
+			wait_for_work(q);
+	}
+	blk_poll_work(&q->poll, clock_now_ns() - start);
+}
+
 static void *queue_main(void *arg)
 {
 	struct blk_queue *q = arg;
@@ -358,8 +401,7 @@ static void *queue_main(void *arg)
 			interrupt(q);
 		} else {
 			interrupt(q);
-			if (may_sleep(q))
-				wait_for_work(q);
+			idle(q);
 		}
 	}
 	while (blockq_inflight(q->bq))
@@ -389,6 +431,7 @@ int blk_queue_start(struct blk_queue *q, struct blk_dev *dev,
 	};
 	q->writethrough = !(features & BLK_F_FLUSH);
 	q->num_ios = virtio_queue(q)->vq.size;
+	blk_poll_init(&q->poll, dev->may_poll);
 	q->ios = calloc(q->num_ios, sizeof(*q->ios));
 	if (!q->ios)
 		return -ENOMEM;
