@@ -82,14 +82,16 @@ class Guest:
                    **rest)
 
 
-def quire_command(guest, extra=()):
+def quire_command(guest, extra=(), memory=""):
+    """memory: more keys for --memory, as ",page=4k"."""
     quire = os.environ.get("QUIRE", str(REPO / "build/quire"))
     if not os.access(quire, os.X_OK):
         raise BenchError(f"{quire}: no such program; run make build")
     return [quire, "run", "--kernel", guest.kernel,
             "--initramfs", guest.initramfs, "--cmdline", guest.cmdline,
             "--cpus", f"boot={guest.cpus}",
-            "--memory", f"size={guest.mem_mib}M", "--serial", "tty", *extra]
+            "--memory", f"size={guest.mem_mib}M{memory}", "--serial", "tty",
+            *extra]
 
 
 def qemu_command(guest, extra=(), machine="microvm,rtc=on"):
