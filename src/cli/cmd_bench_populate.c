@@ -116,10 +116,10 @@ static const struct option populate_options[] = {
 
 /* ---- the floor ---- */
 
-/* Counted from the start of RAM, without the hole. */
+/* Of the test area: offsets in it. */
 struct share {
 	pthread_t thread;
-	const struct ram *ram;
+	const struct probe *probe;
 	uint64_t start, end;
 	struct err err;
 	int error;
@@ -128,15 +128,17 @@ struct share {
 static void *fill_share(void *arg)
 {
 	struct share *s = arg;
-	uint64_t at = 0; /* of the region */
+	const struct ram *ram = probe_ram(s->probe);
+	uint64_t base = probe_layout(s->probe)->test_base;
+	uint64_t at = 0; /* of the region, counted without the hole */
 
-	for (unsigned int i = 0; !s->error && i < s->ram->num_regions; i++) {
-		const struct ram_region *region = &s->ram->regions[i];
-		uint64_t from = MAX(s->start, at);
-		uint64_t to = MIN(s->end, at + region->size);
+	for (unsigned int i = 0; !s->error && i < ram->num_regions; i++) {
+		const struct ram_region *region = &ram->regions[i];
+		uint64_t from = MAX(base + s->start, at);
+		uint64_t to = MIN(base + s->end, at + region->size);
 
 		if (from < to)
-			s->error = host_fill(s->ram,
+			s->error = host_fill(ram,
 					     gpa_add(region->base, from - at),
 					     to - from, &s->err);
 		at += region->size;
@@ -145,10 +147,11 @@ static void *fill_share(void *arg)
 }
 
 /* One system call a thread; the caller's thread is one of them. */
-static int bare(const struct ram *ram, unsigned int threads, struct err *err)
+static int bare(const struct probe *probe, unsigned int threads,
+		struct err *err)
 {
 	struct share *shares = calloc(threads, sizeof(*shares));
-	uint64_t bytes = ram_size(ram);
+	uint64_t bytes = probe_layout(probe)->test_bytes;
 	uint64_t each = align_down(bytes / threads, PAGE_2M);
 	unsigned int started = 1;
 	int r = 0;
@@ -156,7 +159,7 @@ static int bare(const struct ram *ram, unsigned int threads, struct err *err)
 	if (!shares)
 		return err_set(err, ENOMEM, "out of memory");
 	for (unsigned int i = 0; i < threads; i++) {
-		shares[i].ram = ram;
+		shares[i].probe = probe;
 		shares[i].start = i * each;
 		shares[i].end = i + 1 < threads ? (i + 1) * each : bytes;
 	}
@@ -180,33 +183,61 @@ static int bare(const struct ram *ram, unsigned int threads, struct err *err)
 
 /* ---- quire ---- */
 
-static int quire(struct probe *probe, const struct populate_args *args,
-		 struct row *row, enum side side, struct err *err)
+/* The test area, or all that lies below it. */
+static int fill(struct probe *probe, const struct populate_args *args,
+		struct row *row, enum side side, bool test_area,
+		struct populate_result *ret, struct err *err)
 {
+	uint64_t base = probe_layout(probe)->test_base;
 	const struct probe_population how = {
 		.mode = side == SIDE_FULL ? POPULATE_FULL : POPULATE_HOST,
 		.stage2 = args->stage2,
 		.threads = row->threads,
+		.from = GPA(test_area ? base : 0),
+		.len = test_area ? probe_ram(probe)->span - base : base,
 	};
-	struct populate_result res;
 	enum stage2_method method;
-	int r = probe_populate(probe, &how, &res, &method, &row->reason, err);
+	int r = probe_populate(probe, &how, ret, &method, &row->reason, err);
 
-	if (r || side != SIDE_FULL)
-		return r;
-	row->method = method;
-	row->stage2_ns = res.second_stage_ns;
-	return 0;
+	if (!r && side == SIDE_FULL)
+		row->method = method;
+	return r;
 }
 
-static void count_entries(struct probe *probe, struct row *row)
+/* Entries of each size, now. */
+static void count_entries(struct probe *probe, struct probe_counters *ret)
 {
-	struct probe_counters counters;
+	if (probe_read_counters(probe, ret) || !ret->has_pages)
+		*ret = (struct probe_counters){ 0 };
+}
 
-	if (probe_read_counters(probe, &counters) || !counters.has_pages)
-		return;
-	row->entries_4k = counters.pages_4k;
-	row->entries_2m = counters.pages_2m;
+/*
+ * Only the test area is timed and counted: what lies below it, code and page
+ * tables of the guest, has 4K entries whatever the host's pages are.
+ */
+static int run_timed(struct probe *probe, const struct populate_args *args,
+		     struct row *row, enum side side, double *ret_s,
+		     struct err *err)
+{
+	struct probe_counters before, after;
+	struct populate_result res = { 0 };
+	uint64_t began;
+	int r = fill(probe, args, row, side, false, NULL, err);
+
+	if (r)
+		return r;
+	count_entries(probe, &before);
+	began = clock_now_ns();
+	r = side == SIDE_BARE ? bare(probe, row->threads, err)
+			      : fill(probe, args, row, side, true, &res, err);
+	*ret_s = clock_ns_to_s(clock_now_ns() - began);
+	if (r || side != SIDE_FULL)
+		return r;
+	count_entries(probe, &after);
+	row->stage2_ns = res.second_stage_ns;
+	row->entries_4k = after.pages_4k - before.pages_4k;
+	row->entries_2m = after.pages_2m - before.pages_2m;
+	return 0;
 }
 
 static int run_side(const struct populate_args *args, struct row *row,
@@ -219,19 +250,11 @@ static int run_side(const struct populate_args *args, struct row *row,
 		.page = row->page,
 	};
 	struct probe *probe = NULL;
-	uint64_t began;
 	int r = probe_new(&probe, &cfg, err);
 
 	if (r)
 		return r;
-	began = clock_now_ns();
-	if (side == SIDE_BARE)
-		r = bare(probe_ram(probe), row->threads, err);
-	else
-		r = quire(probe, args, row, side, err);
-	*ret_s = clock_ns_to_s(clock_now_ns() - began);
-	if (side == SIDE_FULL)
-		count_entries(probe, row);
+	r = run_timed(probe, args, row, side, ret_s, err);
 	probe_free(probe);
 	return r;
 }

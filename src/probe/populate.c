@@ -10,8 +10,8 @@ static int run_population(struct probe *p, const struct probe_population *how,
 {
 	const struct ram *ram = probe_ram(p);
 	const struct populate_request req = {
-		.gpa = GPA(0),
-		.len = ram->span,
+		.gpa = how->len ? how->from : GPA(0),
+		.len = how->len ?: ram->span,
 		.host = true,
 		.second_stage = filler,
 		.threads = how->threads,

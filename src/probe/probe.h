@@ -130,10 +130,12 @@ struct probe_population {
 	enum stage2_method stage2;
 	unsigned int threads;		    /* 0: one per CPU */
 	const struct populate_watch *watch; /* may be NULL */
+	struct gpa from;		    /* what to fill; len 0: all RAM */
+	uint64_t len;
 };
 
 /*
- * Fill all RAM as `quire run` does, through the probe's vCPUs, which are idle.
+ * Fill RAM as `quire run` does, through the probe's vCPUs, which are idle.
  * *ret_method is the method that filled the second stage; with NONE, reason
  * (if not NULL, an err to fill) says why FULL came to HOST.
  */
