@@ -570,8 +570,8 @@ static void take_result(struct job *job, unsigned int threads,
 		.second_stage_ns = atomic_load(&job->stage2_ns),
 		.units = atomic_load(&job->units),
 		.threads = threads,
-		.ports = MIN(job->num_ports, threads),
 	};
+	ret->ports = MIN(job->num_ports, threads);
 }
 
 int populate_run(const struct ram *ram, const struct populate_request *req,
