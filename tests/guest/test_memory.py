@@ -140,7 +140,10 @@ def test_repair_after_somebody_elses_zap(quire, thp):
     assert background["zaps_seen"] >= 1
     assert background["zapped_bytes"] >= 2 * MIB
     assert background["repair"]["failed_bytes"] == 0
-    assert summary["memory"]["coverage"]["second_stage"]["2m_bytes"] >= done[0]
+    # Large ones, as the host's are now. KVM may keep a unit in 4K pages where
+    # the machine's own pages interrupt it; coverage below is exact.
+    second = summary["memory"]["coverage"]["second_stage"]
+    assert second["2m_bytes"] >= done[0] - 4 * MIB
     assert covered(summary) >= 512 * MIB
 
 
