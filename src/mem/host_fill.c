@@ -20,27 +20,13 @@ static int populate_write(const struct ram *ram, uint64_t gpa, uint64_t len)
 	return 0;
 }
 
-static uint64_t step_of(const struct ram *ram)
-{
-	switch (ram->page) {
-	case RAM_PAGE_2M:
-		return PAGE_2M;
-	case RAM_PAGE_1G:
-		return PAGE_1G;
-	case RAM_PAGE_4K:
-	case RAM_PAGE_THP:
-		break;
-	}
-	return PAGE_4K;
-}
-
 /*
  * Which page is it? What lies before it is populated already, so a second walk
  * in single pages is quick and leaves nothing undone that could be done.
  */
 static void narrow(const struct ram *ram, uint64_t *gpa, uint64_t *len)
 {
-	uint64_t step = step_of(ram);
+	uint64_t step = ram_page_bytes(ram->page);
 
 	for (uint64_t at = *gpa; at < *gpa + *len; at += step) {
 		if (!populate_write(ram, at, step))

@@ -26,7 +26,7 @@ const char *const ram_page_names[4] = {
 	[RAM_PAGE_1G] = "1g",
 };
 
-static uint64_t page_bytes(enum ram_page page)
+uint64_t ram_page_bytes(enum ram_page page)
 {
 	switch (page) {
 	case RAM_PAGE_2M:
@@ -218,7 +218,7 @@ static int split_segments(struct ram *ram, const struct numa_nodes *nodes,
 static int check_node_pools(const struct ram *ram, enum numa_policy policy,
 			    const struct numa_nodes *nodes, struct err *err)
 {
-	uint64_t unit = page_bytes(ram->page);
+	uint64_t unit = ram_page_bytes(ram->page);
 
 	if (!ram_page_is_hugetlb(ram->page))
 		return 0;
@@ -271,7 +271,7 @@ static int place(struct ram *ram, const struct numa_config *cfg,
 
 static int check_config(const struct ram_config *cfg, struct err *err)
 {
-	uint64_t unit = page_bytes(cfg->page), end;
+	uint64_t unit = ram_page_bytes(cfg->page), end;
 
 	if (!cfg->size_bytes || !is_aligned(cfg->size_bytes, unit))
 		return err_set(err, EINVAL,

@@ -35,6 +35,9 @@ enum ram_page {
 /* "4k", "thp", "2m", "1g", indexed by enum ram_page. */
 extern const char *const ram_page_names[4];
 
+/* The unit it is mapped in; 4K with THP. */
+uint64_t ram_page_bytes(enum ram_page page);
+
 static inline bool ram_page_is_hugetlb(enum ram_page page)
 {
 	return page == RAM_PAGE_2M || page == RAM_PAGE_1G;
