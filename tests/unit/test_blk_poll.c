@@ -92,6 +92,39 @@ static void test_tries_again(void **state)
 	assert_int_equal(work(&d, 1, 100 * US, 100 * US), 0);
 }
 
+/* Work that gets faster or slower by itself says nothing about polling. */
+static void test_trends(void **state)
+{
+	for (int faster = 0; faster < 2; faster++) {
+		struct disk d = { .now = 1 };
+		uint64_t ns = faster ? 500 * US : 100 * US;
+
+		blk_poll_init(&d.poll, true);
+		step(&d, US, US);
+		for (unsigned int i = 0; i < BLK_POLL_TRIAL * BLK_POLL_EPOCH;
+		     i++) {
+			step(&d, ns, US);
+			ns += faster ? -400 : 400;
+		}
+		assert_false(d.poll.on);
+	}
+}
+
+/* Other work comes, for which polling is of no use: that is noticed at once. */
+static void test_ends_early(void **state)
+{
+	struct disk d;
+
+	trial(&d, 100 * US, 50 * US);
+	assert_int_equal(work(&d, 1, 100 * US, 50 * US), BLK_POLL_EPOCH);
+	work(&d, 1 + BLK_POLL_TRIAL, 150 * US, 150 * US);
+	assert_int_equal(work(&d, 3, 150 * US, 150 * US), 0);
+	/* Or faster work than before: the next trial tells. */
+	trial(&d, 100 * US, 50 * US);
+	work(&d, BLK_POLL_HOLD_EPOCHS + BLK_POLL_TRIAL, 10 * US, 20 * US);
+	assert_int_equal(work(&d, 3, 10 * US, 20 * US), 0);
+}
+
 /* A driver that does nothing for long is not polled for, again and again. */
 static void test_long_pauses(void **state)
 {
@@ -134,6 +167,8 @@ int main(void)
 		cmocka_unit_test(test_stays_on_where_it_pays),
 		cmocka_unit_test(test_stays_off_where_it_does_not),
 		cmocka_unit_test(test_tries_again),
+		cmocka_unit_test(test_trends),
+		cmocka_unit_test(test_ends_early),
 		cmocka_unit_test(test_long_pauses),
 		cmocka_unit_test(test_pauses_in_a_trial),
 		cmocka_unit_test(test_not_allowed),

@@ -33,7 +33,7 @@
 #define RING_BASE   0x10000
 #define RING_SIZE   64ull
 #define SLOTS	    20ull /* three descriptors each */
-#define DATA_BYTES  512ull
+#define DATA_BYTES  4096ull
 #define LOST_MS	    30000 /* nothing waits this long but for ever */
 #define NO_STATUS   0xaa
 #define VECTORS	    2
@@ -192,9 +192,9 @@ static void slot_init(struct machine *m, unsigned int i)
 	uint16_t desc = (uint16_t)(3 * i);
 
 	s->busy = false;
-	s->header = m->data_base + i * PAGE_4K;
+	s->header = m->data_base + 2 * i * PAGE_4K;
 	s->status = s->header + 16;
-	s->data = s->header + DATA_BYTES;
+	s->data = s->header + PAGE_4K;
 	vring_set_desc(&m->ring, m->ring.desc, desc, s->header, 16, VRING_NEXT,
 		       desc + 1);
 	vring_set_desc(&m->ring, m->ring.desc, desc + 2, s->status, 1,
@@ -220,7 +220,8 @@ static void slot_add(struct machine *m, unsigned int i)
 	s->type = types[pick(m, 8) ? pick(m, 2) : 2];
 	le32_store(header, s->type);
 	le32_store(header + 4, 0);
-	le64_store(header + 8, s->type == BLK_T_FLUSH ? 0 : i);
+	le64_store(header + 8,
+		   s->type == BLK_T_FLUSH ? 0 : i * (DATA_BYTES / 512));
 	*(uint8_t *)vring_ptr(&m->ring, s->status) = NO_STATUS;
 	if (s->type == BLK_T_IN)
 		flags |= VRING_WRITE;
@@ -469,6 +470,22 @@ static void test_event_idx(void **state)
 	run(VIRTIO_F_EVENT_IDX, "", 20, 1000);
 }
 
+/* With room on the host, the thread of a direct disk polls in half a trial. */
+static void test_direct(void **state)
+{
+	const char *dir = getenv("TMPDIR");
+	int fd = open(dir ? dir : "/tmp",
+		      O_TMPFILE | O_RDWR | O_DIRECT | O_CLOEXEC, 0600);
+
+	if (fd < 0) {
+		print_message("no direct I/O in the temporary directory\n");
+		skip();
+	}
+	close(fd);
+	run(VIRTIO_F_EVENT_IDX, ",direct=on", 8, 1000);
+	run(NO_FEATURES, ",direct=on", 3, 1000);
+}
+
 static void test_flags(void **state)
 {
 	run(NO_FEATURES, "", 20, 1000);
@@ -499,6 +516,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_event_idx),
 		cmocka_unit_test(test_flags),
+		cmocka_unit_test(test_direct),
 		cmocka_unit_test(test_event_idx_wraps),
 		cmocka_unit_test(test_without_io_uring),
 	};

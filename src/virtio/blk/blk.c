@@ -186,7 +186,9 @@ static int blk_create(struct virtio_dev **ret, const void *config,
 	if (!dev)
 		return err_set(err, ENOMEM, "disk %s: out of memory",
 			       cfg->path);
-	dev->may_poll = cpus_allowed() > num_cpus;
+	/* Through the page cache requests often complete at once: see
+	 * blk_poll.h. */
+	dev->may_poll = cfg->direct && cpus_allowed() > num_cpus;
 	r = blockdev_open(&dev->bdev, &bdev_cfg, err);
 	if (!r) {
 		r = virtio_dev_init(&dev->vdev, &virtio_blk_class, ram,

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "virtio/blk/blk_poll.h"
 
+#include "base/arith.h"
+
 /* Polling has to save a fifth of a request's time to be worth a CPU. */
 #define WORTH_NUM 4
 #define WORTH_DEN 5
@@ -10,40 +12,45 @@ void blk_poll_init(struct blk_poll *p, bool allowed)
 	*p = (struct blk_poll){ .allowed = allowed };
 }
 
-/* What the epoch that begins now is to be. */
-static void choose(struct blk_poll *p)
+static bool saves(uint64_t with_ns, uint64_t without_ns)
 {
-	if (p->epoch == BLK_POLL_TRIAL + BLK_POLL_HOLD_EPOCHS) {
-		p->epoch = 0;
-		p->cost_ns[0] = p->cost_ns[1] = 0;
-	}
-	if (p->epoch < BLK_POLL_TRIAL)
-		p->on = p->epoch % 2;
-	else if (p->epoch == BLK_POLL_TRIAL)
-		p->on = p->cost_ns[1] * WORTH_DEN < p->cost_ns[0] * WORTH_NUM;
+	return with_ns * WORTH_DEN < without_ns * WORTH_NUM;
 }
 
-static void end_epoch(struct blk_poll *p, uint64_t now_ns, uint64_t requests)
+/* Is polling still no worse than the trial was without it? */
+static bool holds(const struct blk_poll *p, uint64_t cost_ns)
+{
+	return !p->on || cost_ns < MAX(p->cost_ns[0], p->cost_ns[3]);
+}
+
+static void end_epoch(struct blk_poll *p, uint64_t cost_ns)
 {
 	if (p->epoch < BLK_POLL_TRIAL)
-		p->cost_ns[p->on] += (now_ns - p->start_ns) /
-				     (requests - p->start_requests);
+		p->cost_ns[p->epoch] = cost_ns;
+	else if (!holds(p, cost_ns))
+		p->epoch = BLK_POLL_TRIAL + BLK_POLL_HOLD_EPOCHS - 1;
 	p->epoch++;
-	p->start_ns = now_ns;
-	p->start_requests = requests;
-	choose(p);
+	if (p->epoch == BLK_POLL_TRIAL + BLK_POLL_HOLD_EPOCHS)
+		p->epoch = 0;
+	if (p->epoch < BLK_POLL_TRIAL)
+		p->on = p->epoch == 1 || p->epoch == 2;
+	else if (p->epoch == BLK_POLL_TRIAL)
+		p->on = saves(p->cost_ns[1], p->cost_ns[0]) &&
+			saves(p->cost_ns[2], p->cost_ns[3]);
 }
 
 uint64_t blk_poll_idle(struct blk_poll *p, uint64_t now_ns, uint64_t requests)
 {
+	uint64_t done = requests - p->start_requests;
+
 	if (!p->allowed)
 		return 0;
-	if (!p->running) {
+	if (p->running && done >= BLK_POLL_EPOCH)
+		end_epoch(p, (now_ns - p->start_ns) / done);
+	if (!p->running || done >= BLK_POLL_EPOCH) {
 		p->running = true;
 		p->start_ns = now_ns;
 		p->start_requests = requests;
-	} else if (requests - p->start_requests >= BLK_POLL_EPOCH) {
-		end_epoch(p, now_ns, requests);
 	}
 	return p->on && !p->paused ? BLK_POLL_NS : 0;
 }

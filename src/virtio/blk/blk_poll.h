@@ -5,10 +5,14 @@
  * speed; where they are cheap it burns a CPU for nothing. Neither can be told
  * from outside, so it is tried out while the disk works.
  *
- * Requests are counted in epochs. A trial is two epochs without polling and two
- * with it, in turn. Polling stays on until the next trial if a request took
- * clearly less time with it, else off. Time in which the driver had nothing to
- * do does not count.
+ * It can also be slower: where requests complete at once, the kick's delay is
+ * what lets the driver add more of them, to be answered by one interrupt.
+ *
+ * Requests are counted in epochs. A trial is an epoch without polling, two with
+ * it, one without: so a steady trend favours neither. Polling stays on until
+ * the next trial if a request took clearly less time with it in both halves,
+ * else off. Once on, it ends early when requests come to cost what they did
+ * without. Time in which the driver had nothing to do does not count.
  *
  * Pure bookkeeping on times that the caller gives; one thread.
  */
@@ -22,7 +26,7 @@
 #define BLK_POLL_NS	     800000ull
 #define BLK_POLL_EPOCH	     256 /* requests */
 #define BLK_POLL_TRIAL	     4	 /* epochs */
-#define BLK_POLL_HOLD_EPOCHS 60	 /* from one trial to the next */
+#define BLK_POLL_HOLD_EPOCHS 28	 /* from one trial to the next */
 
 struct blk_poll {
 	bool allowed;
@@ -31,11 +35,11 @@ struct blk_poll {
 	bool running;	   /* since when is known: */
 	uint64_t start_ns; /* of this epoch, moved on by long idle times */
 	uint64_t start_requests;
-	unsigned int epoch;  /* of the trial, then of the time after it */
-	uint64_t cost_ns[2]; /* of a request in the trial, without and with */
+	unsigned int epoch; /* of the trial, then of the time after it */
+	uint64_t cost_ns[BLK_POLL_TRIAL]; /* of a request, in the trial */
 };
 
-/* allowed: there are CPUs to spare for it. */
+/* allowed: there are CPUs to spare for it, and it may be of use. */
 void blk_poll_init(struct blk_poll *p, bool allowed);
 
 /*

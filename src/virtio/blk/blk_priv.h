@@ -45,7 +45,7 @@ struct blk_queue {
 struct blk_dev {
 	struct virtio_dev vdev;
 	struct blockdev *bdev;
-	bool may_poll; /* the host has more CPUs than the guest */
+	bool may_poll; /* direct, and the host has more CPUs than the guest */
 	char serial[BLK_ID_BYTES];
 	struct blk_config_space config;
 	struct blk_queue *queues; /* between activate and deactivate */
