@@ -197,6 +197,7 @@ int dirty_setup_vm(struct dirty_tracker **ret, const struct kvm_vm *vm,
 	t->kernel = cfg->kernel ?: &dirty_kernel_kvm;
 	t->kernel_ctx = cfg->kernel ? cfg->kernel_ctx : (void *)vm;
 	pthread_mutex_init(&t->lock, NULL);
+	ram_dirty_prepare();
 	r = setup(t, cfg, err);
 	if (r) {
 		dirty_free(t);

@@ -506,13 +506,22 @@ static int region_fill_map(struct ram_region *region)
  */
 static int order_all_threads(struct err *err)
 {
-	if (!syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED,
-		     0, 0) &&
-	    !syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0))
-		return 0;
+	for (int registered = 0; registered < 2; registered++) {
+		if (!syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED,
+			     0, 0))
+			return 0;
+		ram_dirty_prepare();
+	}
 	if (!syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0))
 		return 0;
 	return err_errno(err, errno, "dirty tracking: membarrier");
+}
+
+/* What fails here fails again when it is needed, and is said then. */
+void ram_dirty_prepare(void)
+{
+	(void)syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED,
+		      0, 0);
 }
 
 /* The gate counts callers that see RAM as constant, which it is but for it. */

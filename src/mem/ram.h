@@ -153,6 +153,12 @@ uint64_t ram_region_pages(const struct ram_region *region);
 uint64_t ram_region_words(const struct ram_region *region);
 
 /*
+ * Once in a process, better before it has threads: what ram_dirty_start() would
+ * otherwise wait for, which with threads takes the kernel some 10 ms.
+ */
+void ram_dirty_prepare(void);
+
+/*
  * Give every region a dirty map with all bits set. When this returns, each
  * write through the accessors is either in memory for all to see or will be
  * marked, and nothing is being mapped ahead. Control thread; for mem/dirty.c.
