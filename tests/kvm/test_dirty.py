@@ -13,10 +13,13 @@ import pytest
 
 THP = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 SKIPPED = 77
-
-
-# Under emulation the same takes longer to add up to something.
-SECONDS = 15 if os.environ.get("QUIRE_LAB") else 6
+IN_LAB = bool(os.environ.get("QUIRE_LAB"))
+# The emulator under the lab gives a guest its host's registers now and then
+# (lab/README.md, "Faults of the emulator"): less work, and a second chance.
+SECONDS, PHASES = (3, 2) if IN_LAB else (6, 3)
+# So small that it overflows all the time; the smallest that KVM takes here.
+RING = 256 if IN_LAB else 1024
+ATTEMPTS = 3 if IN_LAB else 1
 
 
 def torture_program():
@@ -27,8 +30,13 @@ def torture_program():
 
 
 def torture(*args, timeout=300):
-    done = subprocess.run([torture_program(), *map(str, args)], capture_output=True,
-                          text=True, timeout=timeout, check=False)
+    for _ in range(ATTEMPTS):
+        done = subprocess.run([torture_program(), *map(str, args)], capture_output=True,
+                              text=True, timeout=timeout, check=False)
+        # A guest that the emulator killed says nothing; a lost page always counts.
+        if "triple fault" not in done.stderr:
+            break
+        print("repeated:", done.stderr)
     if done.returncode == SKIPPED:
         pytest.skip(done.stderr.strip().splitlines()[-1])
     print(done.stderr, done.stdout)
@@ -51,16 +59,12 @@ def assert_something_happened(result, phases):
 def test_nothing_is_lost(method, page):
     if page == "thp" and "[never]" in THP.read_text():
         pytest.skip("transparent huge pages are off")
-    # A ring so small that it overflows all the time.
     status, result = torture("--method", method, "--page", page, "--seconds", SECONDS,
-                             "--phases", 3, "--vcpus", 2, "--takers", 3, "--mib", 32,
-                             "--ring-entries", 1024, "--seed", 7)
+                             "--phases", PHASES, "--vcpus", 2, "--takers", 3, "--mib", 32,
+                             "--ring-entries", RING, "--seed", 7)
     assert status == 0 and result["pages_different"] == 0, result
-    assert_something_happened(result, 3)
-    if method == "ring":
-        assert result["ring_full"] > 0, result
-    else:
-        assert result["ring_full"] == 0
+    assert_something_happened(result, PHASES)
+    assert (result["ring_full"] > 0) == (method == "ring"), result
 
 
 @pytest.mark.parametrize("method,fault", [
@@ -70,7 +74,7 @@ def test_wrong_order_is_noticed(method, fault):
     """Arming after handing out, marking before writing: pages are lost, and it shows."""
     for seed in range(1, 6):
         status, result = torture("--method", method, "--break", fault, "--seconds", 3,
-                                 "--phases", 3, "--mib", 32, "--ring-entries", 1024,
+                                 "--phases", 3, "--mib", 32, "--ring-entries", RING,
                                  "--seed", seed)
         if result["pages_different"]:
             break
