@@ -367,6 +367,7 @@ void machine_free(struct machine *m)
 		return;
 	for (unsigned int i = m->num_devices; i-- > 0;)
 		virtio_pci_free(m->devices[i]);
+	vm_memory_stop(&m->memory);
 	platform_free(m->platform);
 	for (unsigned int i = 0; i < m->num_vcpus; i++)
 		vcpu_free(m->vcpus[i]);
@@ -377,7 +378,7 @@ void machine_free(struct machine *m)
 	irq_router_free(m->router);
 	kvm_vm_close(&m->vm);
 	kvm_close(&m->kvm);
-	ram_fini(&m->memory.ram);
+	vm_memory_fini(&m->memory);
 	free(m);
 }
 

@@ -76,7 +76,10 @@ __must_check int vm_memory_start(struct vm_memory *m, struct err *err);
 /* No background work any more; the helper vCPUs are gone. */
 void vm_memory_stop(struct vm_memory *m);
 
-/* The VM is closed: unmapping RAM under it would zap page by page. */
+/*
+ * The VM is closed: unmapping RAM under it would zap page by page. What still
+ * keeps the kernel's VM, the mapped dirty rings, goes first.
+ */
 void vm_memory_fini(struct vm_memory *m);
 
 #endif
