@@ -20,24 +20,12 @@
 #include "doctor/doctor_priv.h"
 #include "doctor/sysfs.h"
 #include "mem/hostmem.h"
+#include "mem/pagemap_scan.h"
 
 /* Newer than the C library's headers. */
 #ifndef MADV_COLLAPSE /* 6.1 */
 #define MADV_COLLAPSE 25
 #endif
-
-/* PAGEMAP_SCAN, 6.7: Documentation/admin-guide/mm/pagemap.rst. */
-struct doctor_pm_region {
-	__u64 start, end, categories;
-};
-struct doctor_pm_scan {
-	__u64 size, flags, start, end, walk_end;
-	__u64 vec, vec_len, max_pages;
-	__u64 category_inverted, category_mask, category_anyof_mask;
-	__u64 return_mask;
-};
-#define DOCTOR_PAGEMAP_SCAN    _IOWR('f', 16, struct doctor_pm_scan)
-#define DOCTOR_PAGE_IS_PRESENT (1ull << 3)
 
 /* A private anonymous 2 MiB at a 2 MiB boundary. */
 struct scratch {
@@ -128,13 +116,13 @@ static int try_pagemap_scan(void)
 {
 	_cleanup_close_ int fd = open("/proc/self/pagemap",
 				      O_RDONLY | O_CLOEXEC);
-	struct doctor_pm_region region = { 0 };
-	struct doctor_pm_scan scan = {
+	struct pagemap_scan_region region = { 0 };
+	struct pagemap_scan scan = {
 		.size = sizeof(scan),
 		.vec = (uintptr_t)&region,
 		.vec_len = 1,
-		.category_mask = DOCTOR_PAGE_IS_PRESENT,
-		.return_mask = DOCTOR_PAGE_IS_PRESENT,
+		.category_mask = PAGEMAP_SCAN_PRESENT,
+		.return_mask = PAGEMAP_SCAN_PRESENT,
 	};
 	struct scratch s = { NULL, NULL };
 	int r;
@@ -147,7 +135,7 @@ static int try_pagemap_scan(void)
 	s.at[0] = 1;
 	scan.start = (uintptr_t)s.at;
 	scan.end = scan.start + PAGE_4K;
-	r = ioctl(fd, DOCTOR_PAGEMAP_SCAN, &scan);
+	r = ioctl(fd, PAGEMAP_SCAN_IOCTL, &scan);
 	r = r < 0 ? -errno : r;
 	scratch_unmap(&s);
 	if (r < 0)

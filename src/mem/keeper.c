@@ -198,6 +198,10 @@ static void count_unit(struct keeper *k, uint64_t *counter)
 }
 
 /*
+ * What is large already is left alone, where the kernel can tell; a collapse of
+ * it would do nothing, but the second stage would be gone over again in each
+ * pass.
+ *
  * The unit becomes MADV_HUGEPAGE: on a host where THP is "madvise" the kernel
  * refuses others, and it would undo the work where 4K is advised. Collapsing
  * maps the page anew and so zaps the second stage: fill it after.
@@ -207,9 +211,14 @@ static int coalesce_unit(struct keeper *k, struct pagemap *pm,
 {
 	char *hva = k->cfg.ram->base + unit->gpa.v;
 	uint64_t present = 0;
-	int r = pagemap_count_present(pm, k->cfg.ram, unit->gpa, unit->len,
-				      &present);
+	int r;
 
+	if (pagemap_is_huge(pm, k->cfg.ram, unit->gpa, unit->len) > 0) {
+		count_unit(k, &k->stats.large_units);
+		return 0;
+	}
+	r = pagemap_count_present(pm, k->cfg.ram, unit->gpa, unit->len,
+				  &present);
 	if (r)
 		return err_errno(err, -r, "/proc/self/pagemap");
 	if (present < COALESCE_MIN_PRESENT) {

@@ -57,9 +57,11 @@ struct keeper_work_stats {
 
 struct keeper_stats {
 	struct keeper_work_stats works[KEEPER_NUM_WORKS];
-	uint64_t zaps_seen;	  /* times the watch saw coverage fall */
-	uint64_t zapped_bytes;	  /* by how much in all */
-	uint64_t coalesced_units; /* 2 MiB each, made or found to be one page */
+	uint64_t zaps_seen;    /* times the watch saw coverage fall */
+	uint64_t zapped_bytes; /* by how much in all */
+	/* By COALESCE, 2 MiB each, counted in every pass: */
+	uint64_t coalesced_units; /* made one page (before 6.7: or were one) */
+	uint64_t large_units;	  /* found to be one page */
 	uint64_t refused_units;	  /* by the kernel; tried once */
 	uint64_t sparse_units;	  /* left alone: less than half was there */
 };

@@ -8,6 +8,7 @@
 #include "base/arith.h"
 #include "base/cleanup.h"
 #include "base/io.h"
+#include "mem/pagemap_scan.h"
 
 #define PAGEMAP_PRESENT (1ull << 63)
 
@@ -94,4 +95,24 @@ int pagemap_count_present(struct pagemap *pm, const struct ram *ram,
 	if (!r)
 		*ret_bytes = bytes;
 	return r;
+}
+
+int pagemap_is_huge(const struct pagemap *pm, const struct ram *ram,
+		    struct gpa gpa, uint64_t len)
+{
+	struct pagemap_scan_region found = { 0 };
+	struct pagemap_scan scan = {
+		.size = sizeof(scan),
+		.start = (uintptr_t)ram->base + gpa.v,
+		.end = (uintptr_t)ram->base + gpa.v + len,
+		.vec = (uintptr_t)&found,
+		.vec_len = 1,
+		.category_mask = PAGEMAP_SCAN_HUGE,
+		.return_mask = PAGEMAP_SCAN_HUGE,
+	};
+	int r = ioctl(pm->fd, PAGEMAP_SCAN_IOCTL, &scan);
+
+	if (r < 0)
+		return -errno;
+	return r == 1 && found.start == scan.start && found.end == scan.end;
 }

@@ -35,4 +35,12 @@ __must_check int pagemap_count_present(struct pagemap *pm,
 				       const struct ram *ram, struct gpa gpa,
 				       uint64_t len, uint64_t *ret_bytes);
 
+/*
+ * Is all of [gpa, gpa + len), one or more times 2 MiB, mapped by entries of 2
+ * MiB or more? 1, 0, or -errno: -ENOTTY, the kernel cannot tell (before 6.7).
+ */
+__must_check int pagemap_is_huge(const struct pagemap *pm,
+				 const struct ram *ram, struct gpa gpa,
+				 uint64_t len);
+
 #endif

@@ -140,10 +140,11 @@ static json_t *keeper_json(const struct memory_stats *s)
 
 	if (!s->has_keeper)
 		return json_null();
-	o = json_pack("{s:I, s:I, s:I, s:I, s:I}", "zaps_seen",
+	o = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "zaps_seen",
 		      json_int_u64(k->zaps_seen), "zapped_bytes",
 		      json_int_u64(k->zapped_bytes), "coalesced_units",
-		      json_int_u64(k->coalesced_units), "refused_units",
+		      json_int_u64(k->coalesced_units), "large_units",
+		      json_int_u64(k->large_units), "refused_units",
 		      json_int_u64(k->refused_units), "sparse_units",
 		      json_int_u64(k->sparse_units));
 	for (unsigned int w = 0; o && w < KEEPER_NUM_WORKS; w++) {

@@ -131,6 +131,37 @@ static void test_coalesce(void **state)
 	end(&f);
 }
 
+/* A second pass finds nothing to do, and does not map anything again. */
+static void test_coalesce_once(void **state)
+{
+	struct keeper_stats stats;
+	struct pagemap pm;
+	struct fixture f;
+	int huge;
+
+	start(&f, RAM_PAGE_4K, true);
+	memset(f.ram.base, 1, PAGE_2M);
+	keeper_request(f.keeper, KEEPER_COALESCE, GPA(0), PAGE_2M);
+	assert_int_equal(keeper_wait_idle(f.keeper, PATIENCE), 0);
+	assert_int_equal(pagemap_open(&pm), 0);
+	huge = pagemap_is_huge(&pm, &f.ram, GPA(0), PAGE_2M);
+	assert_int_equal(pagemap_is_huge(&pm, &f.ram, GPA(PAGE_2M), PAGE_2M),
+			 huge < 0 ? huge : 0);
+	pagemap_close(&pm);
+	if (huge != 1) {
+		print_message("skip: no collapse, or no PAGEMAP_SCAN\n");
+		end(&f);
+		skip();
+	}
+	keeper_request(f.keeper, KEEPER_COALESCE, GPA(0), PAGE_2M);
+	assert_int_equal(keeper_wait_idle(f.keeper, PATIENCE), 0);
+	keeper_read_stats(f.keeper, &stats);
+	assert_int_equal(stats.coalesced_units, 1);
+	assert_int_equal(stats.large_units, 1);
+	assert_int_equal(f.fake.filled[0], PAGE_2M);
+	end(&f);
+}
+
 /* While memory is logged work waits, and is done afterwards. */
 static void test_waits_for_logging(void **state)
 {
@@ -183,6 +214,7 @@ int main(void)
 		cmocka_unit_test(test_populate_widens_to_units),
 		cmocka_unit_test(test_repair_leaves_holes),
 		cmocka_unit_test(test_coalesce),
+		cmocka_unit_test(test_coalesce_once),
 		cmocka_unit_test(test_waits_for_logging),
 		cmocka_unit_test(test_without_second_stage),
 		cmocka_unit_test(test_outside_is_ignored),
