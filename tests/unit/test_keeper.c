@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "cmocka_all.h"
+#include "ram_present.h"
 
 #include <errno.h>
 #include <stdatomic.h>
@@ -62,18 +62,6 @@ static void end(struct fixture *f)
 	ram_fini(&f->ram);
 }
 
-static uint64_t present(const struct ram *ram, uint64_t gpa, uint64_t len)
-{
-	struct pagemap pm;
-	uint64_t bytes = 0;
-
-	assert_int_equal(pagemap_open(&pm), 0);
-	assert_int_equal(pagemap_count_present(&pm, ram, GPA(gpa), len, &bytes),
-			 0);
-	pagemap_close(&pm);
-	return bytes;
-}
-
 static void test_populate_widens_to_units(void **state)
 {
 	struct keeper_stats stats;
@@ -82,8 +70,8 @@ static void test_populate_widens_to_units(void **state)
 	start(&f, RAM_PAGE_4K, true);
 	keeper_request(f.keeper, KEEPER_POPULATE, GPA(5 * MIB), PAGE_4K);
 	assert_int_equal(keeper_wait_idle(f.keeper, PATIENCE), 0);
-	assert_int_equal(present(&f.ram, 0, RAM_BYTES), PAGE_2M);
-	assert_int_equal(present(&f.ram, 4 * MIB, PAGE_2M), PAGE_2M);
+	assert_int_equal(ram_present(&f.ram, 0, RAM_BYTES), PAGE_2M);
+	assert_int_equal(ram_present(&f.ram, 4 * MIB, PAGE_2M), PAGE_2M);
 	assert_int_equal(f.fake.filled[2], PAGE_2M);
 	keeper_read_stats(f.keeper, &stats);
 	assert_int_equal(stats.works[KEEPER_POPULATE].bytes, PAGE_2M);
@@ -99,7 +87,7 @@ static void test_repair_leaves_holes(void **state)
 	memset(f.ram.base + 8 * MIB, 1, 5 * PAGE_4K);
 	keeper_request(f.keeper, KEEPER_REPAIR, GPA(0), RAM_BYTES);
 	assert_int_equal(keeper_wait_idle(f.keeper, PATIENCE), 0);
-	assert_int_equal(present(&f.ram, 0, RAM_BYTES), 5 * PAGE_4K);
+	assert_int_equal(ram_present(&f.ram, 0, RAM_BYTES), 5 * PAGE_4K);
 	for (size_t i = 0; i < NUM_UNITS; i++)
 		assert_int_equal(f.fake.filled[i], i == 4 ? 5 * PAGE_4K : 0);
 	end(&f);
@@ -124,7 +112,7 @@ static void test_coalesce(void **state)
 	}
 	assert_int_equal(stats.coalesced_units, 1);
 	assert_int_equal(stats.sparse_units, NUM_UNITS - 1);
-	assert_int_equal(present(&f.ram, 0, RAM_BYTES), PAGE_2M + PAGE_4K);
+	assert_int_equal(ram_present(&f.ram, 0, RAM_BYTES), PAGE_2M + PAGE_4K);
 	assert_int_equal(f.fake.filled[0], PAGE_2M);
 	assert_int_equal(f.fake.filled[1], 0);
 	assert_int_equal(f.ram.base[PAGE_2M - 1], 1);
@@ -189,7 +177,7 @@ static void test_without_second_stage(void **state)
 	keeper_request(f.keeper, KEEPER_POPULATE, GPA(0), RAM_BYTES);
 	keeper_request(f.keeper, KEEPER_REPAIR, GPA(0), RAM_BYTES);
 	assert_int_equal(keeper_wait_idle(f.keeper, PATIENCE), 0);
-	assert_int_equal(present(&f.ram, 0, RAM_BYTES), RAM_BYTES);
+	assert_int_equal(ram_present(&f.ram, 0, RAM_BYTES), RAM_BYTES);
 	end(&f);
 }
 
@@ -204,7 +192,7 @@ static void test_outside_is_ignored(void **state)
 	keeper_request(f.keeper, KEEPER_POPULATE, GPA(RAM_BYTES - PAGE_2M),
 		       UINT64_MAX);
 	assert_int_equal(keeper_wait_idle(f.keeper, PATIENCE), 0);
-	assert_int_equal(present(&f.ram, 0, RAM_BYTES), PAGE_2M);
+	assert_int_equal(ram_present(&f.ram, 0, RAM_BYTES), PAGE_2M);
 	end(&f);
 }
 

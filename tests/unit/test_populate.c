@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "cmocka_all.h"
+#include "ram_present.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -46,18 +46,6 @@ static void make_with_hole(struct ram *ram)
 	assert_int_equal(ram->num_regions, 2);
 }
 
-static uint64_t present(const struct ram *ram, uint64_t gpa, uint64_t len)
-{
-	struct pagemap pm;
-	uint64_t bytes = 0;
-
-	assert_int_equal(pagemap_open(&pm), 0);
-	assert_int_equal(pagemap_count_present(&pm, ram, GPA(gpa), len, &bytes),
-			 0);
-	pagemap_close(&pm);
-	return bytes;
-}
-
 /* A second stage that counts how often each page was filled. */
 struct fake {
 	const struct ram *ram;
@@ -76,7 +64,7 @@ static int fake_fill(void *ctx, unsigned int port, struct gpa gpa, uint64_t len)
 	assert_true(port < ARRAY_SIZE(f->in_use));
 	if (atomic_fetch_add(&f->in_use[port], 1))
 		atomic_fetch_add(&f->clashes, 1);
-	if (present(f->ram, gpa.v, len) != len)
+	if (ram_present(f->ram, gpa.v, len) != len)
 		atomic_fetch_add(&f->missing, 1);
 	for (uint64_t at = gpa.v; at < gpa.v + len; at += PAGE_4K) {
 		if (f->fail_with && at == f->fail_at)
@@ -109,8 +97,8 @@ static void test_fills_exactly_the_range(void **state)
 	assert_int_equal(populate_run(&ram, &req, &res, &err), 0);
 	assert_int_equal(res.host_bytes, 20 * MIB);
 	assert_int_equal(res.second_stage_bytes, 0);
-	assert_int_equal(present(&ram, 20 * MIB, 20 * MIB), 20 * MIB);
-	assert_int_equal(present(&ram, 0, RAM_BYTES), 20 * MIB);
+	assert_int_equal(ram_present(&ram, 20 * MIB, 20 * MIB), 20 * MIB);
+	assert_int_equal(ram_present(&ram, 0, RAM_BYTES), 20 * MIB);
 	ram_fini(&ram);
 }
 
@@ -127,8 +115,8 @@ static void test_skips_the_hole(void **state)
 	make_with_hole(&ram);
 	assert_int_equal(populate_run(&ram, &req, &res, &err), 0);
 	assert_int_equal(res.total_bytes, 16 * MIB);
-	assert_int_equal(present(&ram, GIB - 16 * MIB, 16 * MIB), 8 * MIB);
-	assert_int_equal(present(&ram, 2 * GIB, 32 * MIB), 8 * MIB);
+	assert_int_equal(ram_present(&ram, GIB - 16 * MIB, 16 * MIB), 8 * MIB);
+	assert_int_equal(ram_present(&ram, 2 * GIB, 32 * MIB), 8 * MIB);
 	ram_fini(&ram);
 }
 
@@ -184,7 +172,7 @@ static void test_present_only(void **state)
 	memset(ram.base + 7 * MIB, 1, 3 * PAGE_4K);
 	memset(ram.base + 40 * MIB - PAGE_4K, 1, 2 * PAGE_4K);
 	assert_int_equal(populate_run(&ram, &req, NULL, &err), 0);
-	assert_int_equal(present(&ram, 0, RAM_BYTES), 6 * PAGE_4K);
+	assert_int_equal(ram_present(&ram, 0, RAM_BYTES), 6 * PAGE_4K);
 	for (size_t i = 0; i < NUM_PAGES; i++) {
 		bool there = i == 5 || (i >= 1792 && i < 1795) || i == 10239 ||
 			     i == 10240;
@@ -328,7 +316,7 @@ static void test_bad_ranges(void **state)
 	req.len = GIB;
 	assert_int_equal(populate_run(&ram, &req, &res, &err), 0);
 	assert_int_equal(res.total_bytes, 0);
-	assert_int_equal(present(&ram, 0, RAM_BYTES), 0);
+	assert_int_equal(ram_present(&ram, 0, RAM_BYTES), 0);
 	ram_fini(&ram);
 }
 
