@@ -31,8 +31,14 @@
  * last own work, and takes the new count as the measure after a repair: if the
  * host pages themselves went (a balloon), nothing can be mapped again, and that
  * is not to be tried every second.
+ *
+ * What is zapped behind a pass while it goes on would so be taken for the
+ * measure. Therefore the pass adds up what it mapped; if the second stage has
+ * less than that at its end, there is another one, up to MAX_REPEATS times: a
+ * host that zaps for ever is not to be run after.
  */
-#define UNIT_BYTES PAGE_2M
+#define UNIT_BYTES  PAGE_2M
+#define MAX_REPEATS 8
 
 /* In one go: progress of other kinds, and of a stop, waits for it. */
 #define RUN_MAX_UNITS 128
@@ -54,6 +60,9 @@ struct keeper {
 	uint64_t num_units;
 	struct kvm_stats *vm_stats; /* the thread's */
 	uint64_t covered_bytes;	    /* the thread's; see the theory */
+	/* The thread's: mapped by each kind of work since it last had none. */
+	uint64_t pass_bytes[KEEPER_NUM_WORKS];
+	unsigned int repeats; /* the thread's: passes since all was well */
 	pthread_t thread;
 	bool started;
 	_Atomic bool stop;
@@ -150,6 +159,7 @@ static bool stop_poll(void *ctx, const struct populate_progress *progress)
 static int fill(struct keeper *k, const struct piece *piece, bool host,
 		struct err *err)
 {
+	struct populate_result result = { 0 };
 	const struct populate_watch watch = { .poll = stop_poll, .ctx = k };
 	const struct populate_request req = {
 		.gpa = piece->gpa,
@@ -161,8 +171,10 @@ static int fill(struct keeper *k, const struct piece *piece, bool host,
 		.rate_bytes_per_s = k->cfg.rate_bytes_per_s,
 		.watch = &watch,
 	};
+	int r = populate_run(k->cfg.ram, &req, &result, err);
 
-	return populate_run(k->cfg.ram, &req, NULL, err);
+	k->pass_bytes[piece->work] += result.second_stage_bytes;
+	return r;
 }
 
 static bool in_region(const struct ram *ram, uint64_t gpa)
@@ -298,6 +310,29 @@ static void look(struct keeper *k)
 	k->covered_bytes = now;
 }
 
+/*
+ * After each piece: begin again where a whole pass has lost some of its own
+ * work. Lock held.
+ */
+static void settle(struct keeper *k, enum keeper_work work)
+{
+	uint64_t mapped = k->pass_bytes[work];
+
+	if (k->num_todo[work])
+		return;
+	k->pass_bytes[work] = 0;
+	if (!k->cfg.watch || work == KEEPER_COALESCE)
+		return;
+	if (k->covered_bytes + UNIT_BYTES > mapped) {
+		k->repeats = 0;
+	} else if (k->repeats < MAX_REPEATS) {
+		k->repeats++;
+		k->stats.zaps_seen++;
+		k->stats.zapped_bytes += mapped - k->covered_bytes;
+		add_units(k, KEEPER_REPAIR, 0, k->num_units);
+	}
+}
+
 static void begin_coalesce_pass(struct keeper *k)
 {
 	uint64_t now = clock_now_ns();
@@ -346,6 +381,7 @@ static void run_piece(struct keeper *k, const struct piece *piece)
 	}
 	account(k, piece, clock_now_ns() - began, r);
 	k->covered_bytes = covered_now(k);
+	settle(k, piece->work);
 	pthread_cond_broadcast(&k->changed);
 }
 

@@ -173,3 +173,12 @@ def test_interrupted_population_ends(quire):
         assert line or process.poll() is None
         assert time.monotonic() < deadline
     assert stop(process) == 130
+
+
+@pytest.mark.parametrize("memory,method,entries", [
+    ("512M", "bitmap", 0), ("512M,dirty-log=ring,dirty-ring=1024", "ring", 1024)])
+def test_linux_guest_has_a_log_prepared(quire, memory, method, entries):
+    got = quire.run("true", cpus=2, memory=memory)
+    assert got.status == 0 and got.job_status == 0, got
+    log = got.summary["memory"]["dirty_log"]
+    assert (log["method"], log["ring_entries"], log["tracking"]) == (method, entries, False)
