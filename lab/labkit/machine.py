@@ -141,11 +141,12 @@ class Machine:
     def _qemu_command(self, share, agent, console):
         options, assets = self._options, self._assets
         kernel = assets.kernel(options.kernel)
+        threads = "single" if options.one_thread else "multi"
         command = [
             QEMU, "-nodefaults", "-no-user-config", "-display", "none",
             "-monitor", "none", "-no-reboot",
             "-name", "quire-lab", "-M", "q35,hpet=off,smbus=off,sata=off",
-            "-accel", "tcg,thread=multi,tb-size=1024",
+            "-accel", f"tcg,thread={threads},tb-size=1024",
             # QEMU 7.2 mis-emulates cmpxchg16b, which 6.12 uses.
             "-cpu", "max,-cx16", "-smp", str(options.smp),
             # The ELF file has a PVH entry: no unpacking inside the emulator.

@@ -19,6 +19,7 @@ BOOT_SECONDS = 240  # a hang, not a slow machine
 LAB_ATTEMPTS = 2
 ENDLESS = 1000  # exits at a place where no guest belongs; a hung one makes more each second
 TRACING = pathlib.Path("/sys/kernel/tracing")
+CLAIMS = {}  # of files of tests: are they ours?
 
 
 @dataclasses.dataclass
@@ -204,9 +205,36 @@ def emulator_fault(result):
     return ""
 
 
+def shard():
+    """Which of several nested hosts that share the tests this one is."""
+    return os.environ.get("LAB_SHARD", "all")
+
+
 def results_file():
     out = os.environ.get("LAB_OUT")
-    return pathlib.Path(out) / "results.jsonl" if out else None
+    return pathlib.Path(out) / f"results-{shard()}.jsonl" if out else None
+
+
+def claim(name):
+    """Whether the tests of this file are ours: whoever asks first has them, and
+    keeps them over a crash of the lab."""
+    out = os.environ.get("LAB_OUT")
+    if not out or "LAB_SHARD" not in os.environ:
+        return True
+    path = pathlib.Path(out) / f"claim-{name}"
+    try:
+        with open(path, "x") as file:
+            file.write(shard())
+        return True
+    except FileExistsError:
+        return path.read_text() == shard()
+
+
+def pytest_runtest_protocol(item, nextitem):
+    """Tests of a file that another nested host has taken are none of ours."""
+    if item.path not in CLAIMS:
+        CLAIMS[item.path] = claim(item.path.name)
+    return None if CLAIMS[item.path] else True
 
 
 def test_name(nodeid):
