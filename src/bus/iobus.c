@@ -13,16 +13,31 @@
  * counter odd or newer, and retries.
  *
  * A reader may be about to call a device whose range was just moved: that is
- * the guest's race, and the device still exists (see the header).
+ * the guest's race, and the device still exists. Before a device is freed,
+ * iobus_quiesce() waits for such readers, as sleepable RCU does. Each access
+ * counts itself in and out, in one of two columns (the current phase) of a row
+ * that few other threads share.
+ *
+ * Proof: a reader counts itself in (acquire) before it looks the range up. The
+ * waiter, after the removal, looks at each count with a read-modify-write that
+ * adds nothing (acquire and release). Both are in that count's one order of
+ * changes. If the reader's came first, the waiter sees it and waits for the
+ * count to fall to zero, which a reader's leaving (release) brings about. If
+ * the waiter's came first, the reader synchronises with it and finds the range
+ * gone. The phase serves only that an unbroken stream of new readers cannot
+ * hold up the waiter: while it waits for one column, new ones count in the
+ * other.
  */
 #include "bus/iobus.h"
 
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdalign.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/arith.h"
 
@@ -36,11 +51,22 @@ struct iobus_range {
 	void *_Atomic dev;
 };
 
+/* Rows of reader counts; a power of two. A thread takes that of its CPU. */
+#define IOBUS_READER_ROWS 32
+#define QUIESCE_POLL_NS	  50000
+
+struct iobus_readers {
+	alignas(64) _Atomic uint32_t in[2]; /* by phase */
+};
+
 struct iobus {
 	pthread_mutex_t lock; /* writers */
 	_Atomic uint32_t seq;
 	_Atomic uint32_t num;
 	struct iobus_range ranges[IOBUS_MAX_RANGES];
+	pthread_mutex_t quiesce_lock; /* phase */
+	_Atomic uint32_t phase;
+	struct iobus_readers readers[IOBUS_READER_ROWS];
 };
 
 /* What a reader takes away from the array. */
@@ -57,11 +83,13 @@ struct iobus_hit {
 
 int iobus_new(struct iobus **ret_bus)
 {
-	struct iobus *bus = calloc(1, sizeof(*bus));
+	struct iobus *bus = aligned_alloc(alignof(struct iobus), sizeof(*bus));
 
 	if (!bus)
 		return -ENOMEM;
+	memset(bus, 0, sizeof(*bus));
 	pthread_mutex_init(&bus->lock, NULL);
+	pthread_mutex_init(&bus->quiesce_lock, NULL);
 	*ret_bus = bus;
 	return 0;
 }
@@ -70,6 +98,7 @@ void iobus_free(struct iobus *bus)
 {
 	if (!bus)
 		return;
+	pthread_mutex_destroy(&bus->quiesce_lock);
 	pthread_mutex_destroy(&bus->lock);
 	free(bus);
 }
@@ -207,25 +236,69 @@ static bool lookup(const struct iobus *bus, uint64_t addr, uint32_t len,
 	return found && range_ok(hit->offset, len, hit->size);
 }
 
+/* ---- readers under way ---- */
+
+static _Atomic uint32_t *reader_enter(struct iobus *bus)
+{
+	unsigned int row = (unsigned int)sched_getcpu() % IOBUS_READER_ROWS;
+	uint32_t phase = GET(bus->phase) & 1;
+	_Atomic uint32_t *in = &bus->readers[row].in[phase];
+
+	atomic_fetch_add_explicit(in, 1, memory_order_acquire);
+	return in;
+}
+
+/* Release: what the reader did to a device is over when the count is seen. */
+static void reader_leave(_Atomic uint32_t *in)
+{
+	atomic_fetch_sub_explicit(in, 1, memory_order_release);
+}
+
+static void wait_for_column(struct iobus *bus, uint32_t phase)
+{
+	const struct timespec pause = { .tv_nsec = QUIESCE_POLL_NS };
+
+	for (unsigned int row = 0; row < IOBUS_READER_ROWS; row++)
+		while (atomic_fetch_add_explicit(&bus->readers[row].in[phase],
+						 0, memory_order_acq_rel))
+			nanosleep(&pause, NULL);
+}
+
+void iobus_quiesce(struct iobus *bus)
+{
+	pthread_mutex_lock(&bus->quiesce_lock);
+	for (int column = 0; column < 2; column++) {
+		uint32_t old = GET(bus->phase);
+
+		PUT(bus->phase, old + 1);
+		wait_for_column(bus, old & 1);
+	}
+	pthread_mutex_unlock(&bus->quiesce_lock);
+}
+
 bool iobus_read(struct iobus *bus, uint64_t addr, void *data, uint32_t len)
 {
+	_Atomic uint32_t *in = reader_enter(bus);
 	struct iobus_hit hit;
+	bool found = lookup(bus, addr, len, &hit);
 
-	if (!lookup(bus, addr, len, &hit)) {
+	if (found)
+		hit.ops->read(hit.dev, hit.offset, data, len);
+	else
 		memset(data, 0xff, len);
-		return false;
-	}
-	hit.ops->read(hit.dev, hit.offset, data, len);
-	return true;
+	reader_leave(in);
+	return found;
 }
 
 bool iobus_write(struct iobus *bus, uint64_t addr, const void *data,
 		 uint32_t len)
 {
+	_Atomic uint32_t *in = reader_enter(bus);
 	struct iobus_hit hit;
+	bool found = lookup(bus, addr, len, &hit);
 
-	if (!lookup(bus, addr, len, &hit))
-		return false;
-	hit.ops->write(hit.dev, hit.offset, data, len);
-	return true;
+	if (found)
+		hit.ops->write(hit.dev, hit.offset, data, len);
+	reader_leave(in);
+	return found;
 }

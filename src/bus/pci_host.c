@@ -34,6 +34,7 @@
 
 struct pci_slot {
 	struct pci_dev *dev; /* NULL: free */
+	bool withdrawn;	     /* taken, but the guest does not see it any more */
 	uint64_t home[PCI_NUM_BARS];
 };
 
@@ -43,6 +44,7 @@ struct pci_host {
 	struct pci_slot slots[PCI_HOST_SLOTS];
 	struct pci_dev bridge;
 	uint32_t cf8;
+	bool live; /* the guest runs */
 	void (*reset_hook)(void *ctx, uint8_t value);
 	void *reset_ctx;
 };
@@ -136,7 +138,7 @@ static void sync_bars_locked(struct pci_host *host, struct pci_dev *written)
 		struct pci_dev *dev = host->slots[i].dev;
 		bool came;
 
-		if (!dev)
+		if (!dev || host->slots[i].withdrawn)
 			continue;
 		came = map_decoding_locked(host, dev);
 		if ((came || (left && dev == written)) && dev->bars_moved)
@@ -148,8 +150,10 @@ static void sync_bars_locked(struct pci_host *host, struct pci_dev *written)
 
 static struct pci_dev *find_dev_locked(struct pci_host *host, uint8_t devfn)
 {
+	const struct pci_slot *slot = &host->slots[devfn >> 3];
+
 	/* Only function 0 of each slot exists. */
-	return devfn & 7 ? NULL : host->slots[devfn >> 3].dev;
+	return devfn & 7 || slot->withdrawn ? NULL : slot->dev;
 }
 
 /* [offset, offset + len) lies in one aligned dword. */
@@ -441,8 +445,10 @@ static int plug_locked(struct pci_host *host, struct pci_dev *dev, int at)
 	for (unsigned int b = 0; b < PCI_NUM_BARS; b++)
 		if (dev->bars[b].size)
 			bar_config_set(dev, b, slot->home[b]);
-	le16_store(command, le16_load(command) | PCI_COMMAND_MEMORY);
+	if (!host->live)
+		le16_store(command, le16_load(command) | PCI_COMMAND_MEMORY);
 	slot->dev = dev;
+	slot->withdrawn = false;
 	sync_bars_locked(host, dev);
 	return 0;
 }
@@ -457,13 +463,58 @@ int pci_host_plug(struct pci_host *host, struct pci_dev *dev, int slot)
 	return r;
 }
 
-void pci_host_unplug(struct pci_host *host, struct pci_dev *dev)
+void pci_host_set_live(struct pci_host *host)
 {
 	pthread_mutex_lock(&host->lock);
-	if (find_dev_locked(host, dev->devfn) == dev) {
-		le16_store(dev->config + PCI_COMMAND, 0);
-		unmap_moved_locked(host, dev);
-		host->slots[dev->devfn >> 3].dev = NULL;
+	host->live = true;
+	pthread_mutex_unlock(&host->lock);
+}
+
+/*
+ * Others may now decode where it did. Its hook comes first: they could not have
+ * its ioeventfds' addresses before.
+ */
+static void withdraw_locked(struct pci_host *host, struct pci_slot *slot)
+{
+	struct pci_dev *dev = slot->dev;
+	bool left;
+
+	le16_store(dev->config + PCI_COMMAND, 0);
+	slot->withdrawn = true;
+	left = unmap_moved_locked(host, dev);
+	if (left && dev->bars_moved)
+		dev->bars_moved(dev);
+	sync_bars_locked(host, dev);
+}
+
+bool pci_host_withdraw(struct pci_host *host, unsigned int slot)
+{
+	bool there;
+
+	if (slot >= PCI_HOST_SLOTS)
+		return false;
+	pthread_mutex_lock(&host->lock);
+	there = host->slots[slot].dev && !host->slots[slot].withdrawn;
+	if (there)
+		withdraw_locked(host, &host->slots[slot]);
+	pthread_mutex_unlock(&host->lock);
+	return there;
+}
+
+void pci_host_unplug(struct pci_host *host, struct pci_dev *dev)
+{
+	struct pci_slot *slot = &host->slots[dev->devfn >> 3];
+
+	pthread_mutex_lock(&host->lock);
+	if (slot->dev == dev && !slot->withdrawn)
+		withdraw_locked(host, slot);
+	pthread_mutex_unlock(&host->lock);
+	/* Configuration accesses ended with the lock; these take none. */
+	iobus_quiesce(host->cfg.mmio);
+	pthread_mutex_lock(&host->lock);
+	if (slot->dev == dev) {
+		slot->dev = NULL;
+		slot->withdrawn = false;
 	}
 	pthread_mutex_unlock(&host->lock);
 }

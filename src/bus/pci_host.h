@@ -40,7 +40,25 @@ void pci_host_free(struct pci_host *host);
  */
 __must_check int pci_host_plug(struct pci_host *host, struct pci_dev *dev,
 			       int slot);
-/* Unmap and forget. vCPUs must not be running. */
+/*
+ * From now on a guest runs: devices plugged later decode nothing until it says
+ * so, as a hot-plugged function does. Their BARs have places all the same.
+ */
+void pci_host_set_live(struct pci_host *host);
+
+/*
+ * The function in slot is gone for the guest when this returns: configuration
+ * space reads as ones, its BARs are unmapped (bars_moved is called). The slot
+ * stays taken until pci_host_unplug(). Any thread; what is under way in a BAR
+ * goes on. Returns whether there was one.
+ */
+bool pci_host_withdraw(struct pci_host *host, unsigned int slot);
+
+/*
+ * Withdraw dev and give its slot back. When it returns no vCPU is in dev's code
+ * or will be, running or not: it waits for accesses under way. So never from
+ * inside an access; control thread.
+ */
 void pci_host_unplug(struct pci_host *host, struct pci_dev *dev);
 
 /*

@@ -469,10 +469,12 @@ void virtio_pci_free(struct virtio_pci *vpci)
 	if (!vpci)
 		return;
 	dev = vpci->dev;
+	/* First: no vCPU comes in any more, and then nothing can activate it.
+	 */
+	pci_host_unplug(vpci->host, &vpci->pci);
 	pthread_mutex_lock(&vpci->lock);
 	vpci_reset_locked(vpci);
 	pthread_mutex_unlock(&vpci->lock);
-	pci_host_unplug(vpci->host, &vpci->pci);
 	free_transport(vpci);
 	dev->transport = NULL;
 	dev->cls->destroy(dev);
@@ -481,4 +483,9 @@ void virtio_pci_free(struct virtio_pci *vpci)
 struct virtio_dev *virtio_pci_dev(struct virtio_pci *vpci)
 {
 	return vpci->dev;
+}
+
+uint8_t virtio_pci_devfn(const struct virtio_pci *vpci)
+{
+	return vpci->pci.devfn;
 }

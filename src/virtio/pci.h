@@ -24,9 +24,11 @@ struct virtio_pci;
 __must_check int virtio_pci_new(struct virtio_pci **ret, struct virtio_dev *dev,
 				struct pci_host *host, struct kvm_vm *vm,
 				struct irq_router *router, struct err *err);
-/* Deactivates, unplugs and destroys the device. vCPUs must not run. */
+/* Unplugs, deactivates and destroys the device. vCPUs may run. */
 void virtio_pci_free(struct virtio_pci *vpci);
 
 struct virtio_dev *virtio_pci_dev(struct virtio_pci *vpci);
+/* Device and function on bus 0. */
+uint8_t virtio_pci_devfn(const struct virtio_pci *vpci);
 
 #endif

@@ -4,7 +4,9 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "bus/iobus.h"
@@ -250,6 +252,148 @@ static void test_moves_under_readers(void **state)
 	iobus_free(m.bus);
 }
 
+/* ---- devices that are freed under running readers ---- */
+
+#define LIVE 0x11feu
+
+struct mortal {
+	_Atomic uint32_t alive;
+	uint32_t plain; /* what a sanitizer looks at */
+};
+
+static void mortal_read(void *dev, uint64_t offset, void *data, uint32_t len)
+{
+	struct mortal *mortal = dev;
+	uint32_t value = atomic_load(&mortal->alive) + mortal->plain;
+
+	memcpy(data, &value, len);
+}
+
+static void mortal_write(void *dev, uint64_t offset, const void *data,
+			 uint32_t len)
+{
+}
+
+static const struct iobus_ops mortal_ops = {
+	.name = "mortal",
+	.read = mortal_read,
+	.write = mortal_write,
+};
+
+static void *mortal_reader(void *arg)
+{
+	struct mover *m = arg;
+	uint32_t got;
+
+	while (!atomic_load(&m->stop)) {
+		if (iobus_read(m->bus, 0x404, &got, 4) && got != LIVE)
+			atomic_fetch_add(&m->wrong, 1);
+		atomic_fetch_add(&m->reads, 1);
+	}
+	return NULL;
+}
+
+/* The whole of what unplugging does: remove, quiesce, free. */
+static void test_frees_under_readers(void **state)
+{
+	struct mover m = { .bus = make() };
+	pthread_t threads[3];
+
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(pthread_create(&threads[i], NULL,
+						mortal_reader, &m),
+				 0);
+	for (int i = 0; i < 200 || atomic_load(&m.reads) < MIN_READS; i++) {
+		struct mortal *mortal = calloc(1, sizeof(*mortal));
+
+		assert_non_null(mortal);
+		mortal->plain = LIVE;
+		assert_int_equal(
+			iobus_add(m.bus, 0x400, 0x100, &mortal_ops, mortal), 0);
+		sched_yield();
+		iobus_remove(m.bus, 0x400, mortal);
+		iobus_quiesce(m.bus);
+		/* a reader that is still in it sees this, and TSan the race */
+		mortal->plain = 0xdead;
+		free(mortal);
+	}
+	atomic_store(&m.stop, true);
+	for (int i = 0; i < 3; i++)
+		pthread_join(threads[i], NULL);
+	assert_int_equal(atomic_load(&m.wrong), 0);
+	iobus_free(m.bus);
+}
+
+struct gate {
+	struct iobus *bus;
+	_Atomic bool inside, open, quiesced;
+};
+
+static void gate_read(void *dev, uint64_t offset, void *data, uint32_t len)
+{
+	struct gate *gate = dev;
+
+	atomic_store(&gate->inside, true);
+	while (!atomic_load(&gate->open))
+		sched_yield();
+	memset(data, 0, len);
+}
+
+static const struct iobus_ops gate_ops = {
+	.name = "gate",
+	.read = gate_read,
+	.write = mortal_write,
+};
+
+static void *gate_reader(void *arg)
+{
+	struct gate *gate = arg;
+	uint32_t got;
+
+	iobus_read(gate->bus, 0x400, &got, 4);
+	return NULL;
+}
+
+static void *gate_waiter(void *arg)
+{
+	struct gate *gate = arg;
+
+	iobus_quiesce(gate->bus);
+	atomic_store(&gate->quiesced, true);
+	return NULL;
+}
+
+/* It waits for who is inside, and not for who comes later. */
+static void test_quiesce_waits_for_the_old_only(void **state)
+{
+	struct gate gate = { .bus = make() };
+	struct rec other = { .value = 1 };
+	pthread_t reader, waiter;
+	uint32_t got;
+
+	iobus_quiesce(gate.bus); /* nobody there */
+	assert_int_equal(iobus_add(gate.bus, 0x400, 0x100, &gate_ops, &gate),
+			 0);
+	assert_int_equal(add(gate.bus, 0x800, 0x100, &other), 0);
+	assert_int_equal(pthread_create(&reader, NULL, gate_reader, &gate), 0);
+	while (!atomic_load(&gate.inside))
+		sched_yield();
+	iobus_remove(gate.bus, 0x400, &gate);
+	assert_int_equal(pthread_create(&waiter, NULL, gate_waiter, &gate), 0);
+	/* others come and go; it stays, since the first is still inside */
+	for (int i = 0; i < 1000; i++) {
+		assert_true(iobus_read(gate.bus, 0x800, &got, 4));
+		assert_false(iobus_read(gate.bus, 0x400, &got, 4));
+		sched_yield();
+		assert_false(atomic_load(&gate.quiesced));
+	}
+	atomic_store(&gate.open, true);
+	pthread_join(waiter, NULL);
+	pthread_join(reader, NULL);
+	assert_true(atomic_load(&gate.quiesced));
+	iobus_free(gate.bus);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -259,6 +403,8 @@ int main(void)
 		cmocka_unit_test(test_remove),
 		cmocka_unit_test(test_full),
 		cmocka_unit_test(test_moves_under_readers),
+		cmocka_unit_test(test_frees_under_readers),
+		cmocka_unit_test(test_quiesce_waits_for_the_old_only),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -4,6 +4,10 @@
 
 #include <errno.h>
 #include <linux/pci_regs.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/arith.h"
@@ -505,6 +509,135 @@ static void test_natural_alignment(void **state)
 	pci_host_unplug(m->host, &fake.pci);
 }
 
+/* ---- functions that come and go while the guest runs ---- */
+
+static void test_live_plug_decodes_nothing(void **state)
+{
+	struct machine *m = *state;
+	struct fake a, b;
+
+	fake_init(&a, 1);
+	pci_dev_add_bar(&a.pci, 0, 0x4000, true, false, &fake_ops, &a);
+	assert_int_equal(pci_host_plug(m->host, &a.pci, -1), 0);
+	assert_int_equal(who(m, WIN64), 1);
+	pci_host_set_live(m->host);
+	fake_init(&b, 2);
+	pci_dev_add_bar(&b.pci, 0, 0x4000, true, false, &fake_ops, &b);
+	assert_int_equal(pci_host_plug(m->host, &b.pci, -1), 0);
+	assert_int_equal(cfg_read(m, &b, PCI_COMMAND, 2), 0);
+	assert_false(b.pci.bars[0].mapped);
+	assert_int_equal(b.moved, 0);
+	/* its place is its own all the same; the guest may take another */
+	assert_int_equal(cfg_read(m, &b, PCI_BASE_ADDRESS_0, 4),
+			 (uint32_t)(WIN64 + 0x4000) |
+				 PCI_BASE_ADDRESS_MEM_TYPE_64);
+	cfg_write(m, &b, PCI_BASE_ADDRESS_0, (uint32_t)WIN64 + 0x8000, 4);
+	cfg_write(m, &b, PCI_COMMAND, PCI_COMMAND_MEMORY, 2);
+	assert_int_equal(who(m, WIN64 + 0x8000), 2);
+	assert_int_equal(b.moved, 1);
+	pci_host_unplug(m->host, &a.pci);
+	pci_host_unplug(m->host, &b.pci);
+}
+
+static void test_withdraw(void **state)
+{
+	struct machine *m = *state;
+	struct fake a, b, c;
+
+	fake_init(&a, 1);
+	fake_init(&b, 2);
+	fake_init(&c, 3);
+	pci_dev_add_bar(&a.pci, 0, 0x4000, true, false, &fake_ops, &a);
+	pci_dev_add_bar(&b.pci, 0, 0x4000, true, false, &fake_ops, &b);
+	assert_int_equal(pci_host_plug(m->host, &a.pci, 5), 0);
+	assert_int_equal(pci_host_plug(m->host, &b.pci, 6), 0);
+	/* b waits for the place that a has */
+	cfg_write(m, &b, PCI_BASE_ADDRESS_0, (uint32_t)WIN64, 4);
+	assert_false(b.pci.bars[0].mapped);
+
+	assert_false(pci_host_withdraw(m->host, 7));
+	assert_false(pci_host_withdraw(m->host, 32));
+	a.moved = 0;
+	assert_true(pci_host_withdraw(m->host, 5));
+	assert_false(pci_host_withdraw(m->host, 5)); /* once */
+	assert_int_equal(a.moved, 1);
+	assert_false(a.pci.bars[0].mapped);
+	assert_int_equal(cfg_read(m, &a, 0, 4), 0xffffffff);
+	assert_int_equal(who(m, WIN64), 2);
+	/* writes reach it no more */
+	a.hooks = 0;
+	cfg_write(m, &a, PCI_COMMAND, PCI_COMMAND_MEMORY, 2);
+	cfg_write(m, &b, PCI_BASE_ADDRESS_0, (uint32_t)WIN64 + 0x4000, 4);
+	assert_int_equal(a.hooks, 0);
+	assert_int_equal(who(m, WIN64), 0xff);
+	/* the slot is taken until it is unplugged */
+	assert_int_equal(pci_host_plug(m->host, &c.pci, 5), -EEXIST);
+	pci_host_unplug(m->host, &a.pci);
+	assert_int_equal(pci_host_plug(m->host, &c.pci, 5), 0);
+	assert_int_equal(cfg_read(m, &c, 0, 4), 0x56781234);
+	/* one that is not plugged any more, its slot another's */
+	pci_host_unplug(m->host, &a.pci);
+	assert_int_equal(cfg_read(m, &c, 0, 4), 0x56781234);
+	pci_host_unplug(m->host, &b.pci);
+	pci_host_unplug(m->host, &c.pci);
+}
+
+struct crowd {
+	struct machine *m;
+	_Atomic bool stop;
+	_Atomic uint64_t seen;
+};
+
+/* A vCPU that scans, moves and reads whatever is in slot 9. */
+static void *crowd_vcpu(void *arg)
+{
+	struct crowd *crowd = arg;
+	struct machine *m = crowd->m;
+
+	while (!atomic_load(&crowd->stop)) {
+		uint8_t tag = who(m, WIN64);
+
+		if (pci_host_config_read(m->host, 9 << 3, 0, 4) != 0xffffffff)
+			atomic_fetch_add(&crowd->seen, 1);
+		pci_host_config_write(m->host, 9 << 3, PCI_BASE_ADDRESS_0,
+				      (uint32_t)WIN64, 4);
+		pci_host_config_write(m->host, 9 << 3, PCI_COMMAND,
+				      PCI_COMMAND_MEMORY, 2);
+		assert_true(tag == 0xff || tag == 9);
+		pci_host_withdraw(m->host, tag == 9 ? 9 : 31);
+	}
+	return NULL;
+}
+
+/* Each is freed while vCPUs are all over it; TSan and ASan see the rest. */
+static void test_unplug_under_vcpus(void **state)
+{
+	struct crowd crowd = { .m = *state };
+	struct machine *m = *state;
+	pthread_t threads[2];
+
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, crowd_vcpu,
+						&crowd),
+				 0);
+	for (int i = 0; i < 200 || atomic_load(&crowd.seen) < 200; i++) {
+		struct fake *fake = malloc(sizeof(*fake));
+
+		assert_non_null(fake);
+		fake_init(fake, 9);
+		pci_dev_add_bar(&fake->pci, 0, 0x4000, true, false, &fake_ops,
+				fake);
+		assert_int_equal(pci_host_plug(m->host, &fake->pci, 9), 0);
+		sched_yield();
+		pci_host_unplug(m->host, &fake->pci);
+		memset(fake, 0xa5, sizeof(*fake));
+		free(fake);
+	}
+	atomic_store(&crowd.stop, true);
+	for (int i = 0; i < 2; i++)
+		pthread_join(threads[i], NULL);
+}
+
 /* A machine for each: a failed one leaves its devices plugged. */
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
@@ -524,6 +657,9 @@ int main(void)
 		TEST(test_bars_swap),
 		TEST(test_plug_limits),
 		TEST(test_natural_alignment),
+		TEST(test_live_plug_decodes_nothing),
+		TEST(test_withdraw),
+		TEST(test_unplug_under_vcpus),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
