@@ -161,6 +161,8 @@ static const struct port_range port_ranges[] = {
 	{ PORT_PCI_CONFIG, 8 },
 	{ PORT_PCI_CONFIG, 8 },
 	{ PORT_PM_BASE, 16 },
+	{ PORT_HOTPLUG, 12 },
+	{ PORT_PVPANIC, 1 },
 	{ 0x20, 2 },
 	{ 0xa0, 2 },
 	{ 0x40, 4 },

@@ -107,6 +107,16 @@ static int set_on_crash(struct run_args *a, const char *v, struct err *err)
 	return set_action(&a->cfg.on_crash, v, err);
 }
 
+static int set_on_panic(struct run_args *a, const char *v, struct err *err)
+{
+	int i, r = kvlist_enum(v, vm_panic_action_names,
+			       ARRAY_SIZE(vm_panic_action_names), &i, err);
+
+	if (!r)
+		a->cfg.on_panic = (enum vm_panic_action)i;
+	return r;
+}
+
 static int set_shutdown_timeout(struct run_args *a, const char *v,
 				struct err *err)
 {
@@ -165,6 +175,9 @@ static const struct run_option run_options[] = {
 	  "when the guest reboots (default restart)", set_on_reboot },
 	{ "on-crash", "restart|stop",
 	  "when the guest triple-faults (default stop)", set_on_crash },
+	{ "on-panic", "continue|restart|stop",
+	  "when the guest's kernel says it panicked (default continue)",
+	  set_on_panic },
 	{ "shutdown-timeout", "SECONDS",
 	  "from SIGTERM's power button to stopping (default 20; 0: at once)",
 	  set_shutdown_timeout },
@@ -299,6 +312,7 @@ static int report(const struct vm_result *res)
 	case MACHINE_END_DEBUG_EXIT:
 		return (int)(res->code & 0xff);
 	case MACHINE_END_CRASH:
+	case MACHINE_END_PANIC:
 		fprintf(stderr, "quire run: guest crash: %s\n", res->text);
 		return CLI_FAILURE;
 	case MACHINE_END_ERROR:

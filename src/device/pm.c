@@ -9,7 +9,8 @@
  * each access and, if the guest enabled the interrupt, when the host timer says
  * so.
  *
- * SCI is a level: asserted while an enabled status bit is set.
+ * SCI is a level: asserted while an enabled status bit is set, of PM1 or of the
+ * general-purpose events.
  */
 #include "device/pm.h"
 
@@ -30,6 +31,8 @@ enum {
 	PM1_EN = 2,
 	PM1_CNT = 4,
 	PM_TMR = 8,
+	GPE_STS = 12,
+	GPE_EN = 13,
 };
 
 /* PM1 status and enable, ACPI 6.5 tables 4.11 and 4.12. */
@@ -68,6 +71,8 @@ struct pm {
 	uint64_t start_ns;
 	uint64_t seen_ticks; /* timer when TMR_STS was last worked out */
 	uint16_t sts, en, cnt;
+	uint8_t gpe_sts, gpe_en;
+	uint8_t gpe_asserted; /* level-triggered sources */
 };
 
 static uint64_t ticks_now(const struct pm *pm)
@@ -80,7 +85,8 @@ static uint64_t ticks_now(const struct pm *pm)
 
 static void update_sci_locked(struct pm *pm)
 {
-	irq_line_set(&pm->sci, (pm->sts & pm->en & PM1_EN_MASK) != 0);
+	irq_line_set(&pm->sci, (pm->sts & pm->en & PM1_EN_MASK) ||
+				       (pm->gpe_sts & pm->gpe_en));
 }
 
 /* Set TMR_STS if the top bit changed, and see to the next change. */
@@ -118,6 +124,8 @@ static void pm_read(void *dev, uint64_t offset, void *data, uint32_t len)
 	le16_store(regs + PM1_EN, pm->en);
 	le16_store(regs + PM1_CNT, pm->cnt | PM1_CNT_SCI_EN);
 	le32_store(regs + PM_TMR, (uint32_t)pm->seen_ticks & PM_TIMER_MASK);
+	regs[GPE_STS] = pm->gpe_sts;
+	regs[GPE_EN] = pm->gpe_en;
 	pthread_mutex_unlock(&pm->lock);
 	memcpy(data, regs + offset, len);
 }
@@ -146,6 +154,15 @@ static bool write_cnt_locked(struct pm *pm, uint16_t value, uint16_t mask)
 	return false;
 }
 
+static void write_gpe_locked(struct pm *pm, const uint8_t *value,
+			     const uint8_t *mask)
+{
+	pm->gpe_sts &= (uint8_t) ~(value[GPE_STS] & mask[GPE_STS]);
+	pm->gpe_sts |= pm->gpe_asserted;
+	if (mask[GPE_EN])
+		pm->gpe_en = value[GPE_EN];
+}
+
 static void pm_write(void *dev, uint64_t offset, const void *data, uint32_t len)
 {
 	uint8_t value[PM_PORTS] = { 0 }, mask[PM_PORTS] = { 0 };
@@ -164,6 +181,7 @@ static void pm_write(void *dev, uint64_t offset, const void *data, uint32_t len)
 	pm->en = (pm->en & ~en_mask) | (le16_load(value + PM1_EN) & en_mask);
 	off = write_cnt_locked(pm, le16_load(value + PM1_CNT),
 			       le16_load(mask + PM1_CNT));
+	write_gpe_locked(pm, value, mask);
 	/* The timer itself cannot be written. */
 	arm_locked(pm);
 	update_sci_locked(pm);
@@ -223,6 +241,30 @@ void pm_power_button(struct pm *pm)
 {
 	pthread_mutex_lock(&pm->lock);
 	pm->sts |= PM1_PWRBTN;
+	update_sci_locked(pm);
+	pthread_mutex_unlock(&pm->lock);
+}
+
+void pm_pulse_gpe(struct pm *pm, unsigned int gpe)
+{
+	BUG_ON(gpe >= PM_GPES);
+	pthread_mutex_lock(&pm->lock);
+	pm->gpe_sts |= (uint8_t)(1u << gpe);
+	update_sci_locked(pm);
+	pthread_mutex_unlock(&pm->lock);
+}
+
+void pm_set_gpe(struct pm *pm, unsigned int gpe, bool level)
+{
+	uint8_t bit = (uint8_t)(1u << gpe);
+
+	BUG_ON(gpe >= PM_GPES);
+	pthread_mutex_lock(&pm->lock);
+	if (level)
+		pm->gpe_asserted |= bit;
+	else
+		pm->gpe_asserted &= (uint8_t)~bit;
+	pm->gpe_sts |= pm->gpe_asserted;
 	update_sci_locked(pm);
 	pthread_mutex_unlock(&pm->lock);
 }

@@ -17,6 +17,12 @@ const char *const vm_action_names[2] = {
 	[VM_ACTION_STOP] = "stop",
 };
 
+const char *const vm_panic_action_names[3] = {
+	[VM_PANIC_CONTINUE] = "continue",
+	[VM_PANIC_RESTART] = "restart",
+	[VM_PANIC_STOP] = "stop",
+};
+
 void vm_config_init(struct vm_config *cfg)
 {
 	*cfg = (struct vm_config){
@@ -32,6 +38,7 @@ void vm_config_init(struct vm_config *cfg)
 		.background_rate = VM_DEFAULT_RATE,
 		.on_reboot = VM_ACTION_RESTART,
 		.on_crash = VM_ACTION_STOP,
+		.on_panic = VM_PANIC_CONTINUE,
 		.shutdown_timeout_s = VM_DEFAULT_SHUTDOWN_TIMEOUT,
 	};
 	chardev_config_init(&cfg->serial);
@@ -42,7 +49,9 @@ static void device_config_fini(struct vm_device_config *dev)
 	if (dev->config && dev->cls->config_fini)
 		dev->cls->config_fini(dev->config);
 	free(dev->config);
+	free(dev->id);
 	dev->config = NULL;
+	dev->id = NULL;
 }
 
 void vm_config_fini(struct vm_config *cfg)

@@ -29,9 +29,19 @@ enum vm_action {
 
 extern const char *const vm_action_names[2]; /* "restart", "stop" */
 
+/* What happens when the guest says that its kernel panicked (pvpanic). */
+enum vm_panic_action {
+	VM_PANIC_CONTINUE, /* the guest does what it does about a panic */
+	VM_PANIC_RESTART,
+	VM_PANIC_STOP,
+};
+
+extern const char *const vm_panic_action_names[3];
+
 struct vm_device_config {
 	const struct virtio_class *cls;
 	void *config; /* cls->config_bytes */
+	char *id;     /* unique among the VM's devices; NULL: the machine's */
 };
 
 struct vm_config {
@@ -58,6 +68,7 @@ struct vm_config {
 	struct chardev_config serial;
 	bool debug_exit;
 	enum vm_action on_reboot, on_crash;
+	enum vm_panic_action on_panic;
 	unsigned int shutdown_timeout_s;
 
 	struct vm_device_config devices[VM_MAX_DEVICES];

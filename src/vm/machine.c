@@ -6,7 +6,7 @@
  * population, which fills the second stage through them; devices before the
  * boot tables that describe them; vCPU state last.
  */
-#include "vm/machine.h"
+#include "vm/machine_priv.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -14,6 +14,8 @@
 #include "base/cpus.h"
 #include "base/log.h"
 #include "boot/boot.h"
+#include "device/pvpanic.h"
+#include "device/vmgenid.h"
 #include "mem/dirty.h"
 #include "x86/acpi.h"
 #include "x86/cpu.h"
@@ -114,37 +116,6 @@ static int build_buses(struct machine *m, struct err *err)
 	return r ? err_errno(err, -r, "creating the milestone port") : 0;
 }
 
-static int build_device(struct machine *m, const struct vm_device_config *cfg,
-			struct err *err)
-{
-	unsigned int index = 0;
-	struct virtio_dev *dev;
-	int r;
-
-	for (unsigned int i = 0; i < m->num_devices; i++)
-		index += virtio_pci_dev(m->devices[i])->cls == cfg->cls;
-	r = cfg->cls->create(&dev, cfg->config, &m->memory.ram,
-			     m->cfg->num_cpus, index, err);
-	if (r)
-		return r;
-	r = virtio_pci_new(&m->devices[m->num_devices], dev, m->pci, &m->vm,
-			   m->router, err);
-	if (!r)
-		m->num_devices++;
-	return r;
-}
-
-static int build_devices(struct machine *m, struct err *err)
-{
-	for (unsigned int i = 0; i < m->cfg->num_devices; i++) {
-		int r = build_device(m, &m->cfg->devices[i], err);
-
-		if (r)
-			return r;
-	}
-	return 0;
-}
-
 /*
  * Overcommitted when there are more vCPUs than CPUs this process may use: then
  * "dedicated" would make waiting vCPUs spin on the CPU their lock holder needs.
@@ -186,6 +157,23 @@ static void vcpu_ended(void *ctx, unsigned int id, enum vcpu_end end,
 	m->hooks.ended(m->hooks.ctx, map[end], 0, line);
 }
 
+/*
+ * A guest that has a crash kernel loaded deals with its panic itself, whatever
+ * --on-panic says. Ending is posted; the guest may go on for a moment.
+ */
+static void guest_panicked(struct machine *m, unsigned int events)
+{
+	bool alone = events & PVPANIC_PANICKED;
+
+	log_ratelimited(LOG_LEVEL_WARN, "the guest's kernel panicked%s",
+			alone ? "" : "; it has a crash kernel loaded");
+	if (m->hooks.panicked)
+		m->hooks.panicked(m->hooks.ctx, events);
+	if (alone && m->cfg->on_panic != VM_PANIC_CONTINUE)
+		m->hooks.ended(m->hooks.ctx, MACHINE_END_PANIC, 0,
+			       "the guest's kernel panicked");
+}
+
 static void platform_event(void *ctx, enum machine_event event,
 			   unsigned int code)
 {
@@ -196,7 +184,10 @@ static void platform_event(void *ctx, enum machine_event event,
 	};
 	struct machine *m = ctx;
 
-	m->hooks.ended(m->hooks.ctx, map[event], code, "");
+	if (event != MACHINE_PANIC)
+		m->hooks.ended(m->hooks.ctx, map[event], code, "");
+	else
+		guest_panicked(m, code);
 }
 
 static int build_vcpus(struct machine *m, const struct cpu_model *model,
@@ -314,6 +305,8 @@ static int build(struct machine *m, struct chardev *chardev,
 		.chardev = chardev,
 		.debug_exit = m->cfg->debug_exit,
 		.hooks = { .event = platform_event, .ctx = m },
+		.ejected = machine_device_ejected,
+		.ram = &m->memory.ram,
 	};
 	int r = build_vm(m, err);
 
@@ -329,7 +322,7 @@ static int build(struct machine *m, struct chardev *chardev,
 	platform.router = m->router;
 	r = platform_new(&m->platform, &platform, err);
 	if (!r)
-		r = build_devices(m, err);
+		r = machine_build_devices(m, err);
 	if (!r)
 		r = build_cpus(m, err);
 	if (!r)
@@ -365,8 +358,7 @@ void machine_free(struct machine *m)
 {
 	if (!m)
 		return;
-	for (unsigned int i = m->num_devices; i-- > 0;)
-		virtio_pci_free(m->devices[i]);
+	machine_free_devices(m);
 	vm_memory_stop(&m->memory);
 	platform_free(m->platform);
 	for (unsigned int i = 0; i < m->num_vcpus; i++)
@@ -388,6 +380,7 @@ int machine_start(struct machine *m, struct err *err)
 
 	if (started)
 		return started;
+	pci_host_set_live(m->pci);
 	for (unsigned int i = 0; i < m->num_vcpus; i++) {
 		int r = vcpu_start(m->vcpus[i]);
 
@@ -406,4 +399,9 @@ void machine_stop(struct machine *m)
 		vcpu_request_stop(m->vcpus[i]);
 	for (unsigned int i = 0; i < m->num_vcpus; i++)
 		vcpu_join(m->vcpus[i]);
+}
+
+int machine_renew_generation_id(struct machine *m, struct err *err)
+{
+	return vmgenid_renew(platform_vmgenid(m->platform), err);
 }

@@ -5,7 +5,7 @@
  * one way to a clean state and it is the one every boot tests.
  *
  * Threads: all calls from the control thread. vCPU threads report through
- * machine_end_hooks.ended, which only posts.
+ * machine_end_hooks.ended and .panicked, which only post.
  */
 #ifndef QUIRE_VM_MACHINE_H
 #define QUIRE_VM_MACHINE_H
@@ -26,6 +26,7 @@ enum machine_end {
 	MACHINE_END_POWEROFF,
 	MACHINE_END_REBOOT,
 	MACHINE_END_CRASH, /* triple fault */
+	MACHINE_END_PANIC, /* said so by pvpanic, and --on-panic ends it */
 	MACHINE_END_DEBUG_EXIT,
 	MACHINE_END_ERROR, /* host or KVM */
 };
@@ -34,9 +35,27 @@ struct machine_end_hooks {
 	/* From a vCPU thread; code belongs to DEBUG_EXIT, text may be "". */
 	void (*ended)(void *ctx, enum machine_end end, unsigned int code,
 		      const char *text);
+	/*
+	 * The guest's kernel panicked, events of device/pvpanic.h; from a vCPU
+	 * thread, as often as the guest likes. NULL is fine.
+	 */
+	void (*panicked)(void *ctx, unsigned int events);
+	/* A device is gone after machine_request_removal(). NULL is fine. */
+	void (*removed)(void *ctx, const char *id);
 	/* While building: true makes machine_new() give up (-ECANCELED). */
 	bool (*interrupted)(void *ctx);
 	void *ctx;
+};
+
+struct machine_device_info {
+	char id[64];
+	unsigned int index; /* among those of its class */
+};
+
+/* What devices that are gone have done. */
+struct machine_gone_devices {
+	unsigned int num;
+	uint64_t requests, kicks, interrupts, errors;
 };
 
 struct machine {
@@ -50,8 +69,11 @@ struct machine {
 	struct pci_host *pci;
 	struct platform *platform;
 	struct milestone milestone;
+	/* In the order of adding, without holes; info belongs to each. */
 	struct virtio_pci *devices[VM_MAX_DEVICES];
+	struct machine_device_info device_info[VM_MAX_DEVICES];
 	unsigned int num_devices;
+	struct machine_gone_devices gone;
 	struct vcpu **vcpus;
 	unsigned int num_vcpus;
 	struct progress progress; /* of population */
@@ -69,6 +91,34 @@ __must_check int machine_new(struct machine **ret, const struct vm_config *cfg,
 void machine_free(struct machine *m);
 
 __must_check int machine_start(struct machine *m, struct err *err);
+/*
+ * Plug a device into a started machine, running or not, and tell the guest.
+ * *ret_devfn is its place on bus 0. -EEXIST: there is a device with dev->id;
+ * -ENOSPC: no slot. cls and config must outlive it, id need not.
+ */
+__must_check int machine_add_device(struct machine *m,
+				    const struct vm_device_config *dev,
+				    uint8_t *ret_devfn, struct err *err);
+
+/*
+ * Ask the guest to let the device go. hooks.removed follows when it has, which
+ * a guest may never do; asking again is fine and asks again. -ENOENT: no such
+ * id.
+ */
+__must_check int machine_request_removal(struct machine *m, const char *id,
+					 struct err *err);
+
+/* Has the guest been asked for devices[i], and not let it go yet? */
+bool machine_removal_requested(const struct machine *m, unsigned int i);
+
+/* Requests, kicks, interrupts and errors of one device. */
+void machine_device_count(const struct virtio_dev *dev,
+			  struct machine_gone_devices *sum);
+
+/* Another VM generation id, and the guest is told. */
+__must_check int machine_renew_generation_id(struct machine *m,
+					     struct err *err);
+
 /* Every vCPU out of the guest and its thread joined; devices keep running. */
 void machine_stop(struct machine *m);
 

@@ -7,20 +7,28 @@
 #include "bus/pci_host.h"
 #include "device/debug_exit.h"
 #include "device/ioapic.h"
+#include "device/pci_hotplug.h"
 #include "device/pm.h"
+#include "device/pvpanic.h"
 #include "device/reset.h"
 #include "device/rtc.h"
 #include "device/serial.h"
+#include "device/vmgenid.h"
 #include "x86/layout.h"
 
 struct platform {
 	struct irq_router *router;
 	struct pci_host *pci;
+	void (*ejected)(void *ctx, unsigned int slot);
+	void *hooks_ctx;
 	struct ioapic *ioapic;
 	struct serial *serial;
 	struct rtc *rtc;
 	struct pm *pm;
 	struct reset_ctl *reset;
+	struct pci_hotplug *hotplug;
+	struct vmgenid *vmgenid;
+	struct pvpanic *pvpanic;
 	struct debug_exit *debug_exit;
 };
 
@@ -85,6 +93,57 @@ static int new_pm(struct platform *p, const struct platform_config *cfg)
 	return pm_new(&p->pm, &pm);
 }
 
+static void hotplug_event(void *ctx, bool level)
+{
+	struct platform *p = ctx;
+
+	pm_set_gpe(p->pm, GPE_HOTPLUG, level);
+}
+
+static void hotplug_ejected(void *ctx, unsigned int slot)
+{
+	struct platform *p = ctx;
+
+	p->ejected(p->hooks_ctx, slot);
+}
+
+static int new_hotplug(struct platform *p, const struct platform_config *cfg)
+{
+	struct pci_hotplug_config hotplug = {
+		.pio = cfg->pio,
+		.pci = cfg->pci,
+		.loop = cfg->loop,
+		.event = hotplug_event,
+		.ejected = hotplug_ejected,
+		.ctx = p,
+	};
+
+	return pci_hotplug_new(&p->hotplug, &hotplug);
+}
+
+static void vmgenid_event(void *ctx)
+{
+	struct platform *p = ctx;
+
+	pm_pulse_gpe(p->pm, GPE_VMGENID);
+}
+
+static int new_vmgenid(struct platform *p, const struct platform_config *cfg)
+{
+	struct vmgenid_config vmgenid = {
+		.ram = cfg->ram,
+		.event = vmgenid_event,
+		.ctx = p,
+	};
+
+	return vmgenid_new(&p->vmgenid, &vmgenid, NULL);
+}
+
+static int new_pvpanic(struct platform *p, const struct platform_config *cfg)
+{
+	return pvpanic_new(&p->pvpanic, cfg->pio, &cfg->hooks);
+}
+
 static int new_reset(struct platform *p, const struct platform_config *cfg)
 {
 	int r = reset_ctl_new(&p->reset, cfg->pio, &cfg->hooks);
@@ -110,9 +169,15 @@ int platform_new(struct platform **ret, const struct platform_config *cfg,
 			    const struct platform_config *cfg);
 	} parts[] = {
 		/* The IOAPIC first: the others' lines lead to it. */
-		{ "IOAPIC", new_ioapic },     { "serial port", new_serial },
-		{ "RTC", new_rtc },	      { "power management", new_pm },
-		{ "reset ports", new_reset }, { "debug exit", new_debug_exit },
+		{ "IOAPIC", new_ioapic },
+		{ "serial port", new_serial },
+		{ "RTC", new_rtc },
+		{ "power management", new_pm },
+		{ "hot-plug", new_hotplug },
+		{ "VM generation id", new_vmgenid },
+		{ "panic port", new_pvpanic },
+		{ "reset ports", new_reset },
+		{ "debug exit", new_debug_exit },
 	};
 	struct platform *p = calloc(1, sizeof(*p));
 
@@ -120,6 +185,8 @@ int platform_new(struct platform **ret, const struct platform_config *cfg,
 		return err_set(err, ENOMEM, "out of memory");
 	p->router = cfg->router;
 	p->pci = cfg->pci;
+	p->ejected = cfg->ejected;
+	p->hooks_ctx = cfg->hooks.ctx;
 	for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
 		int r = parts[i].make(p, cfg);
 
@@ -141,6 +208,9 @@ void platform_free(struct platform *p)
 		pci_host_set_reset_hook(p->pci, NULL, NULL);
 	debug_exit_free(p->debug_exit);
 	reset_ctl_free(p->reset);
+	pvpanic_free(p->pvpanic);
+	vmgenid_free(p->vmgenid);
+	pci_hotplug_free(p->hotplug);
 	pm_free(p->pm);
 	rtc_free(p->rtc);
 	serial_free(p->serial);
@@ -151,6 +221,16 @@ void platform_free(struct platform *p)
 struct ioapic *platform_ioapic(struct platform *p)
 {
 	return p->ioapic;
+}
+
+struct pci_hotplug *platform_hotplug(struct platform *p)
+{
+	return p->hotplug;
+}
+
+struct vmgenid *platform_vmgenid(struct platform *p)
+{
+	return p->vmgenid;
 }
 
 void platform_power_button(struct platform *p)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The fixed devices every machine has: serial port, RTC, ACPI power management,
- * reset ports, and with the split irqchip the IOAPIC; on request the debug-exit
- * port. Control thread only.
+ * The fixed devices every machine has: serial port, RTC, ACPI power management
+ * with PCI hot-plug and the VM generation id, panic and reset ports, and with
+ * the split irqchip the IOAPIC; on request the debug-exit port. Control thread
+ * only.
  */
 #ifndef QUIRE_VM_PLATFORM_H
 #define QUIRE_VM_PLATFORM_H
@@ -18,16 +19,22 @@ struct evloop;
 struct ioapic;
 struct iobus;
 struct pci_host;
+struct pci_hotplug;
 struct platform;
+struct ram;
+struct vmgenid;
 
 struct platform_config {
 	struct iobus *pio, *mmio;
 	struct pci_host *pci;
 	struct irq_router *router;
+	const struct ram *ram;
 	struct evloop *loop;
 	struct chardev *chardev; /* of the serial port */
 	bool debug_exit;
 	struct machine_hooks hooks;
+	/* The guest let a PCI slot go that it was asked for; with hooks.ctx. */
+	void (*ejected)(void *ctx, unsigned int slot);
 };
 
 __must_check int platform_new(struct platform **ret,
@@ -38,6 +45,9 @@ void platform_free(struct platform *p);
 
 /* The user-space IOAPIC, or NULL with the in-kernel one. */
 struct ioapic *platform_ioapic(struct platform *p);
+
+struct pci_hotplug *platform_hotplug(struct platform *p);
+struct vmgenid *platform_vmgenid(struct platform *p);
 
 /* Ask the guest's operating system to shut down. */
 void platform_power_button(struct platform *p);

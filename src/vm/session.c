@@ -214,7 +214,9 @@ static bool restarts(const struct session *s)
 	return (res->end == MACHINE_END_REBOOT &&
 		s->cfg->on_reboot == VM_ACTION_RESTART) ||
 	       (res->end == MACHINE_END_CRASH &&
-		s->cfg->on_crash == VM_ACTION_RESTART);
+		s->cfg->on_crash == VM_ACTION_RESTART) ||
+	       (res->end == MACHINE_END_PANIC &&
+		s->cfg->on_panic == VM_PANIC_RESTART);
 }
 
 /* The machine is built: let it run until something ends it. */

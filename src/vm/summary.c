@@ -49,20 +49,19 @@ static void take_counters(struct vm_summary *s, struct machine *m)
 static void take_device(struct vm_summary_device *out,
 			const struct virtio_dev *dev)
 {
+	struct machine_gone_devices count = { 0 };
+
 	memset(out, 0, sizeof(*out));
 	snprintf(out->id, sizeof(out->id), "%s", dev->id);
 	/* Names of image files may be in any encoding; JSON is UTF-8. */
 	for (char *c = out->id; *c; c++)
 		if ((unsigned char)*c >= 0x80 || (unsigned char)*c < 0x20)
 			*c = '?';
-	out->errors = atomic_load(&dev->errors);
-	for (unsigned int i = 0; i < dev->num_queues; i++) {
-		const struct virtio_queue *q = &dev->queues[i];
-
-		out->requests += atomic_load(&q->requests);
-		out->kicks += atomic_load(&q->kicks);
-		out->interrupts += atomic_load(&q->interrupts);
-	}
+	machine_device_count(dev, &count);
+	out->requests = count.requests;
+	out->kicks = count.kicks;
+	out->interrupts = count.interrupts;
+	out->errors = count.errors;
 }
 
 static void take_memory(struct vm_summary *s, struct machine *m)
@@ -95,6 +94,7 @@ void vm_summary_take(struct vm_summary *s, struct machine *m, uint64_t start_ns,
 	s->num_devices = m->num_devices;
 	for (unsigned int i = 0; i < m->num_devices; i++)
 		take_device(&s->devices[i], virtio_pci_dev(m->devices[i]));
+	s->gone = m->gone;
 }
 
 static void print_devices(const struct vm_summary *s, FILE *out)
@@ -110,6 +110,14 @@ static void print_devices(const struct vm_summary *s, FILE *out)
 			(unsigned long long)d->interrupts,
 			(unsigned long long)d->errors);
 	}
+	if (s->gone.num)
+		fprintf(out,
+			"  %-20s %llu requests, %llu kicks, %llu interrupts, "
+			"%llu errors in %u devices\n",
+			"removed", (unsigned long long)s->gone.requests,
+			(unsigned long long)s->gone.kicks,
+			(unsigned long long)s->gone.interrupts,
+			(unsigned long long)s->gone.errors, s->gone.num);
 }
 
 static void print_population(const struct vm_summary *s, FILE *out)
@@ -209,6 +217,16 @@ static json_t *devices_json(const struct vm_summary *s)
 	return array;
 }
 
+static json_t *gone_json(const struct vm_summary *s)
+{
+	return json_pack("{s:i, s:I, s:I, s:I, s:I}", "devices",
+			 (int)s->gone.num, "requests",
+			 (json_int_t)s->gone.requests, "kicks",
+			 (json_int_t)s->gone.kicks, "interrupts",
+			 (json_int_t)s->gone.interrupts, "errors",
+			 (json_int_t)s->gone.errors);
+}
+
 static json_t *summary_json(const struct vm_summary *s)
 {
 	json_t *init = s->has_init ? json_real(s->init_s) : json_null();
@@ -228,7 +246,8 @@ static json_t *summary_json(const struct vm_summary *s)
 		"pages_1g", (json_int_t)s->pages_1g, "exits_pio",
 		(json_int_t)s->exits_pio, "exits_mmio",
 		(json_int_t)s->exits_mmio, "exits_unclaimed",
-		(json_int_t)s->unclaimed, "devices", devices_json(s), "memory",
+		(json_int_t)s->unclaimed, "devices", devices_json(s),
+		"removed_devices", gone_json(s), "memory",
 		memory_stats_json(&s->memory));
 }
 

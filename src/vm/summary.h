@@ -13,9 +13,8 @@
 
 #include "base/compiler.h"
 #include "vm/config.h"
+#include "vm/machine.h"
 #include "vm/memory_stats.h"
-
-struct machine;
 
 struct vm_summary_device {
 	char id[64];
@@ -41,6 +40,7 @@ struct vm_summary {
 	struct memory_stats memory;
 	struct vm_summary_device devices[VM_MAX_DEVICES];
 	unsigned int num_devices;
+	struct machine_gone_devices gone; /* removed while it ran */
 };
 
 /* start_ns, built_ns: clock_now_ns() before building and before running. */

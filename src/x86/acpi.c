@@ -32,6 +32,10 @@ static_assert(LAYOUT_ACPI_INFO == 0xe0040, "OperationRegion MINF");
 static_assert(sizeof(struct acpi_machine_info) == 0x20, "MINF's length");
 static_assert(PORT_PCI_CONFIG == 0xcf8, "_CRS of PCI0");
 static_assert(PORT_PM_BASE == 0x600, "_CRS of MRES");
+static_assert(PORT_HOTPLUG == 0x610, "_CRS of MRES, HPRG");
+static_assert(LAYOUT_VMGENID == 0xff000, "ADDR of VGEN");
+static_assert(PORT_PVPANIC == 0x505, "_CRS of PEVT");
+static_assert(GPE_HOTPLUG == 1 && GPE_VMGENID == 2, "_L01, _E02");
 static_assert(PORT_SERIAL0 == 0x3f8 && IRQ_SERIAL0 == 4, "_CRS of COM1");
 static_assert(PORT_RTC == 0x70 && IRQ_RTC == 8, "_CRS of RTC0");
 
@@ -39,12 +43,13 @@ static_assert(sizeof(struct acpi_rsdp) == 36, "RSDP revision 2");
 static_assert(sizeof(struct acpi_fadt) == 276, "FADT revision 6");
 static_assert(sizeof(struct acpi_facs) == 64, "FACS");
 
-#define ACPI_AREA_BYTES (LAYOUT_ACPI_END - LAYOUT_ACPI_START)
+#define ACPI_AREA_BYTES (LAYOUT_VMGENID - LAYOUT_ACPI_START)
 
 #define RESET_VALUE	6 /* to PORT_RESET: full reset */
 #define PM1_EVENT_LEN	4 /* status and enable */
 #define PM1_CONTROL_LEN 2
 #define PM_TIMER_LEN	4
+#define GPE0_LEN	2 /* status and enable */
 
 /* 32 devices of 8 functions, a page each. */
 #define ECAM_BUS_BYTES (256 * PAGE_4K)
@@ -147,6 +152,7 @@ static void fill_pm_registers(struct acpi_fadt *fadt)
 	const uint16_t event = PORT_PM_BASE;
 	const uint16_t control = PORT_PM_BASE + 4;
 	const uint16_t timer = PORT_PM_BASE + 8;
+	const uint16_t gpe = PORT_PM_BASE + 12;
 
 	fadt->pm1a_event = event;
 	fadt->pm1_event_length = PM1_EVENT_LEN;
@@ -159,6 +165,10 @@ static void fill_pm_registers(struct acpi_fadt *fadt)
 	fadt->pm_timer = timer;
 	fadt->pm_timer_length = PM_TIMER_LEN;
 	fadt->x_pm_timer = io_register(timer, PM_TIMER_LEN);
+	fadt->gpe0 = gpe;
+	fadt->gpe0_length = GPE0_LEN;
+	fadt->x_gpe0 = io_register(gpe, GPE0_LEN);
+	fadt->x_gpe0.access = 1; /* two 8-bit registers */
 }
 
 static struct acpi_fadt *add_fadt(struct acpi_image *image, uint64_t facs,

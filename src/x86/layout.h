@@ -5,7 +5,8 @@
  * from here.
  *
  *	0x00000000_00000000  RAM (low), conventional memory up to LAYOUT_EBDA
- *	0x00000000_000e0000  ACPI tables (reserved in the memory map)
+ *	0x00000000_000e0000  ACPI tables (reserved in the memory map), to
+ *0xff000 0x00000000_000ff000  VM generation id (reserved too)
  *	0x00000000_00100000  RAM (low) continues, to 3 GiB at most
  *	0x00000000_c0000000  PCI memory window below 4 GiB
  *	0x00000000_e0000000  ECAM, bus 0
@@ -33,8 +34,10 @@
 #define LAYOUT_EBDA	   0x9fc00ull
 #define LAYOUT_ACPI_START  0xe0000ull /* RSDP first: guests scan from here */
 #define LAYOUT_ACPI_INFO   0xe0040ull /* machine info, read by the DSDT */
-#define LAYOUT_ACPI_END	   0x100000ull
-#define LAYOUT_HIGH_RAM	   0x100000ull /* where kernels may be loaded */
+#define LAYOUT_VMGENID	   0xff000ull /* a page of its own, see device/vmgenid.h \
+				       */
+#define LAYOUT_ACPI_END 0x100000ull
+#define LAYOUT_HIGH_RAM 0x100000ull /* where kernels may be loaded */
 
 #define LAYOUT_PCI32_START (3 * GIB)
 #define LAYOUT_PCI32_SIZE  (512 * MIB)
@@ -65,9 +68,15 @@ static inline uint64_t layout_pci64_start(uint64_t ram_end)
 #define PORT_I8042	0x60  /* 0x60, 0x64: reset only */
 #define PORT_PCI_CONFIG 0xcf8 /* address; data at 0xcfc */
 #define PORT_RESET	0xcf9
-#define PORT_PM_BASE	0x600 /* PM1a event 4, control 2, timer at +8 */
+#define PORT_PM_BASE	0x600 /* see device/pm.h; 14 ports */
+#define PORT_HOTPLUG	0x610 /* see device/pci_hotplug.h; 12 ports */
+#define PORT_PVPANIC	0x505 /* as QEMU's */
 #define PORT_DEBUG_EXIT 0xf4  /* 4 ports, as QEMU's isa-debug-exit */
 #define PORT_MILESTONE	0xf8  /* see device/milestone.h */
+
+/* General-purpose events; the DSDT has a method for each. */
+#define GPE_HOTPLUG 1 /* level */
+#define GPE_VMGENID 2 /* edge */
 
 /* IOAPIC pins. */
 #define IRQ_SERIAL0 4

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Everything a guest can do to the platform devices by port and MMIO accesses:
- * serial, RTC, ACPI PM, reset ports, debug exit, IOAPIC; with input, breaks,
- * power button, EOIs, machine resets and passing time in between.
+ * serial, RTC, ACPI PM, PCI hot-plug, panic and reset ports, debug exit,
+ * IOAPIC; with input, breaks, power button, EOIs, machine resets, devices that
+ * come and are asked to go, and passing time in between.
  *
  * Input: steps of six bytes (struct step). Checked: a line follows its device's
  * registers and only ever changes, registers keep their fixed bits, the machine
- * is stopped only by what should stop it, and no IOAPIC pin that is due is
- * left unsent or without its route.
+ * is stopped only by what should stop it, no device goes that was not asked to,
+ * and no IOAPIC pin that is due is left unsent or without its route.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -17,10 +18,13 @@
 #include "base/compiler.h"
 #include "base/log.h"
 #include "bus/iobus.h"
+#include "bus/pci_host.h"
 #include "device/chardev.h"
 #include "device/debug_exit.h"
 #include "device/ioapic.h"
+#include "device/pci_hotplug.h"
 #include "device/pm.h"
+#include "device/pvpanic.h"
 #include "device/reset.h"
 #include "device/rtc.h"
 #include "device/serial.h"
@@ -42,6 +46,7 @@ enum step_kind {
 	STEP_IOAPIC_REG, /* select and window at once */
 	STEP_LINE,
 	STEP_EVENT,
+	STEP_HOTPLUG,
 	STEP_KINDS,
 };
 
@@ -59,6 +64,12 @@ struct irq_router {
 	uint32_t route_data[IRQCHIP_NUM_PINS];
 };
 
+/* A slot as its owner sees it. */
+struct slot {
+	struct pci_dev dev;
+	bool plugged, asked;
+};
+
 struct platform {
 	struct iobus *pio, *mmio;
 	struct irq_router router;
@@ -69,6 +80,10 @@ struct platform {
 	struct reset_ctl *reset;
 	struct debug_exit *debug_exit;
 	struct ioapic *ioapic;
+	struct pci_host *pci;
+	struct pci_hotplug *hotplug;
+	struct pvpanic *pvpanic;
+	struct slot slots[PCI_HOST_SLOTS];
 	bool line[IRQCHIP_NUM_PINS];
 	uint64_t now_ns;
 	bool may_stop; /* the access of this step may stop the machine */
@@ -109,6 +124,10 @@ static void on_event(void *ctx, enum machine_event event, unsigned int code)
 {
 	struct platform *p = ctx;
 
+	if (event == MACHINE_PANIC) {
+		BUG_ON(!code || (code & ~PVPANIC_EVENTS));
+		return;
+	}
 	BUG_ON(!p->may_stop);
 	BUG_ON(event != MACHINE_DEBUG_EXIT && code);
 }
@@ -136,6 +155,43 @@ static struct irq_line line_to(struct platform *p, uint32_t gsi)
 	return (struct irq_line){ .set = line_set, .ctx = p, .gsi = gsi };
 }
 
+static void on_hotplug_event(void *ctx, bool level)
+{
+	struct platform *p = ctx;
+
+	pm_set_gpe(p->pm, GPE_HOTPLUG, level);
+}
+
+static void on_ejected(void *ctx, unsigned int n)
+{
+	struct slot *slot = &((struct platform *)ctx)->slots[n];
+
+	BUG_ON(!slot->plugged || !slot->asked);
+	pci_host_unplug(((struct platform *)ctx)->pci, &slot->dev);
+	slot->plugged = slot->asked = false;
+}
+
+static void hotplug_make(struct platform *p)
+{
+	struct pci_host_config pci = {
+		.pio = p->pio,
+		.mmio = p->mmio,
+		.ecam_base = LAYOUT_ECAM_START,
+		.window32_base = LAYOUT_PCI32_START,
+		.window32_size = LAYOUT_PCI32_SIZE,
+	};
+	struct pci_hotplug_config hotplug = {
+		.pio = p->pio,
+		.event = on_hotplug_event,
+		.ejected = on_ejected,
+		.ctx = p,
+	};
+
+	BUG_ON(pci_host_new(&p->pci, &pci));
+	hotplug.pci = p->pci;
+	BUG_ON(pci_hotplug_new(&p->hotplug, &hotplug));
+}
+
 static void platform_make(struct platform *p)
 {
 	struct machine_hooks hooks = { .event = on_event, .ctx = p };
@@ -160,6 +216,8 @@ static void platform_make(struct platform *p)
 	BUG_ON(serial_new(&p->serial, &serial));
 	BUG_ON(rtc_new(&p->rtc, &rtc));
 	BUG_ON(pm_new(&p->pm, &pm));
+	hotplug_make(p);
+	BUG_ON(pvpanic_new(&p->pvpanic, p->pio, &hooks));
 	BUG_ON(reset_ctl_new(&p->reset, p->pio, &hooks));
 	BUG_ON(debug_exit_new(&p->debug_exit, p->pio, &hooks));
 }
@@ -168,6 +226,9 @@ static void platform_end(struct platform *p)
 {
 	debug_exit_free(p->debug_exit);
 	reset_ctl_free(p->reset);
+	pvpanic_free(p->pvpanic);
+	pci_hotplug_free(p->hotplug);
+	pci_host_free(p->pci);
 	pm_free(p->pm);
 	rtc_free(p->rtc);
 	serial_free(p->serial);
@@ -264,6 +325,58 @@ static void receive(struct platform *p, uint32_t value)
 	client->receive(client->ctx, data, MIN(room, (size_t)(value % 20)));
 }
 
+static void plug(struct platform *p, unsigned int n)
+{
+	static const struct pci_id id = { .vendor = 0x1234, .device = 1 };
+	struct slot *slot = &p->slots[n];
+
+	pci_dev_init(&slot->dev, "dev", &id);
+	/* The bridge's slot, or one whose owner has not heard yet. */
+	if (pci_host_plug(p->pci, &slot->dev, (int)n))
+		return;
+	slot->plugged = true;
+	pci_hotplug_added(p->hotplug, n);
+}
+
+static void hotplug_step(struct platform *p, const struct step *step)
+{
+	unsigned int n = step->where / 8 % PCI_HOST_SLOTS;
+	struct slot *slot = &p->slots[n];
+
+	switch (step->where % 8) {
+	case 0:
+		if (!slot->plugged)
+			plug(p, n);
+		break;
+	case 1:
+		if (slot->plugged) {
+			slot->asked = true;
+			pci_hotplug_request(p->hotplug, n);
+		}
+		break;
+	case 2:
+		pci_hotplug_poll(p->hotplug);
+		break;
+	case 3: /* as the guest's _EJ0 does */
+		out(p->pio, PORT_HOTPLUG + 8, 1u << n, 4);
+		break;
+	case 4:
+		access_range(p->pio, PORT_PVPANIC, 1, step);
+		break;
+	case 5: /* as its event method does */
+		out(p->pio, PORT_HOTPLUG, in(p->pio, PORT_HOTPLUG, 4), 4);
+		out(p->pio, PORT_HOTPLUG + 4, in(p->pio, PORT_HOTPLUG + 4, 4),
+		    4);
+		break;
+	default: {
+		struct step at = *step;
+
+		at.where = (uint8_t)n;
+		access_range(p->pio, PORT_HOTPLUG, HOTPLUG_PORTS, &at);
+	}
+	}
+}
+
 static void event_step(struct platform *p, const struct step *step)
 {
 	switch (step->where % 9) {
@@ -337,6 +450,9 @@ static void run_step(struct platform *p, const struct step *step)
 	case STEP_EVENT:
 		event_step(p, step);
 		break;
+	case STEP_HOTPLUG:
+		hotplug_step(p, step);
+		break;
 	case STEP_KINDS: /* cannot be */
 		abort();
 	}
@@ -375,14 +491,33 @@ static void check_serial_status(struct platform *p)
 
 static void check_pm(struct platform *p)
 {
-	uint32_t events, cnt;
+	uint32_t events, cnt, gpe;
 
 	pm_poll(p->pm);
 	events = in(p->pio, PORT_PM_BASE, 4);
+	gpe = in(p->pio, PORT_PM_BASE + 12, 2);
 	cnt = in(p->pio, PORT_PM_BASE + 4, 2);
-	BUG_ON(p->line[IRQ_SCI] != ((events & events >> 16 & 0x7fff) != 0));
+	BUG_ON(p->line[IRQ_SCI] !=
+	       ((events & events >> 16 & 0x7fff) || (gpe & gpe >> 8 & 0xff)));
 	BUG_ON((cnt & 0x2005) != 1); /* SCI_EN; SLP_EN, GBL_RLS read as 0 */
 	BUG_ON(in(p->pio, PORT_PM_BASE + 8, 4) >> 24);
+}
+
+static void check_hotplug(struct platform *p)
+{
+	uint32_t pending = in(p->pio, PORT_HOTPLUG, 4) |
+			   in(p->pio, PORT_HOTPLUG + 4, 4);
+	uint32_t gpe = in(p->pio, PORT_PM_BASE + 12, 1);
+
+	BUG_ON(pending && !(gpe & 1u << GPE_HOTPLUG));
+	for (unsigned int n = 0; n < PCI_HOST_SLOTS; n++) {
+		const struct slot *slot = &p->slots[n];
+
+		BUG_ON(pci_hotplug_requested(p->hotplug, n) != slot->asked);
+		BUG_ON(slot->plugged && !slot->asked &&
+		       pci_host_config_read(p->pci, (uint8_t)(n << 3), 0, 2) !=
+			       0x1234);
+	}
 }
 
 static void check_pin(struct platform *p, uint32_t pin)
@@ -426,6 +561,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		run_step(&p, &step);
 		check_serial(&p);
 		check_pm(&p);
+		if (step_kind(&step) == STEP_HOTPLUG)
+			check_hotplug(&p);
 		if (step_kind(&step) >= STEP_PM)
 			check_ioapic(&p); /* slow: 24 pins */
 	}

@@ -137,6 +137,11 @@ static void test_fadt(void **state)
 	assert_int_equal(fadt->x_pm1a_control.bit_width, 16);
 	assert_int_equal(fadt->pm_timer, 0x608);
 	assert_int_equal(fadt->x_pm_timer.bit_width, 32);
+	assert_int_equal(fadt->gpe0, 0x60c);
+	assert_int_equal(fadt->gpe0_length, 2);
+	assert_int_equal(fadt->x_gpe0.address, 0x60c);
+	assert_int_equal(fadt->x_gpe0.bit_width, 16);
+	assert_int_equal(fadt->gpe1_length, 0);
 	assert_int_equal(fadt->reset_register.space, 1);
 	assert_int_equal(fadt->reset_register.bit_width, 8);
 	assert_int_equal(fadt->reset_register.address, 0xcf9);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * device/pm.c against ACPI 6.5 section 4.8, and the other ways to end or reset
- * the machine: reset.c, debug_exit.c.
+ * the machine, or to say that it broke: reset.c, debug_exit.c, pvpanic.c.
  */
 #include "cmocka_all.h"
 
@@ -13,6 +13,7 @@
 #include "bus/iobus.h"
 #include "device/debug_exit.h"
 #include "device/pm.h"
+#include "device/pvpanic.h"
 #include "device/reset.h"
 #include "x86/layout.h"
 
@@ -20,6 +21,9 @@
 #define EN  (PORT_PM_BASE + 2)
 #define CNT (PORT_PM_BASE + 4)
 #define TMR (PORT_PM_BASE + 8)
+
+#define GPE_STS (PORT_PM_BASE + 12)
+#define GPE_EN	(PORT_PM_BASE + 13)
 
 #define SECOND 1000000000ull
 #define MSEC   1000000ull
@@ -321,6 +325,75 @@ static void test_debug_exit(void **state)
 	debug_exit_free(dev);
 }
 
+static void test_pvpanic(void **state)
+{
+	struct fixture *f = *state;
+	struct machine_hooks hooks = hooks_of(f);
+	struct pvpanic *dev;
+
+	assert_int_equal(pvpanic_new(&dev, f->pio, &hooks), 0);
+	assert_int_equal(in(f, PORT_PVPANIC, 1), 3); /* what it takes */
+	out(f, PORT_PVPANIC, 0, 1);
+	out(f, PORT_PVPANIC, 0xfc, 1); /* events of the future */
+	assert_int_equal(f->events, 0);
+	out(f, PORT_PVPANIC, 0xff, 1);
+	assert_int_equal(f->event, MACHINE_PANIC);
+	assert_int_equal(f->code, PVPANIC_PANICKED | PVPANIC_CRASH_LOADED);
+	out(f, PORT_PVPANIC, 2, 1);
+	assert_int_equal(f->code, PVPANIC_CRASH_LOADED);
+	assert_int_equal(f->events, 2);
+	/* one port */
+	assert_false(iobus_write(f->pio, PORT_PVPANIC, "\1\0", 2));
+	pvpanic_free(dev);
+	assert_false(iobus_write(f->pio, PORT_PVPANIC, "\1", 1));
+}
+
+static void test_gpe_edge(void **state)
+{
+	struct fixture *f = *state;
+
+	pm_pulse_gpe(f->pm, 2);
+	assert_int_equal(in(f, GPE_STS, 1), 4);
+	assert_false(f->sci); /* not enabled */
+	out(f, GPE_EN, 4, 1);
+	assert_true(f->sci);
+	out(f, GPE_STS, 0xfb, 1); /* the others */
+	assert_true(f->sci);
+	out(f, GPE_STS, 4, 1);
+	assert_false(f->sci);
+	assert_int_equal(in(f, GPE_STS, 2), 0x0400);
+	/* both blocks share the line */
+	out(f, EN, 0x100, 2);
+	pm_power_button(f->pm);
+	pm_pulse_gpe(f->pm, 2);
+	out(f, STS, 0x100, 2);
+	assert_true(f->sci);
+	out(f, GPE_STS, 4, 1);
+	assert_false(f->sci);
+}
+
+static void test_gpe_level(void **state)
+{
+	struct fixture *f = *state;
+
+	out(f, GPE_EN, 0xff, 1);
+	assert_int_equal(in(f, GPE_EN, 1), 0xff);
+	pm_set_gpe(f->pm, 1, true);
+	assert_true(f->sci);
+	out(f, GPE_STS, 0xff, 1); /* its source still wants something */
+	assert_true(f->sci);
+	assert_int_equal(in(f, GPE_STS, 1), 2);
+	pm_set_gpe(f->pm, 1, false);
+	assert_true(f->sci); /* the status bit is the guest's to clear */
+	out(f, GPE_STS, 2, 1);
+	assert_false(f->sci);
+	assert_int_equal(in(f, GPE_STS, 1), 0);
+	/* off and on again before the guest looked */
+	pm_set_gpe(f->pm, 1, true);
+	pm_set_gpe(f->pm, 1, false);
+	assert_true(f->sci);
+}
+
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
 int main(void)
@@ -339,6 +412,9 @@ int main(void)
 		T(test_keyboard_controller_reset),
 		T(test_reset_control_register),
 		T(test_debug_exit),
+		T(test_gpe_edge),
+		T(test_gpe_level),
+		T(test_pvpanic),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

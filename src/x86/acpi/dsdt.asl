@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What a guest cannot find out by probing: the PCI host bridge with its
- * windows, the serial port, the clock, and how to switch off.
+ * windows and the hot-plug of its slots, the serial port, the clock, the VM
+ * generation id, the panic port, and how to switch off.
  *
  * This table is the same for every VM. What differs is read at run time from
  * the machine-info block, which acpi.c writes (struct acpi_machine_info there
@@ -116,9 +117,11 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "QUIRE ", "QUIREVM ", 0x00000001)
 				CDW3 = Local0
 				Return (Arg3)
 			}
+
+#include "pci_slots.asl"
 		}
 
-		/* Motherboard resources: keeps drivers off ECAM and PM ports. */
+		/* Motherboard resources: keeps drivers off ECAM, PM, hot-plug. */
 		Device (MRES)
 		{
 			Name (_HID, EisaId ("PNP0C02"))
@@ -127,7 +130,7 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "QUIRE ", "QUIREVM ", 0x00000001)
 			{
 				Memory32Fixed (ReadWrite,
 					0xE0000000, 0x00100000, ECAM)
-				IO (Decode16, 0x0600, 0x0600, 0x01, 0x0C)
+				IO (Decode16, 0x0600, 0x0600, 0x01, 0x1C)
 			})
 			Method (_CRS, 0, Serialized)
 			{
@@ -159,6 +162,39 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "QUIRE ", "QUIREVM ", 0x00000001)
 				IO (Decode16, 0x0070, 0x0070, 0x01, 0x02)
 				IRQNoFlags () { 8 }
 			})
+		}
+
+		/* The VM generation id; the names are those that drivers know. */
+		Device (VGEN)
+		{
+			Name (_HID, "QUIR0001")
+			Name (_CID, Package () { "VMGENCTR", "VM_Gen_Counter" })
+			Name (_DDN, "VM_Gen_Counter")
+			Name (ADDR, Package () { 0x000FF000, Zero })
+		}
+
+		/* The panic port, by the id that QEMU gave it. */
+		Device (PEVT)
+		{
+			Name (_HID, "QEMU0001")
+			Name (_CRS, ResourceTemplate ()
+			{
+				IO (Decode16, 0x0505, 0x0505, 0x01, 0x01)
+			})
+		}
+	}
+
+	/* General-purpose events, by the numbers in x86/layout.h. */
+	Scope (\_GPE)
+	{
+		Method (_L01, 0, NotSerialized)
+		{
+			\_SB.PCI0.HPNT ()
+		}
+
+		Method (_E02, 0, NotSerialized)
+		{
+			Notify (\_SB.VGEN, 0x80)
 		}
 	}
 }
