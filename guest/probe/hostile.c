@@ -163,6 +163,7 @@ static const struct port_range port_ranges[] = {
 	{ PORT_PM_BASE, 16 },
 	{ PORT_HOTPLUG, 12 },
 	{ PORT_PVPANIC, 1 },
+	{ PORT_WATCHDOG, 12 },
 	{ 0x20, 2 },
 	{ 0xa0, 2 },
 	{ 0x40, 4 },

@@ -36,7 +36,7 @@ GUEST_MODULES = [
     "virtio_pci", "virtio_mmio", "virtio_blk", "virtio_rng", "virtio_net",
     "virtio_console", "virtio_balloon", "virtio_mem", "virtio_pmem",
     "virtiofs", "vmw_vsock_virtio_transport", "button", "evdev",
-    "pvpanic-mmio", "wdat_wdt",
+    "pvpanic_mmio", "wdat_wdt",
 ]
 FIO = "/usr/bin/fio"
 FIO_PROGRAMS = [FIO, "/usr/sbin/mkfs.ext4", "/usr/sbin/e2fsck",

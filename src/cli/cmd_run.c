@@ -117,6 +117,12 @@ static int set_on_panic(struct run_args *a, const char *v, struct err *err)
 	return r;
 }
 
+static int set_watchdog(struct run_args *a, const char *v, struct err *err)
+{
+	a->cfg.watchdog = true;
+	return 0;
+}
+
 static int set_shutdown_timeout(struct run_args *a, const char *v,
 				struct err *err)
 {
@@ -178,6 +184,9 @@ static const struct run_option run_options[] = {
 	{ "on-panic", "continue|restart|stop",
 	  "when the guest's kernel says it panicked (default continue)",
 	  set_on_panic },
+	{ "watchdog", NULL,
+	  "a watchdog timer that resets a guest which stops feeding it",
+	  set_watchdog },
 	{ "shutdown-timeout", "SECONDS",
 	  "from SIGTERM's power button to stopping (default 20; 0: at once)",
 	  set_shutdown_timeout },
@@ -313,6 +322,7 @@ static int report(const struct vm_result *res)
 		return (int)(res->code & 0xff);
 	case MACHINE_END_CRASH:
 	case MACHINE_END_PANIC:
+	case MACHINE_END_WATCHDOG:
 		fprintf(stderr, "quire run: guest crash: %s\n", res->text);
 		return CLI_FAILURE;
 	case MACHINE_END_ERROR:

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What the fixed platform devices may ask of the machine, passed to those that
- * need it. Callbacks come from vCPU threads and only post a request.
+ * need it. Callbacks come from vCPU threads, but for the watchdog's, and only
+ * post a request.
  *
  * Lock order among the devices: a device's own mutex, then the power
  * management's (for those with a general-purpose event), the IOAPIC's (through
@@ -14,6 +15,7 @@ enum machine_event {
 	MACHINE_POWEROFF,   /* ACPI S5 */
 	MACHINE_RESET,	    /* 0xcf9, i8042, FADT reset register */
 	MACHINE_DEBUG_EXIT, /* debug exit port; code = value written */
+	MACHINE_WATCHDOG,   /* its period ended; from the control thread */
 	MACHINE_PANIC,	    /* pvpanic; code = its events; does not end it */
 };
 

@@ -67,6 +67,7 @@ struct vm_config {
 
 	struct chardev_config serial;
 	bool debug_exit;
+	bool watchdog; /* that bites like a reboot: on_reboot */
 	enum vm_action on_reboot, on_crash;
 	enum vm_panic_action on_panic;
 	unsigned int shutdown_timeout_s;

@@ -16,6 +16,7 @@
 #include "boot/boot.h"
 #include "device/pvpanic.h"
 #include "device/vmgenid.h"
+#include "device/watchdog.h"
 #include "mem/dirty.h"
 #include "x86/acpi.h"
 #include "x86/cpu.h"
@@ -181,11 +182,15 @@ static void platform_event(void *ctx, enum machine_event event,
 		[MACHINE_POWEROFF] = MACHINE_END_POWEROFF,
 		[MACHINE_RESET] = MACHINE_END_REBOOT,
 		[MACHINE_DEBUG_EXIT] = MACHINE_END_DEBUG_EXIT,
+		[MACHINE_WATCHDOG] = MACHINE_END_WATCHDOG,
 	};
 	struct machine *m = ctx;
 
 	if (event != MACHINE_PANIC)
-		m->hooks.ended(m->hooks.ctx, map[event], code, "");
+		m->hooks.ended(m->hooks.ctx, map[event], code,
+			       event == MACHINE_WATCHDOG
+				       ? "the watchdog's time ran out"
+				       : "");
 	else
 		guest_panicked(m, code);
 }
@@ -286,6 +291,10 @@ static int load_kernel(struct machine *m, struct err *err)
 	struct start_state start;
 	int r;
 
+	if (m->cfg->watchdog) {
+		acpi.watchdog.period_ms = WATCHDOG_UNIT_MS;
+		acpi.watchdog.max_count = WATCHDOG_MAX_UNITS;
+	}
 	pci64_window(m, &acpi.pci64_start, &acpi.pci64_size);
 	r = acpi_write_tables(&m->memory.ram, &acpi, &boot.rsdp, err);
 	if (r)
@@ -304,6 +313,7 @@ static int build(struct machine *m, struct chardev *chardev,
 		.loop = loop,
 		.chardev = chardev,
 		.debug_exit = m->cfg->debug_exit,
+		.watchdog = m->cfg->watchdog,
 		.hooks = { .event = platform_event, .ctx = m },
 		.ejected = machine_device_ejected,
 		.ram = &m->memory.ram,

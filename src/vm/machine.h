@@ -27,6 +27,7 @@ enum machine_end {
 	MACHINE_END_REBOOT,
 	MACHINE_END_CRASH, /* triple fault */
 	MACHINE_END_PANIC, /* said so by pvpanic, and --on-panic ends it */
+	MACHINE_END_WATCHDOG,
 	MACHINE_END_DEBUG_EXIT,
 	MACHINE_END_ERROR, /* host or KVM */
 };

@@ -14,6 +14,7 @@
 #include "device/rtc.h"
 #include "device/serial.h"
 #include "device/vmgenid.h"
+#include "device/watchdog.h"
 #include "x86/layout.h"
 
 struct platform {
@@ -29,6 +30,7 @@ struct platform {
 	struct pci_hotplug *hotplug;
 	struct vmgenid *vmgenid;
 	struct pvpanic *pvpanic;
+	struct watchdog *watchdog; /* NULL: not asked for */
 	struct debug_exit *debug_exit;
 };
 
@@ -144,6 +146,17 @@ static int new_pvpanic(struct platform *p, const struct platform_config *cfg)
 	return pvpanic_new(&p->pvpanic, cfg->pio, &cfg->hooks);
 }
 
+static int new_watchdog(struct platform *p, const struct platform_config *cfg)
+{
+	struct watchdog_config watchdog = {
+		.pio = cfg->pio,
+		.hooks = cfg->hooks,
+		.loop = cfg->loop,
+	};
+
+	return cfg->watchdog ? watchdog_new(&p->watchdog, &watchdog) : 0;
+}
+
 static int new_reset(struct platform *p, const struct platform_config *cfg)
 {
 	int r = reset_ctl_new(&p->reset, cfg->pio, &cfg->hooks);
@@ -176,6 +189,7 @@ int platform_new(struct platform **ret, const struct platform_config *cfg,
 		{ "hot-plug", new_hotplug },
 		{ "VM generation id", new_vmgenid },
 		{ "panic port", new_pvpanic },
+		{ "watchdog", new_watchdog },
 		{ "reset ports", new_reset },
 		{ "debug exit", new_debug_exit },
 	};
@@ -208,6 +222,7 @@ void platform_free(struct platform *p)
 		pci_host_set_reset_hook(p->pci, NULL, NULL);
 	debug_exit_free(p->debug_exit);
 	reset_ctl_free(p->reset);
+	watchdog_free(p->watchdog);
 	pvpanic_free(p->pvpanic);
 	vmgenid_free(p->vmgenid);
 	pci_hotplug_free(p->hotplug);
@@ -231,6 +246,18 @@ struct pci_hotplug *platform_hotplug(struct platform *p)
 struct vmgenid *platform_vmgenid(struct platform *p)
 {
 	return p->vmgenid;
+}
+
+void platform_pause(struct platform *p)
+{
+	if (p->watchdog)
+		watchdog_pause(p->watchdog);
+}
+
+void platform_resume(struct platform *p)
+{
+	if (p->watchdog)
+		watchdog_resume(p->watchdog);
 }
 
 void platform_power_button(struct platform *p)

@@ -2,8 +2,8 @@
 /*
  * The fixed devices every machine has: serial port, RTC, ACPI power management
  * with PCI hot-plug and the VM generation id, panic and reset ports, and with
- * the split irqchip the IOAPIC; on request the debug-exit port. Control thread
- * only.
+ * the split irqchip the IOAPIC; on request the watchdog and the debug-exit
+ * port. Control thread only.
  */
 #ifndef QUIRE_VM_PLATFORM_H
 #define QUIRE_VM_PLATFORM_H
@@ -31,7 +31,7 @@ struct platform_config {
 	const struct ram *ram;
 	struct evloop *loop;
 	struct chardev *chardev; /* of the serial port */
-	bool debug_exit;
+	bool debug_exit, watchdog;
 	struct machine_hooks hooks;
 	/* The guest let a PCI slot go that it was asked for; with hooks.ctx. */
 	void (*ejected)(void *ctx, unsigned int slot);
@@ -48,6 +48,10 @@ struct ioapic *platform_ioapic(struct platform *p);
 
 struct pci_hotplug *platform_hotplug(struct platform *p);
 struct vmgenid *platform_vmgenid(struct platform *p);
+
+/* What counts host time stands still while no vCPU runs. */
+void platform_pause(struct platform *p);
+void platform_resume(struct platform *p);
 
 /* Ask the guest's operating system to shut down. */
 void platform_power_button(struct platform *p);

@@ -211,7 +211,8 @@ static bool restarts(const struct session *s)
 
 	if (s->shutting_down)
 		return false;
-	return (res->end == MACHINE_END_REBOOT &&
+	return ((res->end == MACHINE_END_REBOOT ||
+		 res->end == MACHINE_END_WATCHDOG) &&
 		s->cfg->on_reboot == VM_ACTION_RESTART) ||
 	       (res->end == MACHINE_END_CRASH &&
 		s->cfg->on_crash == VM_ACTION_RESTART) ||

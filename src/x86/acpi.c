@@ -5,7 +5,7 @@
  * to guest memory at once:
  *
  *	RSDP, machine info (both at fixed places), FACS, DSDT, FADT, MADT, MCFG,
- *	XSDT
+ *	WDAT if there is a watchdog, XSDT
  *
  * This is "ACPI hardware", not the hardware-reduced model: PM1a registers give
  * power-off and the power button as fixed features, which need no AML and no
@@ -42,6 +42,8 @@ static_assert(PORT_RTC == 0x70 && IRQ_RTC == 8, "_CRS of RTC0");
 static_assert(sizeof(struct acpi_rsdp) == 36, "RSDP revision 2");
 static_assert(sizeof(struct acpi_fadt) == 276, "FADT revision 6");
 static_assert(sizeof(struct acpi_facs) == 64, "FACS");
+static_assert(sizeof(struct acpi_wdat) == 68, "WDAT");
+static_assert(sizeof(struct acpi_wdat_entry) == 24, "entry of WDAT");
 
 #define ACPI_AREA_BYTES (LAYOUT_VMGENID - LAYOUT_ACPI_START)
 
@@ -318,6 +320,66 @@ static struct acpi_mcfg *add_mcfg(struct acpi_image *image)
 	return mcfg;
 }
 
+static bool add_wdat_entry(struct acpi_image *image,
+			   enum acpi_wdat_action action,
+			   enum acpi_wdat_instruction instruction, uint16_t reg,
+			   uint32_t value, uint32_t mask)
+{
+	struct acpi_wdat_entry *e = image_add(image, sizeof(*e), 1);
+
+	if (!e)
+		return false;
+	e->action = (uint8_t)action;
+	e->instruction = (uint8_t)instruction;
+	e->reg = io_register((uint16_t)(PORT_WATCHDOG + reg), 4);
+	e->value = value;
+	e->mask = mask;
+	return true;
+}
+
+/* Registers as in device/watchdog.h. */
+static struct acpi_wdat *add_wdat(struct acpi_image *image,
+				  const struct acpi_config *cfg)
+{
+	static const struct {
+		enum acpi_wdat_action action;
+		enum acpi_wdat_instruction instruction;
+		uint16_t reg;
+		uint32_t value, mask;
+	} entries[] = {
+		{ ACPI_WDAT_RESET, ACPI_WDAT_WRITE_VALUE, 8, 1, UINT32_MAX },
+		{ ACPI_WDAT_GET_LEFT, ACPI_WDAT_READ_COUNT, 8, 0, UINT32_MAX },
+		{ ACPI_WDAT_GET_PERIOD, ACPI_WDAT_READ_COUNT, 4, 0,
+		  UINT32_MAX },
+		{ ACPI_WDAT_SET_PERIOD, ACPI_WDAT_WRITE_COUNT, 4, 0,
+		  UINT32_MAX },
+		{ ACPI_WDAT_IS_RUNNING, ACPI_WDAT_READ_VALUE, 0, 1, 1 },
+		{ ACPI_WDAT_RUN, ACPI_WDAT_WRITE_VALUE, 0, 1, UINT32_MAX },
+		{ ACPI_WDAT_IS_STOPPED, ACPI_WDAT_READ_VALUE, 0, 0, 1 },
+		{ ACPI_WDAT_STOP, ACPI_WDAT_WRITE_VALUE, 0, 0, UINT32_MAX },
+	};
+	struct acpi_wdat *wdat = image_add(image, sizeof(*wdat), 16);
+	bool ok = wdat != NULL;
+
+	for (size_t i = 0; ok && i < ARRAY_SIZE(entries); i++)
+		ok = add_wdat_entry(image, entries[i].action,
+				    entries[i].instruction, entries[i].reg,
+				    entries[i].value, entries[i].mask);
+	if (!ok)
+		return NULL;
+	fill_header(&wdat->header, "WDAT", 1);
+	wdat->watchdog_header_length = sizeof(*wdat) - sizeof(wdat->header);
+	wdat->pci_segment = UINT16_MAX;
+	wdat->pci_bus = wdat->pci_device = wdat->pci_function = UINT8_MAX;
+	wdat->period_ms = cfg->watchdog.period_ms;
+	wdat->max_count = cfg->watchdog.max_count;
+	wdat->min_count = 1;
+	wdat->flags = 1;
+	wdat->num_entries = ARRAY_SIZE(entries);
+	seal(image, &wdat->header);
+	return wdat;
+}
+
 static struct acpi_header *add_xsdt(struct acpi_image *image,
 				    const void *const *tables, size_t num)
 {
@@ -365,8 +427,9 @@ static bool build(struct acpi_image *image, const struct acpi_config *cfg)
 	struct acpi_machine_info *info = image_add(image, sizeof(*info), 64);
 	struct acpi_facs *facs = add_facs(image);
 	void *dsdt = add_dsdt(image);
-	const void *tables[3];
+	const void *tables[4];
 	struct acpi_header *xsdt;
+	size_t num = 3;
 
 	if (!rsdp || !info || !facs || !dsdt)
 		return false;
@@ -378,7 +441,12 @@ static bool build(struct acpi_image *image, const struct acpi_config *cfg)
 	tables[2] = tables[1] ? add_mcfg(image) : NULL;
 	if (!tables[2])
 		return false;
-	xsdt = add_xsdt(image, tables, ARRAY_SIZE(tables));
+	if (cfg->watchdog.period_ms) {
+		tables[num] = add_wdat(image, cfg);
+		if (!tables[num++])
+			return false;
+	}
+	xsdt = add_xsdt(image, tables, num);
 	if (!xsdt)
 		return false;
 	fill_rsdp(rsdp, image_address(image, xsdt));

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ACPI tables: RSDP, XSDT, FADT, MADT, MCFG, DSDT (from ASL, compiled by iasl
- * at build time). What differs between VMs (CPU count, windows) reaches the
- * DSDT through a small machine-info block that its methods read.
- * Source: ACPI 6.5.
+ * ACPI tables: RSDP, XSDT, FADT, MADT, MCFG, WDAT, DSDT (from ASL, compiled by
+ * iasl at build time). What differs between VMs (CPU count, windows) reaches
+ * the DSDT through a small machine-info block that its methods read. Source:
+ * ACPI 6.5.
  */
 #ifndef QUIRE_X86_ACPI_H
 #define QUIRE_X86_ACPI_H
@@ -20,6 +20,10 @@ struct acpi_config {
 	uint64_t pci64_start, pci64_size;
 	/* An 8259 pair answers its ports (IRQCHIP_KERNEL, not SPLIT). */
 	bool has_pic;
+	/* WDAT for the timer at PORT_WATCHDOG; period_ms 0: there is none. */
+	struct {
+		uint32_t period_ms, max_count;
+	} watchdog;
 };
 
 /*

@@ -179,6 +179,43 @@ struct acpi_mcfg { /* one segment */
 	uint32_t reserved2;
 } __packed_struct;
 
+/* Microsoft, Hardware Watchdog Timers Design Specification, section 4. */
+struct acpi_wdat {
+	struct acpi_header header;
+	uint32_t watchdog_header_length; /* what follows, up to the entries */
+	uint16_t pci_segment; /* ff.. in all of these: no PCI device */
+	uint8_t pci_bus, pci_device, pci_function, reserved[3];
+	uint32_t period_ms, max_count, min_count;
+	uint8_t flags; /* 1: enabled */
+	uint8_t reserved2[3];
+	uint32_t num_entries;
+} __packed_struct;
+
+enum acpi_wdat_action {
+	ACPI_WDAT_RESET = 1,
+	ACPI_WDAT_GET_LEFT = 4,
+	ACPI_WDAT_GET_PERIOD = 5,
+	ACPI_WDAT_SET_PERIOD = 6,
+	ACPI_WDAT_IS_RUNNING = 8,
+	ACPI_WDAT_RUN = 9,
+	ACPI_WDAT_IS_STOPPED = 10,
+	ACPI_WDAT_STOP = 11,
+};
+
+enum acpi_wdat_instruction {
+	ACPI_WDAT_READ_VALUE = 0, /* does the register have value? */
+	ACPI_WDAT_READ_COUNT = 1,
+	ACPI_WDAT_WRITE_VALUE = 2,
+	ACPI_WDAT_WRITE_COUNT = 3,
+};
+
+struct acpi_wdat_entry {
+	uint8_t action, instruction;
+	uint16_t reserved;
+	struct acpi_gas reg;
+	uint32_t value, mask;
+} __packed_struct;
+
 /* Not ACPI's: what the DSDT reads at LAYOUT_ACPI_INFO; same fields there. */
 struct acpi_machine_info {
 	uint32_t pci32_start, pci32_size;

@@ -34,8 +34,9 @@
 #define LAYOUT_EBDA	   0x9fc00ull
 #define LAYOUT_ACPI_START  0xe0000ull /* RSDP first: guests scan from here */
 #define LAYOUT_ACPI_INFO   0xe0040ull /* machine info, read by the DSDT */
-#define LAYOUT_VMGENID	   0xff000ull /* a page of its own, see device/vmgenid.h \
-				       */
+#define LAYOUT_VMGENID                                        \
+	0xff000ull /* a page of its own, see device/vmgenid.h \
+		    */
 #define LAYOUT_ACPI_END 0x100000ull
 #define LAYOUT_HIGH_RAM 0x100000ull /* where kernels may be loaded */
 
@@ -70,6 +71,7 @@ static inline uint64_t layout_pci64_start(uint64_t ram_end)
 #define PORT_RESET	0xcf9
 #define PORT_PM_BASE	0x600 /* see device/pm.h; 14 ports */
 #define PORT_HOTPLUG	0x610 /* see device/pci_hotplug.h; 12 ports */
+#define PORT_WATCHDOG	0x620 /* see device/watchdog.h; 12 ports */
 #define PORT_PVPANIC	0x505 /* as QEMU's */
 #define PORT_DEBUG_EXIT 0xf4  /* 4 ports, as QEMU's isa-debug-exit */
 #define PORT_MILESTONE	0xf8  /* see device/milestone.h */

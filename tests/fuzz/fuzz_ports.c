@@ -28,6 +28,7 @@
 #include "device/reset.h"
 #include "device/rtc.h"
 #include "device/serial.h"
+#include "device/watchdog.h"
 #include "x86/layout.h"
 
 #define MAX_STEPS 400
@@ -83,6 +84,7 @@ struct platform {
 	struct pci_host *pci;
 	struct pci_hotplug *hotplug;
 	struct pvpanic *pvpanic;
+	struct watchdog *watchdog;
 	struct slot slots[PCI_HOST_SLOTS];
 	bool line[IRQCHIP_NUM_PINS];
 	uint64_t now_ns;
@@ -200,6 +202,7 @@ static void platform_make(struct platform *p)
 	struct serial_config serial = { .base = PORT_SERIAL0, .chr = &p->chr };
 	struct rtc_config rtc = { .clock = clock };
 	struct pm_config pm = { .clock = clock, .hooks = hooks };
+	struct watchdog_config watchdog = { .clock = clock, .hooks = hooks };
 
 	memset(p, 0, sizeof(*p));
 	p->chr.ops = &chr_ops;
@@ -217,6 +220,8 @@ static void platform_make(struct platform *p)
 	BUG_ON(rtc_new(&p->rtc, &rtc));
 	BUG_ON(pm_new(&p->pm, &pm));
 	hotplug_make(p);
+	watchdog.pio = p->pio;
+	BUG_ON(watchdog_new(&p->watchdog, &watchdog));
 	BUG_ON(pvpanic_new(&p->pvpanic, p->pio, &hooks));
 	BUG_ON(reset_ctl_new(&p->reset, p->pio, &hooks));
 	BUG_ON(debug_exit_new(&p->debug_exit, p->pio, &hooks));
@@ -226,6 +231,7 @@ static void platform_end(struct platform *p)
 {
 	debug_exit_free(p->debug_exit);
 	reset_ctl_free(p->reset);
+	watchdog_free(p->watchdog);
 	pvpanic_free(p->pvpanic);
 	pci_hotplug_free(p->hotplug);
 	pci_host_free(p->pci);
@@ -338,10 +344,26 @@ static void plug(struct platform *p, unsigned int n)
 	pci_hotplug_added(p->hotplug, n);
 }
 
+/* It bites when nothing is left, at once, and not otherwise. */
+static void watchdog_step(struct platform *p)
+{
+	uint32_t running = in(p->pio, PORT_WATCHDOG, 4);
+	uint32_t period = in(p->pio, PORT_WATCHDOG + 4, 4);
+	uint32_t left = in(p->pio, PORT_WATCHDOG + 8, 4);
+
+	BUG_ON(running > 1 || !period || period > WATCHDOG_MAX_UNITS);
+	BUG_ON(!running && left);
+	p->may_stop = running && !left;
+	watchdog_poll(p->watchdog);
+	BUG_ON(in(p->pio, PORT_WATCHDOG, 4) != (running && left));
+	p->may_stop = false;
+}
+
 static void hotplug_step(struct platform *p, const struct step *step)
 {
 	unsigned int n = step->where / 8 % PCI_HOST_SLOTS;
 	struct slot *slot = &p->slots[n];
+	struct step at = *step;
 
 	switch (step->where % 8) {
 	case 0:
@@ -362,18 +384,19 @@ static void hotplug_step(struct platform *p, const struct step *step)
 		break;
 	case 4:
 		access_range(p->pio, PORT_PVPANIC, 1, step);
+		at.where = (uint8_t)n;
+		access_range(p->pio, PORT_WATCHDOG, WATCHDOG_PORTS, &at);
+		watchdog_step(p);
 		break;
 	case 5: /* as its event method does */
 		out(p->pio, PORT_HOTPLUG, in(p->pio, PORT_HOTPLUG, 4), 4);
 		out(p->pio, PORT_HOTPLUG + 4, in(p->pio, PORT_HOTPLUG + 4, 4),
 		    4);
 		break;
-	default: {
-		struct step at = *step;
-
+	default:
 		at.where = (uint8_t)n;
 		access_range(p->pio, PORT_HOTPLUG, HOTPLUG_PORTS, &at);
-	}
+		break;
 	}
 }
 

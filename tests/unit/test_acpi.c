@@ -363,6 +363,48 @@ static void test_too_many_cpus(void **state)
 	ram_fini(&guest.ram);
 }
 
+/* The watchdog's table only with a watchdog, its registers on its ports. */
+static void test_wdat(void **state)
+{
+	struct acpi_config cfg = {
+		.num_cpus = 1,
+		.watchdog = { .period_ms = 100, .max_count = 5000 },
+	};
+	const struct acpi_wdat_entry *entry;
+	const struct acpi_wdat *wdat;
+	struct guest guest;
+	uint32_t seen = 0;
+
+	guest_make(&guest, 1);
+	assert_null(find(&guest, "WDAT"));
+	ram_fini(&guest.ram);
+
+	guest_init(&guest);
+	assert_int_equal(acpi_write_tables(&guest.ram, &cfg, &guest.rsdp, NULL),
+			 0);
+	wdat = find(&guest, "WDAT");
+	assert_non_null(wdat);
+	assert_int_equal(wdat->header.length,
+			 sizeof(*wdat) + 8 * sizeof(*entry));
+	assert_int_equal(wdat->watchdog_header_length, 32);
+	assert_int_equal(wdat->period_ms, 100);
+	assert_int_equal(wdat->max_count, 5000);
+	assert_int_equal(wdat->flags, 1);
+	assert_int_equal(wdat->num_entries, 8);
+	entry = (const struct acpi_wdat_entry *)(wdat + 1);
+	for (unsigned int i = 0; i < wdat->num_entries; i++, entry++) {
+		seen |= 1u << entry->action;
+		assert_int_equal(entry->reg.space, ACPI_GAS_IO);
+		assert_int_equal(entry->reg.bit_width, 32);
+		assert_int_equal(entry->reg.access, 3);
+		assert_in_range(entry->reg.address, 0x620, 0x628);
+		assert_int_equal(entry->reg.address % 4, 0);
+	}
+	/* all that a driver must have: reset, count, run and stop */
+	assert_int_equal(seen, 0xf72);
+	ram_fini(&guest.ram);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -373,6 +415,7 @@ int main(void)
 		cmocka_unit_test(test_mcfg),
 		cmocka_unit_test(test_split_irqchip_has_no_pic),
 		cmocka_unit_test(test_too_many_cpus),
+		cmocka_unit_test(test_wdat),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
