@@ -12,11 +12,17 @@
  * both in one step and fires if PENDING was set; nothing falls between.
  *
  * Everything else is under the lock, which is taken by register accesses only.
+ *
+ * A source's eventfd is an irqfd of the vector's GSI while the vector may fire,
+ * and is taken away from KVM otherwise: somebody who signals it cannot ask for
+ * our state first. Taking away and giving back cost KVM a grace period each,
+ * but a guest masks a vector in use only when it moves it to another CPU.
  */
 #include "bus/msix.h"
 
 #include <errno.h>
 #include <linux/pci_regs.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -55,6 +61,7 @@ struct msix {
 	uint8_t cap; /* offset of the capability */
 	_Atomic bool enabled;
 	bool function_masked;
+	struct msix_source *sources;
 	unsigned int num;
 	struct msix_vector vectors[];
 };
@@ -161,6 +168,8 @@ void msix_free(struct msix *msix)
 {
 	if (!msix)
 		return;
+	while (msix->sources)
+		msix_source_detach(msix, msix->sources);
 	for (unsigned int i = 0; i < msix->num; i++)
 		vector_close(msix, &msix->vectors[i]);
 	pthread_mutex_destroy(&msix->lock);
@@ -204,9 +213,51 @@ static int vector_route_locked(struct msix *msix, struct msix_vector *v)
 	return 0;
 }
 
-static void vector_block(struct msix_vector *v)
+static void source_unbind_locked(struct msix *msix, struct msix_source *src)
+{
+	int r;
+
+	if (!src->bound)
+		return;
+	src->bound = false;
+	r = irq_router_unbind_fd(msix->router, msix->vectors[src->vector].gsi,
+				 src->fd);
+	if (r)
+		log_ratelimited(LOG_LEVEL_WARN,
+				"%s: MSI-X vector %u cannot be masked: %s",
+				msix->dev->name, src->vector, strerror(-r));
+}
+
+/*
+ * What was signalled while nobody listened is signalled again, now to KVM. It
+ * would find such a count by itself, but not take it: each unmasking after
+ * that would fire.
+ */
+static void source_bind_locked(struct msix *msix, struct msix_source *src)
+{
+	bool pending;
+	int r;
+
+	if (src->bound || !msix->router)
+		return;
+	pending = io_eventfd_drain(src->fd);
+	r = irq_router_bind_fd(msix->router, msix->vectors[src->vector].gsi,
+			       src->fd);
+	src->bound = !r;
+	if (r)
+		log_ratelimited(LOG_LEVEL_WARN,
+				"%s: MSI-X vector %u stays silent: %s",
+				msix->dev->name, src->vector, strerror(-r));
+	if (pending)
+		io_eventfd_signal(src->fd);
+}
+
+static void vector_block_locked(struct msix *msix, struct msix_vector *v)
 {
 	atomic_fetch_or(&v->state, MSIX_VECTOR_BLOCKED);
+	for (struct msix_source *s = msix->sources; s; s = s->next)
+		if (&msix->vectors[s->vector] == v)
+			source_unbind_locked(msix, s);
 }
 
 /* Bring the vector in line with its entry and the message control. */
@@ -215,7 +266,7 @@ static void vector_update_locked(struct msix *msix, struct msix_vector *v)
 	int r;
 
 	if (vector_masked_locked(msix, v)) {
-		vector_block(v);
+		vector_block_locked(msix, v);
 		return;
 	}
 	r = vector_route_locked(msix, v);
@@ -226,9 +277,12 @@ static void vector_update_locked(struct msix *msix, struct msix_vector *v)
 				msix->dev->name,
 				(unsigned int)(v - msix->vectors),
 				strerror(-r));
-		vector_block(v);
+		vector_block_locked(msix, v);
 		return;
 	}
+	for (struct msix_source *s = msix->sources; s; s = s->next)
+		if (&msix->vectors[s->vector] == v)
+			source_bind_locked(msix, s);
 	if (atomic_exchange(&v->state, 0) & MSIX_VECTOR_PENDING)
 		io_eventfd_signal(v->fd);
 }
@@ -247,6 +301,49 @@ void msix_notify(struct msix *msix, unsigned int vector)
 						 state | MSIX_VECTOR_PENDING))
 			return;
 	io_eventfd_signal(v->fd);
+}
+
+void msix_source_attach(struct msix *msix, struct msix_source *src,
+			unsigned int vector, int fd)
+{
+	if (vector >= msix->num || src->attached)
+		return;
+	pthread_mutex_lock(&msix->lock);
+	*src = (struct msix_source){
+		.next = msix->sources,
+		.fd = fd,
+		.vector = vector,
+		.attached = true,
+	};
+	msix->sources = src;
+	vector_update_locked(msix, &msix->vectors[vector]);
+	pthread_mutex_unlock(&msix->lock);
+}
+
+void msix_source_detach(struct msix *msix, struct msix_source *src)
+{
+	struct msix_source **link = &msix->sources;
+
+	if (!src->attached)
+		return;
+	pthread_mutex_lock(&msix->lock);
+	source_unbind_locked(msix, src);
+	while (*link != src)
+		link = &(*link)->next;
+	*link = src->next;
+	src->attached = false;
+	pthread_mutex_unlock(&msix->lock);
+}
+
+static bool source_pending_locked(const struct msix *msix, uint64_t vector)
+{
+	for (const struct msix_source *s = msix->sources; s; s = s->next) {
+		struct pollfd pfd = { .fd = s->fd, .events = POLLIN };
+
+		if (s->vector == vector && !s->bound && poll(&pfd, 1, 0) > 0)
+			return true;
+	}
+	return false;
 }
 
 bool msix_enabled(const struct msix *msix)
@@ -300,21 +397,27 @@ void msix_table_write(struct msix *msix, uint64_t offset, const void *data,
 	pthread_mutex_unlock(&msix->lock);
 }
 
+static bool pending_locked(const struct msix *msix, uint64_t vector)
+{
+	return (atomic_load(&msix->vectors[vector].state) &
+		MSIX_VECTOR_PENDING) ||
+	       source_pending_locked(msix, vector);
+}
+
 void msix_pba_read(struct msix *msix, uint64_t offset, void *data, uint32_t len)
 {
+	uint64_t first, vector;
 	uint8_t *out = data;
 
 	memset(data, 0, len);
-	for (uint64_t i = 0; i < 8ull * len; i++) {
-		uint64_t vector;
-
-		if (!mul_u64(offset, 8, &vector) ||
-		    !add_u64(vector, i, &vector) || vector >= msix->num)
-			return;
-		if (atomic_load(&msix->vectors[vector].state) &
-		    MSIX_VECTOR_PENDING)
+	if (!mul_u64(offset, 8, &first))
+		return;
+	pthread_mutex_lock(&msix->lock);
+	for (uint64_t i = 0; i < 8ull * len; i++)
+		if (add_u64(first, i, &vector) && vector < msix->num &&
+		    pending_locked(msix, vector))
 			out[i / 8] |= (uint8_t)(1u << (i % 8));
-	}
+	pthread_mutex_unlock(&msix->lock);
 }
 
 void msix_config_written(struct msix *msix, uint32_t offset, uint32_t len)

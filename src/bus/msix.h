@@ -48,4 +48,25 @@ bool msix_enabled(const struct msix *msix);
 /* Fire vector (any thread). Out of range vectors are ignored. */
 void msix_notify(struct msix *msix, unsigned int vector);
 
+/*
+ * An eventfd that somebody else signals, such as a back end in another process.
+ * While its vector is unmasked KVM itself listens to it, so that no thread of
+ * ours is in the way. While it is masked nobody does: the eventfd's count is
+ * the pending bit, and fires the vector when that is unmasked. Several sources
+ * may share a vector, and msix_notify() works beside them.
+ *
+ * Zeroed: not attached. Attach and detach: one thread at a time.
+ */
+struct msix_source {
+	struct msix_source *next; /* of all that are attached; msix's own */
+	int fd;
+	unsigned int vector;
+	bool attached, bound;
+};
+
+/* fd stays the caller's, and open until detached. Bad vectors: no effect. */
+void msix_source_attach(struct msix *msix, struct msix_source *src,
+			unsigned int vector, int fd);
+void msix_source_detach(struct msix *msix, struct msix_source *src);
+
 #endif

@@ -25,7 +25,7 @@ int virtio_dev_init(struct virtio_dev *dev, const struct virtio_class *cls,
 	dev->offered |= VIRTIO_F_VERSION_1 | VIRTIO_F_INDIRECT_DESC |
 			VIRTIO_F_EVENT_IDX;
 	for (unsigned int i = 0; i < num_queues; i++)
-		dev->queues[i].kick_fd = -1;
+		dev->queues[i].kick_fd = dev->queues[i].call_fd = -1;
 	for (unsigned int i = 0; i < num_queues; i++) {
 		struct virtio_queue *queue = &dev->queues[i];
 
@@ -43,8 +43,10 @@ int virtio_dev_init(struct virtio_dev *dev, const struct virtio_class *cls,
 
 void virtio_dev_fini(struct virtio_dev *dev)
 {
-	for (unsigned int i = 0; dev->queues && i < dev->num_queues; i++)
+	for (unsigned int i = 0; dev->queues && i < dev->num_queues; i++) {
 		close_fd(&dev->queues[i].kick_fd);
+		close_fd(&dev->queues[i].call_fd);
+	}
 	free(dev->queues);
 	dev->queues = NULL;
 	dev->num_queues = 0;
@@ -66,13 +68,18 @@ void virtio_config_changed(struct virtio_dev *dev)
 		dev->transport->notify_config(dev->transport_ctx);
 }
 
-void virtio_dev_broken(struct virtio_dev *dev, const char *why)
+void virtio_dev_needs_reset(struct virtio_dev *dev)
 {
 	atomic_fetch_add_explicit(&dev->errors, 1, memory_order_relaxed);
+	if (dev->transport)
+		dev->transport->needs_reset(dev->transport_ctx);
+}
+
+void virtio_dev_broken(struct virtio_dev *dev, const char *why)
+{
 	log_ratelimited(LOG_LEVEL_WARN,
 			"%s: the guest's driver broke the rules (%s); the "
 			"device stops until the driver resets it",
 			dev->id, why);
-	if (dev->transport)
-		dev->transport->needs_reset(dev->transport_ctx);
+	virtio_dev_needs_reset(dev);
 }

@@ -97,6 +97,34 @@ static const struct virtio_transport_ops transport_ops = {
 	.needs_reset = needs_reset,
 };
 
+/* ---- interrupts by others ---- */
+
+void vpci_call_route_locked(struct virtio_pci *v, unsigned int queue)
+{
+	struct vpci_queue *q = &v->queues[queue];
+	uint16_t vector = atomic_load(&q->vector);
+
+	msix_source_detach(v->msix, &q->call);
+	if (v->dev->queues[queue].call_fd >= 0 && vector != VPCI_NO_VECTOR)
+		msix_source_attach(v->msix, &q->call, vector,
+				   v->dev->queues[queue].call_fd);
+}
+
+/*
+ * The ISR status of a driver that polls it, having no MSI-X. What a back end
+ * has signalled waits in its eventfds.
+ */
+static uint8_t take_isr(struct virtio_pci *v)
+{
+	for (unsigned int i = 0; i < v->dev->num_queues; i++) {
+		int fd = v->dev->queues[i].call_fd;
+
+		if (fd >= 0 && !msix_enabled(v->msix) && io_eventfd_drain(fd))
+			atomic_fetch_or(&v->isr, VPCI_ISR_QUEUE);
+	}
+	return atomic_exchange(&v->isr, 0);
+}
+
 /* ---- notifications ---- */
 
 static void attach_queue_locked(struct virtio_pci *v, unsigned int i)
@@ -227,7 +255,7 @@ static void bar_read(void *opaque, uint64_t addr, void *data, uint32_t len)
 		break;
 	case VPCI_ISR:
 		if (offset == 0)
-			*(uint8_t *)data = atomic_exchange(&v->isr, 0);
+			*(uint8_t *)data = take_isr(v);
 		break;
 	case VPCI_CONFIG:
 		config_access(v, offset, data, NULL, len);

@@ -98,6 +98,7 @@ void vpci_reset_locked(struct virtio_pci *v)
 		struct vpci_queue *q = &v->queues[i];
 
 		atomic_store(&q->vector, VPCI_NO_VECTOR);
+		vpci_call_route_locked(v, i);
 		q->enabled = false;
 		q->size = dev->queues[i].vq.max_size;
 		q->desc = q->avail = q->used = 0;
@@ -289,6 +290,7 @@ static void write_queue_locked(struct virtio_pci *v, uint32_t offset,
 		return;
 	if (offset == VIRTIO_PCI_COMMON_Q_MSIX) {
 		atomic_store(&q->vector, checked_vector(v, value));
+		vpci_call_route_locked(v, v->queue_select);
 		return;
 	}
 	/* Rings are settled by enabling the queue, queues by DRIVER_OK. */

@@ -37,6 +37,7 @@ struct vpci_queue {
 	bool enabled;
 	uint16_t size;
 	uint64_t desc, avail, used;
+	struct msix_source call; /* the device's call_fd, if it has one */
 	/* The ioeventfd in place: its address and length. */
 	bool attached;
 	uint64_t attached_addr;
@@ -78,6 +79,9 @@ void vpci_reset_locked(struct virtio_pci *v);
 /* Implemented in pci.c: point enabled queues' notifications at kick_fd. */
 void vpci_ioeventfds_attach_locked(struct virtio_pci *v);
 void vpci_ioeventfds_detach_locked(struct virtio_pci *v);
+
+/* Implemented in pci.c: have KVM listen to call_fd for the queue's vector. */
+void vpci_call_route_locked(struct virtio_pci *v, unsigned int queue);
 
 /* DEVICE_NEEDS_RESET and a configuration interrupt. Any thread. */
 void vpci_needs_reset(struct virtio_pci *v);

@@ -218,8 +218,13 @@ static int chain_add(const struct virtqueue *vq, struct vq_chain *chain,
 	if (!desc->len || (!in && chain->num_in))
 		return -EINVAL;
 	/* The used element can tell 32 bits of length. */
-	if (at == VQ_MAX_IOV ||
-	    chain->out_bytes + chain->in_bytes + desc->len > UINT32_MAX)
+	if (chain->out_bytes + chain->in_bytes + desc->len > UINT32_MAX)
+		return -E2BIG;
+	if (vq->heads_only && at >= (in ? VQ_MAX_IOV : VQ_MAX_IOV / 2)) {
+		*(in ? &chain->in_bytes : &chain->out_bytes) += desc->len;
+		return 0;
+	}
+	if (at == VQ_MAX_IOV)
 		return -E2BIG;
 	/*
 	 * MEM_READ for both directions: what gets written is marked dirty when
@@ -288,6 +293,25 @@ static int vq_poll_for_pop(struct virtqueue *vq)
 	    vq->avail_event != vq->last_avail)
 		r = kicks_on(vq);
 	return r;
+}
+
+void vq_adopt(struct virtqueue *vq)
+{
+	const _Atomic uint16_t *p;
+
+	if (!vq->started)
+		return;
+	p = (const void *)((const char *)vq->used + USED_IDX);
+	vq->used_idx = le16toh(atomic_load_explicit(p, memory_order_acquire));
+	vq->last_avail = vq->avail_seen = vq->used_idx;
+	vq->kicks_off = false;
+	/* The driver may wait for what the other did not interrupt for. */
+	vq->signalled_valid = false;
+}
+
+void vq_unpop(struct virtqueue *vq)
+{
+	vq->last_avail--;
 }
 
 bool vq_has_work(const struct virtqueue *vq)

@@ -42,6 +42,12 @@ struct virtqueue {
 	bool started;
 	bool broken;
 	bool event_idx, indirect;
+	/*
+	 * Set after vq_start() by a device that reads and writes only the first
+	 * bytes of both parts of a chain: iovecs that do not fit are left out,
+	 * and a chain may have more than VQ_MAX_IOV.
+	 */
+	bool heads_only;
 	const struct ram *ram;
 	/* Mapped once at vq_start(): RAM regions never move. */
 	const void *desc;
@@ -83,6 +89,16 @@ void vq_stop(struct virtqueue *vq);
  * head, if it was known, has been pushed with length 0).
  */
 __must_check int vq_pop(struct virtqueue *vq, struct vq_chain *ret);
+
+/*
+ * Somebody else has served the ring, a back end in another process, and does so
+ * no more: go on behind what it has used. What it took and did not return is
+ * popped again, exactly that if it served requests in their order.
+ */
+void vq_adopt(struct virtqueue *vq);
+
+/* Put back the chain popped last, for which nothing has been pushed. */
+void vq_unpop(struct virtqueue *vq);
 
 /* Is there something to pop? A look without consequences, for polling. */
 bool vq_has_work(const struct virtqueue *vq);

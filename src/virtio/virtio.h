@@ -52,6 +52,8 @@ struct virtio_class {
 	const struct kvlist_key *keys;
 	size_t num_keys;
 	bool single; /* the option may be given once only */
+	/* Guest RAM is to be in a memfd that a back end can map. */
+	bool needs_shared_memory;
 
 	/* The parsed option: zeroed memory of this size, defaults, check. */
 	size_t config_bytes;
@@ -90,6 +92,13 @@ struct virtio_class {
 struct virtio_queue {
 	struct virtqueue vq;
 	int kick_fd; /* eventfd, non-blocking; driver notifications */
+	/*
+	 * -1: the device interrupts through virtio_queue_interrupt(). Otherwise
+	 * an eventfd, made in create() and closed by virtio_dev_fini(), that a
+	 * back end in another process signals: the transport has KVM listen to
+	 * it directly. virtio_queue_interrupt() works all the same.
+	 */
+	int call_fd;
 	/* Counters for the exit summary and the API. */
 	_Atomic uint64_t kicks, interrupts, requests;
 };
@@ -140,6 +149,12 @@ void virtio_config_changed(struct virtio_dev *dev);
  * while. The calling thread then stops serving until deactivate().
  */
 void virtio_dev_broken(struct virtio_dev *dev, const char *why);
+
+/*
+ * The device cannot go on, and not by the driver's fault: DEVICE_NEEDS_RESET
+ * and the count. Who calls has said why.
+ */
+void virtio_dev_needs_reset(struct virtio_dev *dev);
 
 /* All classes, in the order devices are documented; ends with NULL. */
 extern const struct virtio_class *const virtio_classes[];

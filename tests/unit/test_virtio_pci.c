@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "base/io.h"
@@ -697,6 +698,36 @@ static void test_interrupts(void **state)
 	assert_int_equal(raised(), 0);
 }
 
+/* A back end's eventfd is pending where the queue's vector is masked. */
+static void test_call_fd(void **state)
+{
+	int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+
+	assert_true(fd >= 0);
+	m.fake->vdev.queues[1].call_fd = fd; /* the device's from now on */
+	start();
+	io_eventfd_signal(fd);
+	assert_int_equal(reg(CAP_ISR, 0, 1), 1); /* for who polls */
+	assert_int_equal(reg(CAP_ISR, 0, 1), 0);
+	enable_msix();
+	mask_msix();
+	SET(Q_SELECT, 1, 2);
+	SET(Q_MSIX, 2, 2);
+	assert_int_equal(raised(), 0);
+	io_eventfd_signal(fd);
+	assert_int_equal(raised(), 1 << 2);
+	assert_int_equal(reg(CAP_ISR, 0, 1), 0);
+	/* it follows the queue to another vector, and none */
+	SET(Q_MSIX, 1, 2);
+	assert_int_equal(raised(), 1 << 1);
+	SET(Q_MSIX, VIRTIO_MSI_NO_VECTOR, 2);
+	assert_int_equal(raised(), 0);
+	SET(Q_MSIX, 0, 2);
+	assert_int_equal(raised(), 1 << 0);
+	SET(STATUS, 0, 1);
+	assert_int_equal(raised(), 0);
+}
+
 static void test_isr_without_msix(void **state)
 {
 	uint8_t generation = (uint8_t)GET(CFGGENERATION, 1);
@@ -917,6 +948,7 @@ int main(void)
 		TEST(test_ioeventfd_fallbacks),
 		TEST(test_ioeventfds_follow_the_bar),
 		TEST(test_interrupts),
+		TEST(test_call_fd),
 		TEST(test_isr_without_msix),
 		TEST(test_broken_device),
 		TEST(test_deactivate_joins_threads),

@@ -532,6 +532,77 @@ static bool dirty(const _Atomic uint64_t *map, uint64_t gpa)
 	return map[gpa / PAGE_4K / 64] >> (gpa / PAGE_4K % 64) & 1;
 }
 
+/* Another served the ring up to its used index, and is gone. */
+static void test_adopt(void **state)
+{
+	struct vring_buf buf = { data(64), 64, true };
+	struct virtqueue other;
+	struct vq_config cfg;
+	uint16_t heads[4];
+
+	start(true, false);
+	buf.gpa = data(64);
+	for (unsigned int i = 0; i < 4; i++)
+		heads[i] = vring_add(&ring, &buf, 1);
+	vring_config(&ring, &cfg);
+	vq_init(&other, 0, VQ_MAX_SIZE, &ram);
+	assert_int_equal(vq_start(&other, &cfg), 0);
+	for (unsigned int i = 0; i < 3; i++)
+		assert_int_equal(vq_pop(&other, &chain), 1);
+	vq_push_head(&other, heads[0], 1);
+	expect_used(heads[0], 1);
+
+	/* two taken and not returned, one never taken */
+	vq_adopt(&vq);
+	for (unsigned int i = 1; i < 4; i++) {
+		assert_int_equal(vq_pop(&vq, &chain), 1);
+		assert_int_equal(chain.head, heads[i]);
+		if (i == 2) {
+			/* a second look at the same */
+			vq_unpop(&vq);
+			assert_int_equal(vq_pop(&vq, &chain), 1);
+			assert_int_equal(chain.head, heads[i]);
+		}
+		vq_push(&vq, &chain, 8);
+		expect_used(heads[i], 8);
+	}
+	assert_int_equal(vq_pop(&vq, &chain), 0);
+	/* whatever was signalled before: tell the driver */
+	assert_true(vq_should_notify(&vq));
+
+	/* a used index from nowhere breaks the queue, not us */
+	atomic_store(vring_u16(&ring, ring.used + 2), htole16(0x4000));
+	vq_adopt(&vq);
+	assert_true(vq_pop(&vq, &chain) < 0);
+	assert_true(vq.broken);
+}
+
+/* A chain of any length, for a device that wants the two beginnings. */
+static void test_heads_only(void **state)
+{
+	struct vring_buf bufs[2 * VQ_MAX_IOV];
+	const unsigned int num = ARRAY_SIZE(bufs);
+	uint32_t word;
+
+	start_sized(1024, false, false);
+	for (unsigned int i = 0; i < num; i++)
+		bufs[i] = (struct vring_buf){ data(16), 16, i >= num / 2 };
+	memcpy(vring_ptr(&ring, bufs[0].gpa), "head", 4);
+	vring_add(&ring, bufs, num);
+	vq.heads_only = true;
+	assert_int_equal(vq_pop(&vq, &chain), 1);
+	assert_true(chain.num_out + chain.num_in <= VQ_MAX_IOV);
+	assert_true(chain.num_out && chain.num_in);
+	assert_int_equal(chain.out_bytes, 16 * num / 2);
+	assert_int_equal(chain.in_bytes, 16 * num / 2);
+	assert_int_equal(vq_chain_read(&chain, 0, &word, 4), 4);
+	assert_memory_equal(&word, "head", 4);
+	assert_int_equal(vq_chain_write(&chain, 0, "tail", 4), 4);
+	assert_memory_equal(vring_ptr(&ring, bufs[num / 2].gpa), "tail", 4);
+	vq_push(&vq, &chain, 4);
+	expect_used(chain.head, 4);
+}
+
 static void test_dirty_marks(void **state)
 {
 	_Atomic uint64_t *map = calloc(RAM_SIZE / PAGE_4K / 64, 8);
@@ -704,6 +775,8 @@ int main(void)
 		cmocka_unit_test(test_event_idx_wraps),
 		cmocka_unit_test(test_event_idx_kicks),
 		cmocka_unit_test(test_full_ring),
+		cmocka_unit_test(test_adopt),
+		cmocka_unit_test(test_heads_only),
 		cmocka_unit_test(test_dirty_marks),
 		cmocka_unit_test(test_no_lost_wakeups),
 	};
