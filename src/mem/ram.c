@@ -2,6 +2,7 @@
 #include "mem/ram.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/membarrier.h>
 #include <stdlib.h>
 #include <string.h>
@@ -120,7 +121,7 @@ static int map_region(struct ram *ram, struct ram_region *region,
 
 static int open_memfd(struct ram *ram, uint64_t size, struct err *err)
 {
-	unsigned int flags = MFD_CLOEXEC;
+	unsigned int flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
 
 	if (ram->page == RAM_PAGE_2M)
 		flags |= MFD_HUGETLB | HUGE_FLAG_2M;
@@ -131,6 +132,10 @@ static int open_memfd(struct ram *ram, uint64_t size, struct err *err)
 		return err_errno(err, errno, "memfd_create for guest memory");
 	if (ftruncate(ram->fd, (off_t)size))
 		return err_errno(err, errno, "sizing guest memory");
+	/* Who gets the file must not be able to cut it off under us. */
+	if (fcntl(ram->fd, F_ADD_SEALS,
+		  F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
+		return err_errno(err, errno, "sealing guest memory");
 	return 0;
 }
 

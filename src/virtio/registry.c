@@ -3,10 +3,12 @@
 #include "virtio/virtio.h"
 
 #include "virtio/blk/blk.h"
+#include "virtio/fs/fs.h"
 #include "virtio/rng/rng.h"
 
 const struct virtio_class *const virtio_classes[] = {
 	&virtio_blk_class,
+	&virtio_fs_class,
 	&virtio_rng_class,
 	NULL,
 };

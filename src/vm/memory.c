@@ -3,8 +3,10 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/cpus.h"
+#include "base/io.h"
 #include "base/log.h"
 #include "kvm/stats.h"
 #include "mem/hostmem.h"
@@ -40,6 +42,36 @@ static int register_slots(const struct vm_memory *m, struct err *err)
 	return 0;
 }
 
+/* Transparent pages of a memfd are another matter than private ones. */
+static void say_small_pages(const struct vm_config *cfg, bool shared)
+{
+	static const char path[] =
+		"/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+	char text[80];
+
+	if (!shared || cfg->page != RAM_PAGE_THP ||
+	    io_read_text(path, text, sizeof(text)) < 0)
+		return;
+	if (strstr(text, "[never]") || strstr(text, "[deny]"))
+		log_info("shared memory gets 4K pages only: %s is %s", path,
+			 strstr(text, "[never]") ? "never" : "deny");
+}
+
+/* Memory that another process serves devices in has to be in a memfd. */
+static bool wants_sharing(const struct vm_config *cfg)
+{
+	for (unsigned int i = 0; i < cfg->num_devices && !cfg->shared; i++) {
+		const struct virtio_class *cls = cfg->devices[i].cls;
+
+		if (cls->needs_shared_memory) {
+			log_info("--memory shared=on: %s needs it",
+				 cls->option);
+			return true;
+		}
+	}
+	return cfg->shared;
+}
+
 int vm_memory_map(struct vm_memory *m, const struct vm_config *cfg,
 		  const struct kvm_vm *vm, struct err *err)
 {
@@ -48,11 +80,12 @@ int vm_memory_map(struct vm_memory *m, const struct vm_config *cfg,
 		.hole_start = LAYOUT_HOLE_START,
 		.hole_end = LAYOUT_HOLE_END,
 		.page = cfg->page,
-		.shared = cfg->shared,
+		.shared = wants_sharing(cfg),
 		.numa = cfg->numa,
 	};
 	int r = check_host_memory(cfg, err);
 
+	say_small_pages(cfg, ram.shared);
 	m->cfg = cfg;
 	m->vm = vm;
 	m->method = STAGE2_NONE;
