@@ -22,28 +22,26 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/evloop.h"
 #include "base/log.h"
+#include "base/unix_socket.h"
 #include "device/chardev_priv.h"
 #include "device/inpump.h"
 #include "device/outq.h"
 #include "device/timer.h"
 
 #define RETRY_NS (NSEC_PER_SEC / 5)
+#define BACKLOG	 4
 
 struct sock {
 	struct chardev chr;
-	char *path; /* NULL until the socket is ours */
-	dev_t dev;  /* of the socket's inode: remove no other */
-	ino_t ino;
+	struct unix_listener listener;
+	char *path; /* for messages */
 	struct evloop *loop;
-	int listen_fd;
 	int client_fd; /* -1: none. Changed only while the queue is held */
 	bool accepting;
 	bool input_over; /* client_fd is watched for its hang-up only */
@@ -107,9 +105,9 @@ static void set_accepting(struct sock *sock, bool accepting)
 	if (sock->accepting == accepting)
 		return;
 	if (!accepting) {
-		evloop_del(sock->loop, sock->listen_fd);
-	} else if (evloop_add(sock->loop, sock->listen_fd, EPOLLIN, on_connect,
-			      sock)) {
+		evloop_del(sock->loop, sock->listener.fd);
+	} else if (evloop_add(sock->loop, sock->listener.fd, EPOLLIN,
+			      on_connect, sock)) {
 		retry_later(sock);
 		return;
 	}
@@ -164,7 +162,7 @@ static void accept_failed(struct sock *sock, int code)
 static void on_connect(void *ctx, uint32_t events)
 {
 	struct sock *sock = ctx;
-	int fd = accept4(sock->listen_fd, NULL, NULL, SOCK_CLOEXEC);
+	int fd = accept4(sock->listener.fd, NULL, NULL, SOCK_CLOEXEC);
 
 	if (fd < 0) {
 		accept_failed(sock, errno);
@@ -226,20 +224,11 @@ static uint64_t sock_dropped(struct chardev *chr)
 	return outq_dropped(to_sock(chr)->out);
 }
 
-static void remove_own_socket(const struct sock *sock)
-{
-	struct stat st;
-
-	if (sock->path && !lstat(sock->path, &st) && st.st_dev == sock->dev &&
-	    st.st_ino == sock->ino)
-		unlink(sock->path);
-}
-
 static void sock_free(struct chardev *chr)
 {
 	struct sock *sock = to_sock(chr);
 
-	remove_own_socket(sock);
+	unix_listener_remove(&sock->listener);
 	if (sock->loop) {
 		set_accepting(sock, false);
 		/* Without a client, or with one that is stuck, it is lost. */
@@ -248,7 +237,7 @@ static void sock_free(struct chardev *chr)
 		inpump_fini(&sock->in);
 		dev_timer_fini(&sock->retry);
 	}
-	close_fd(&sock->listen_fd);
+	unix_listener_close(&sock->listener);
 	free(take_ptr(sock->path));
 	/* drop_client() ended the sink: the thread cannot be stuck. */
 	if (outq_free(sock->out) == 0)
@@ -264,68 +253,19 @@ static const struct chardev_ops sock_ops = {
 	.free = sock_free,
 };
 
-/* A socket left behind by a process that died refuses connections. */
-static bool is_stale_socket(const struct sockaddr_un *addr)
-{
-	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	struct stat st;
-
-	if (fd < 0 || lstat(addr->sun_path, &st) || !S_ISSOCK(st.st_mode))
-		return false;
-	return connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0 &&
-	       errno == ECONNREFUSED;
-}
-
-static int bind_path(int fd, const struct chardev_config *cfg, struct err *err)
-{
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	const struct sockaddr *sa = (const struct sockaddr *)&addr;
-	const char *path = cfg->path;
-
-	if (strlen(path) >= sizeof(addr.sun_path))
-		return err_set(err, ENAMETOOLONG,
-			       "%s socket=%s: the path is too long for a "
-			       "socket (at most %zu bytes)",
-			       cfg->option, path, sizeof(addr.sun_path) - 1);
-	memcpy(addr.sun_path, path, strlen(path) + 1);
-	if (!bind(fd, sa, sizeof(addr)))
-		return 0;
-	if (errno == EADDRINUSE && is_stale_socket(&addr)) {
-		unlink(path);
-		if (!bind(fd, sa, sizeof(addr)))
-			return 0;
-	}
-	if (errno == EADDRINUSE)
-		return err_set(err, EADDRINUSE,
-			       "%s socket=%s: in use by another process, or "
-			       "not a socket; remove it or use another path",
-			       cfg->option, path);
-	return err_errno(err, errno, "%s socket=%s", cfg->option, path);
-}
-
 static int listen_on(struct sock *sock, const struct chardev_config *cfg,
 		     struct err *err)
 {
-	const char *path = cfg->path;
-	struct stat st;
 	int r;
 
-	sock->listen_fd = socket(AF_UNIX,
-				 SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (sock->listen_fd < 0)
-		return err_errno(err, errno, "%s socket=%s", cfg->option, path);
-	r = bind_path(sock->listen_fd, cfg, err);
+	sock->path = strdup(cfg->path);
+	if (!sock->path)
+		return err_set(err, ENOMEM, "%s socket=%s: out of memory",
+			       cfg->option, cfg->path);
+	r = unix_listener_open(&sock->listener, cfg->path, BACKLOG, err);
 	if (r)
-		return r;
-	sock->path = strdup(path);
-	if (!sock->path || lstat(path, &st) || listen(sock->listen_fd, 4)) {
-		r = errno;
-		unlink(path);
-		return err_errno(err, r, "%s socket=%s", cfg->option, path);
-	}
-	sock->dev = st.st_dev;
-	sock->ino = st.st_ino;
-	return 0;
+		err_prefix(err, "%s socket=%s", cfg->option, cfg->path);
+	return r;
 }
 
 int chardev_socket_new(struct chardev **ret, const struct chardev_config *cfg,
@@ -338,7 +278,7 @@ int chardev_socket_new(struct chardev **ret, const struct chardev_config *cfg,
 		return err_set(err, ENOMEM, "%s socket=%s: out of memory",
 			       cfg->option, cfg->path);
 	sock->chr.ops = &sock_ops;
-	sock->listen_fd = -1;
+	sock->listener = (struct unix_listener)UNIX_LISTENER_INIT;
 	sock->client_fd = -1;
 	r = outq_new(&sock->out, OUTQ_KEEP_NEW, sock_sink, sock);
 	if (r) {

@@ -6,6 +6,7 @@
 #include "cmocka_all.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -18,6 +19,7 @@
 #include "base/kvlist.h"
 #include "base/numlist.h"
 #include "base/size.h"
+#include "base/unix_socket.h"
 
 static void test_size_parse(void **state)
 {
@@ -274,6 +276,59 @@ static void test_numlist(void **state)
 	assert_int_equal(numlist_count("4294967295"), 0);
 }
 
+static int connect_to(const char *path)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct sockaddr_un addr;
+	int r;
+
+	assert_int_equal(unix_socket_address(&addr, path), 0);
+	r = connect(fd, (const struct sockaddr *)&addr, sizeof(addr));
+	close(fd);
+	return r ? -errno : 0;
+}
+
+static void test_unix_listener(void **state)
+{
+	struct unix_listener a, b;
+	char path[64], too_long[200];
+	struct err err = ERR_INIT;
+	int fd;
+
+	snprintf(path, sizeof(path), "/tmp/quire-base-%d.sock", (int)getpid());
+	assert_int_equal(unix_listener_open(&a, path, 4, &err), 0);
+	assert_int_equal(connect_to(path), 0);
+	/* Live: refused, and left alone. */
+	assert_int_equal(unix_listener_open(&b, path, 4, &err), -EADDRINUSE);
+	assert_non_null(strstr(err.text, "in use"));
+	unix_listener_close(&b);
+	assert_int_equal(connect_to(path), 0);
+	/* Stale: replaced. */
+	close(a.fd);
+	a.fd = -1;
+	assert_int_equal(unix_listener_open(&b, path, 4, &err), 0);
+	assert_int_equal(connect_to(path), 0);
+	/* Another's by now: not removed. */
+	assert_int_equal(unlink(path), 0);
+	free(a.path);
+	assert_int_equal(unix_listener_open(&a, path, 4, &err), 0);
+	unix_listener_close(&b);
+	assert_int_equal(connect_to(path), 0);
+	unix_listener_close(&a);
+	assert_int_equal(connect_to(path), -ENOENT);
+	unix_listener_close(&a);
+	/* A file that is no socket stays. */
+	fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	close(fd);
+	assert_int_equal(unix_listener_open(&b, path, 4, &err), -EADDRINUSE);
+	assert_int_equal(unlink(path), 0);
+	memset(too_long, 'x', sizeof(too_long) - 1);
+	too_long[sizeof(too_long) - 1] = '\0';
+	assert_int_equal(unix_listener_open(&b, too_long, 4, &err),
+			 -ENAMETOOLONG);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -286,6 +341,7 @@ int main(void)
 		cmocka_unit_test(test_evloop),
 		cmocka_unit_test(test_small_files),
 		cmocka_unit_test(test_numlist),
+		cmocka_unit_test(test_unix_listener),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
