@@ -15,6 +15,7 @@ static const struct tool {
 	{ "init", init_main },
 	{ "memtouch", memtouch_main },
 	{ "blkverify", blkverify_main },
+	{ "vsocktest", vsocktest_main },
 };
 
 bool tools_number(const char *text, uint64_t min, uint64_t max,
@@ -63,7 +64,8 @@ int main(int argc, char **argv)
 		tool = tool_find(argv[0]);
 	}
 	if (!tool) {
-		fputs("usage: quire-tools init|memtouch|blkverify ...\n",
+		fputs("usage: quire-tools init|memtouch|blkverify|vsocktest "
+		      "...\n",
 		      stderr);
 		return 2;
 	}
