@@ -309,11 +309,6 @@ void vq_adopt(struct virtqueue *vq)
 	vq->signalled_valid = false;
 }
 
-void vq_unpop(struct virtqueue *vq)
-{
-	vq->last_avail--;
-}
-
 bool vq_has_work(const struct virtqueue *vq)
 {
 	return vq->started && !vq->broken &&
@@ -356,9 +351,18 @@ broken:
 	return r;
 }
 
+void vq_unpop(struct virtqueue *vq, unsigned int num)
+{
+	/*
+	 * The ring entries are read again when they are popped again: by then
+	 * the driver may have changed them, and they are checked anew.
+	 */
+	vq->last_avail = (uint16_t)(vq->last_avail - num);
+}
+
 /* ---- pushing ---- */
 
-void vq_push_head(struct virtqueue *vq, uint16_t head, uint32_t written)
+void vq_push_fill(struct virtqueue *vq, uint16_t head, uint32_t written)
 {
 	size_t at;
 	_Atomic uint32_t *elem;
@@ -374,7 +378,18 @@ void vq_push_head(struct virtqueue *vq, uint16_t head, uint32_t written)
 	/* All the way round without a check: the difference would say 0. */
 	if (vq->used_idx == vq->signalled_used)
 		vq->signalled_valid = false;
-	used_store16(vq, USED_IDX, vq->used_idx, memory_order_release);
+}
+
+void vq_push_show(struct virtqueue *vq)
+{
+	if (vq->started)
+		used_store16(vq, USED_IDX, vq->used_idx, memory_order_release);
+}
+
+void vq_push_head(struct virtqueue *vq, uint16_t head, uint32_t written)
+{
+	vq_push_fill(vq, head, written);
+	vq_push_show(vq);
 }
 
 void vq_push(struct virtqueue *vq, const struct vq_chain *chain,

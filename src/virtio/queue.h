@@ -97,9 +97,6 @@ __must_check int vq_pop(struct virtqueue *vq, struct vq_chain *ret);
  */
 void vq_adopt(struct virtqueue *vq);
 
-/* Put back the chain popped last, for which nothing has been pushed. */
-void vq_unpop(struct virtqueue *vq);
-
 /* Is there something to pop? A look without consequences, for polling. */
 bool vq_has_work(const struct virtqueue *vq);
 
@@ -112,6 +109,20 @@ void vq_push(struct virtqueue *vq, const struct vq_chain *chain,
 
 /* The same when only head is kept; the caller has marked the pages dirty. */
 void vq_push_head(struct virtqueue *vq, uint16_t head, uint32_t written);
+
+/*
+ * vq_push_head() in two steps, for chains that the driver has to see together
+ * (one frame in several buffers) or that come in batches: fill one used element
+ * after the other, then show them. vq_push*() shows filled ones as well.
+ */
+void vq_push_fill(struct virtqueue *vq, uint16_t head, uint32_t written);
+void vq_push_show(struct virtqueue *vq);
+
+/*
+ * Put back the last num chains that were popped, none of which was pushed: as
+ * if they had never been taken. For a device that keeps buffers in stock.
+ */
+void vq_unpop(struct virtqueue *vq, unsigned int num);
 
 /* After pushes: does the driver want an interrupt? (Full barrier inside.) */
 bool vq_should_notify(struct virtqueue *vq);

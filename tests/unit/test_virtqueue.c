@@ -378,6 +378,64 @@ static void test_push_after_broken(void **state)
 	assert_true(vq_should_notify(&vq));
 }
 
+/* Filled elements are not seen before they are shown, and then all at once. */
+static void test_fill_and_show(void **state)
+{
+	struct vring_used_elem elem;
+	uint16_t heads[3];
+
+	start(true, false);
+	for (unsigned int i = 0; i < 3; i++) {
+		struct vring_buf buf = { data(16), 16, true };
+
+		heads[i] = vring_add(&ring, &buf, 1);
+		assert_int_equal(vq_pop(&vq, &chain), 1);
+	}
+	vring_set_used_event(&ring, 1);
+	vq_push_fill(&vq, heads[0], 7);
+	vq_push_fill(&vq, heads[1], 8);
+	assert_false(vring_take_used(&ring, &elem));
+	vq_push_show(&vq);
+	expect_used(heads[0], 7);
+	expect_used(heads[1], 8);
+	assert_false(vring_take_used(&ring, &elem));
+	assert_true(vq_should_notify(&vq));
+	/* One pushed the usual way shows what was filled before it. */
+	vq_push_fill(&vq, heads[2], 9);
+	vq_push_head(&vq, heads[0], 1);
+	expect_used(heads[2], 9);
+	expect_used(heads[0], 1);
+}
+
+/* What was put back is popped again, in the same order, and may be others. */
+static void test_unpop(void **state)
+{
+	struct vring_buf buf = { data(16), 16, true };
+	uint16_t heads[4];
+
+	for (unsigned int event_idx = 0; event_idx < 2; event_idx++) {
+		start(event_idx, false);
+		for (unsigned int i = 0; i < 4; i++)
+			heads[i] = vring_add(&ring, &buf, 1);
+		for (unsigned int i = 0; i < 4; i++)
+			assert_int_equal(vq_pop(&vq, &chain), 1);
+		assert_int_equal(vq_pop(&vq, &chain), 0);
+		vq_push_head(&vq, heads[0], 1);
+		vq_unpop(&vq, 3);
+		assert_true(vq_has_work(&vq));
+		assert_true(vq_enable_kick(&vq));
+		for (unsigned int i = 1; i < 4; i++) {
+			assert_int_equal(vq_pop(&vq, &chain), 1);
+			assert_int_equal(chain.head, heads[i]);
+		}
+		assert_int_equal(vq_pop(&vq, &chain), 0);
+		vq_unpop(&vq, 1);
+		/* The driver broke the entry meanwhile: it is checked anew. */
+		vring_set_desc(&ring, ring.desc, heads[3], RAM_SIZE, 1, 0, 0);
+		assert_int_equal(vq_pop(&vq, &chain), -EFAULT);
+	}
+}
+
 static void test_flags_suppression(void **state)
 {
 	struct vring_buf buf;
@@ -559,7 +617,7 @@ static void test_adopt(void **state)
 		assert_int_equal(chain.head, heads[i]);
 		if (i == 2) {
 			/* a second look at the same */
-			vq_unpop(&vq);
+			vq_unpop(&vq, 1);
 			assert_int_equal(vq_pop(&vq, &chain), 1);
 			assert_int_equal(chain.head, heads[i]);
 		}
@@ -770,6 +828,8 @@ int main(void)
 		cmocka_unit_test(test_too_many_segments),
 		cmocka_unit_test(test_broken_ring),
 		cmocka_unit_test(test_push_after_broken),
+		cmocka_unit_test(test_fill_and_show),
+		cmocka_unit_test(test_unpop),
 		cmocka_unit_test(test_flags_suppression),
 		cmocka_unit_test(test_event_idx_interrupts),
 		cmocka_unit_test(test_event_idx_wraps),

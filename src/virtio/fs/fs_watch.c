@@ -169,7 +169,7 @@ static bool fail_some_locked(struct fs_dev *dev, unsigned int index)
 			break;
 		begins = connected(dev) && fs_req_is_init(&dev->chain);
 		if (begins)
-			vq_unpop(vq);
+			vq_unpop(vq, 1);
 		else
 			vq_push(vq, &dev->chain, fs_req_fail(&dev->chain));
 	}
