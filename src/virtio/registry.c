@@ -4,12 +4,14 @@
 
 #include "virtio/blk/blk.h"
 #include "virtio/fs/fs.h"
+#include "virtio/net/net.h"
 #include "virtio/rng/rng.h"
 #include "virtio/vsock/vsock.h"
 
 const struct virtio_class *const virtio_classes[] = {
 	&virtio_blk_class,
 	&virtio_fs_class,
+	&virtio_net_class,
 	&virtio_rng_class,
 	&virtio_vsock_class,
 	NULL,

@@ -20,6 +20,7 @@
 struct fake_transport {
 	_Atomic unsigned int queue_interrupts;
 	_Atomic unsigned int needs_reset;
+	_Atomic unsigned int config_changes;
 };
 
 static void fake_notify_queue(void *transport, unsigned int queue)
@@ -31,6 +32,9 @@ static void fake_notify_queue(void *transport, unsigned int queue)
 
 static void fake_notify_config(void *transport)
 {
+	struct fake_transport *t = transport;
+
+	atomic_fetch_add(&t->config_changes, 1);
 }
 
 static void fake_needs_reset(void *transport)

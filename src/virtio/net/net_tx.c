@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A transmit queue: each chain is a frame, written to the other end straight
+ * from guest memory, behind a checked copy of its header.
+ *
+ * Kicks stay off while there is work. Where the other end takes no more, the
+ * chain goes back and the thread waits for room; a frame that cannot be sent at
+ * all is dropped and counted, as a network may. Frames are shown as used in
+ * batches: the driver only wants their memory back.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "virtio/net/net_priv.h"
+
+#define BUDGET 256 /* frames in one call, then others get their turn */
+#define BATCH  32  /* frames until the driver gets their buffers back */
+
+struct net_tx {
+	struct net_queue q;
+	unsigned int unshown; /* frames */
+	struct vq_chain chain;
+	struct net_tx_frame frame;
+};
+
+enum sent {
+	SENT,	 /* or dropped: the chain is done with */
+	NO_ROOM, /* the chain was put back */
+	BROKEN,
+};
+
+static void show(struct net_tx *tx)
+{
+	struct virtio_queue *queue = net_virtio_queue(&tx->q);
+
+	if (!tx->unshown)
+		return;
+	vq_push_show(&queue->vq);
+	net_count(&queue->requests, tx->unshown);
+	tx->unshown = 0;
+	virtio_queue_interrupt(&tx->q.dev->vdev, tx->q.index);
+}
+
+static void complete(struct net_tx *tx)
+{
+	vq_push_fill(&net_virtio_queue(&tx->q)->vq, tx->chain.head, 0);
+	if (++tx->unshown == BATCH)
+		show(tx);
+}
+
+/* Send the popped chain, if it is a frame. */
+static enum sent send_chain(struct net_tx *tx)
+{
+	struct net_dev *dev = tx->q.dev;
+	struct net_backend *b = dev->backend;
+	int r = net_tx_parse(&tx->chain, dev->features, &tx->frame);
+
+	if (r == -EINVAL) {
+		complete(tx);
+		net_queue_broken(&tx->q, "frame without a header");
+		return BROKEN;
+	}
+	if (!r)
+		r = b->ops->send(b, tx->q.pair, tx->frame.iov,
+				 tx->frame.num_iov, tx->frame.bytes);
+	if (r == -EAGAIN) {
+		vq_unpop(&net_virtio_queue(&tx->q)->vq, 1);
+		return NO_ROOM;
+	}
+	if (r) {
+		net_count(&dev->tx.dropped, 1);
+	} else {
+		net_count(&dev->tx.frames, 1);
+		net_count(&dev->tx.bytes, tx->frame.bytes);
+		if (dev->tx_limit.on)
+			ratelimit_take(&dev->tx_limit, tx->frame.bytes,
+				       clock_now_ns());
+	}
+	complete(tx);
+	return SENT;
+}
+
+/* Until when the rate limit forbids to send; 0: it does not. */
+static uint64_t limited_until(struct net_tx *tx)
+{
+	struct ratelimit *limit = &tx->q.dev->tx_limit;
+	uint64_t now, wait;
+
+	if (!limit->on)
+		return 0;
+	now = clock_now_ns();
+	wait = ratelimit_wait(limit, now);
+	return wait ? now + wait : 0;
+}
+
+static bool serve_ring(struct net_tx *tx, struct net_wait *wait)
+{
+	struct virtqueue *vq = &net_virtio_queue(&tx->q)->vq;
+	struct net_backend *b = tx->q.dev->backend;
+
+	for (unsigned int n = 0; n < BUDGET; n++) {
+		int r;
+
+		if (net_stopping(tx->q.dev))
+			return false;
+		wait->until_ns = limited_until(tx);
+		if (wait->until_ns)
+			return false;
+		r = vq_pop(vq, &tx->chain);
+		if (r < 0) {
+			net_queue_broken(&tx->q, "bad descriptor chain");
+			return false;
+		}
+		if (!r) {
+			show(tx);
+			return vq_enable_kick(vq);
+		}
+		switch (send_chain(tx)) {
+		case SENT:
+			break;
+		case NO_ROOM:
+			wait->peer.fd = b->ops->send_fd(b, tx->q.pair);
+			wait->peer.events = POLLOUT;
+			return false;
+		case BROKEN:
+			return false;
+		}
+	}
+	return true;
+}
+
+static bool tx_serve(struct net_queue *q, struct net_wait *wait)
+{
+	struct net_tx *tx = container_of(q, struct net_tx, q);
+	bool more;
+
+	vq_disable_kick(&net_virtio_queue(q)->vq);
+	more = serve_ring(tx, wait);
+	show(tx);
+	return more;
+}
+
+static void tx_finish(struct net_queue *q)
+{
+	free(container_of(q, struct net_tx, q));
+}
+
+static const struct net_queue_ops tx_ops = {
+	.serve = tx_serve,
+	.finish = tx_finish,
+};
+
+struct net_queue *net_tx_new(struct net_dev *dev, unsigned int pair)
+{
+	struct net_tx *tx = calloc(1, sizeof(*tx));
+
+	if (!tx)
+		return NULL;
+	tx->q = (struct net_queue){
+		.ops = &tx_ops,
+		.dev = dev,
+		.index = 2 * pair + 1,
+		.pair = pair,
+	};
+	return &tx->q;
+}
