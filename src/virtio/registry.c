@@ -8,6 +8,8 @@
 #include "virtio/rng/rng.h"
 #include "virtio/vsock/vsock.h"
 
+/* One line each. */
+/* clang-format off */
 const struct virtio_class *const virtio_classes[] = {
 	&virtio_blk_class,
 	&virtio_fs_class,
@@ -16,3 +18,4 @@ const struct virtio_class *const virtio_classes[] = {
 	&virtio_vsock_class,
 	NULL,
 };
+/* clang-format on */
