@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The VM of this process and all that can be asked of it: one event loop, the
+ * control thread that runs it, and at most one VM at a time.
+ *
+ *	            create           boot            pause
+ *	  EMPTY -----------> CREATED ----> RUNNING <-------> PAUSED
+ *	    ^                   ^             |      resume    |
+ *	    |     delete        | boot fails  | shutdown,      | shutdown,
+ *	    +-- (from any) --+  |             v guest's end    v reboot
+ *	                     +-----------  SHUTDOWN <----------+
+ *	                                      | boot
+ *	                                      +----> RUNNING
+ *
+ * A reboot, the guest's or vmm_reboot(), builds a new machine from the same
+ * configuration: the clean state is the one that every boot tests. The serial
+ * port's back end stays from the first boot until vmm_delete(): a client of the
+ * console socket sees one console.
+ *
+ * Threads: vmm_call() and vmm_interrupt_calls() from any; all else on the
+ * control thread, which is the one that called vmm_new() and calls vmm_run().
+ * Others put a function there with vmm_call(); that is what serialises verbs.
+ *
+ * Errors: -EBADFD, the verb does not fit the state; -ENOENT, there is no VM, or
+ * no such device; -EEXIST, there is one already; -EINVAL, a bad value. The text
+ * is for people.
+ */
+#ifndef QUIRE_VM_VMM_H
+#define QUIRE_VM_VMM_H
+
+#include <jansson.h>
+#include <stdbool.h>
+
+#include "base/err.h"
+#include "vm/machine.h"
+
+struct vm_config;
+struct vm_summary;
+struct virtio_class;
+struct vmm;
+
+enum vmm_state {
+	VMM_EMPTY, /* no VM */
+	VMM_CREATED,
+	VMM_RUNNING,
+	VMM_PAUSED,
+	VMM_SHUTDOWN,
+};
+
+/* "Empty", and Cloud Hypervisor's "Created", "Running", "Paused", "Shutdown" */
+extern const char *const vmm_state_names[5];
+
+/* Why vmm_run() returned. */
+struct vm_result {
+	enum machine_end end;
+	unsigned int code; /* of MACHINE_END_DEBUG_EXIT */
+	int signal;	   /* stopped by this signal; 0: not */
+	bool quit;	   /* from the terminal (Ctrl-A x), or vmm_end() */
+	char text[200];	   /* what happened, for CRASH and ERROR */
+};
+
+/*
+ * Takes over SIGINT, SIGTERM and SIGHUP: call it before any other thread is
+ * started, so that all of them inherit the mask.
+ */
+__must_check int vmm_new(struct vmm **ret, struct err *err);
+/* Stops and deletes the VM. NULL is fine. */
+void vmm_free(struct vmm *v);
+
+struct evloop *vmm_loop(struct vmm *v);
+enum vmm_state vmm_state(const struct vmm *v);
+
+/*
+ * stays: the end of the guest is not the end of quire, the VM is SHUTDOWN then.
+ * Default: false. summary, which may be NULL and is the caller's, gets the
+ * account of every machine that ends.
+ */
+void vmm_set_stays(struct vmm *v, bool stays);
+void vmm_set_summary(struct vmm *v, struct vm_summary *summary);
+
+/*
+ * The event loop, until quire is to end: by a signal, from the terminal, by
+ * vmm_end(), or unless vmm_set_stays() by the guest. The VM is stopped then,
+ * and vmm_call() fails. 0 with *ret filled; a negative errno when a machine
+ * could not be built again for a reboot, or the loop itself failed.
+ *
+ * SIGTERM presses the power button and stops the VM shutdown_timeout_s later if
+ * it is still there; a second SIGTERM, SIGINT or SIGHUP stops it at once. A VM
+ * that does not run (PAUSED included: it may be paused for a reason) ends at
+ * once.
+ */
+__must_check int vmm_run(struct vmm *v, struct vm_result *ret, struct err *err);
+
+/*
+ * Run fn on the control thread and return what it returned; waits for it, and
+ * for what is before it in the queue. From the control thread itself: calls fn.
+ * -ESHUTDOWN when quire is ending; fn did not run then.
+ */
+int vmm_call(struct vmm *v,
+	     int (*fn)(struct vmm *v, void *arg, struct err *err), void *arg,
+	     struct err *err);
+
+/* All callers that still wait, and later ones, get -ESHUTDOWN. */
+void vmm_interrupt_calls(struct vmm *v);
+
+/*
+ * Verbs. vmm_create() reads the API's VmConfig (vm/config_json.h);
+ * vmm_create_config() takes what is in *cfg and leaves it as
+ * vm_config_init() does, on success only.
+ */
+int vmm_create(struct vmm *v, const json_t *vm_config, struct err *err);
+int vmm_create_config(struct vmm *v, struct vm_config *cfg, struct err *err);
+int vmm_boot(struct vmm *v, struct err *err);
+int vmm_pause(struct vmm *v, struct err *err);
+int vmm_resume(struct vmm *v, struct err *err);
+/* At once, without asking the guest. From RUNNING or PAUSED into RUNNING. */
+int vmm_reboot(struct vmm *v, struct err *err);
+/* Asks the guest's operating system to shut down. */
+int vmm_power_button(struct vmm *v, struct err *err);
+/* At once, for the guest a power cut. */
+int vmm_shutdown(struct vmm *v, struct err *err);
+int vmm_delete(struct vmm *v, struct err *err);
+/* quire ends: vmm_run() returns once the caller is back in the loop. */
+int vmm_end(struct vmm *v, struct err *err);
+
+/*
+ * config is the device's object as in VmConfig. The configuration gets it in
+ * every state; a RUNNING or PAUSED machine has it plugged in, and *ret_info
+ * (the caller's reference) is {"id", "bdf"}. Otherwise *ret_info is NULL.
+ */
+int vmm_add_device(struct vmm *v, const struct virtio_class *cls,
+		   const json_t *config, json_t **ret_info, struct err *err);
+/*
+ * Asks the guest to let it go; the event "device-removed" follows when it has.
+ * At once where no machine runs.
+ */
+int vmm_remove_device(struct vmm *v, const char *id, struct err *err);
+
+/*
+ * Populate memory of a RUNNING or PAUSED machine in the background:
+ * {"range": {"start": N, "size": N}, "mode": "populate"|"repair"|"coalesce"},
+ * both optional (all of memory, populate); request may be NULL. The event
+ * "populated" follows when it is done.
+ */
+int vmm_populate(struct vmm *v, const json_t *request, struct err *err);
+
+/*
+ * A new reference. NULL: there is no VM, or no memory. From any other state;
+ * without a machine vmm_counters() and vmm_memory_stats() tell of the last one,
+ * or are empty objects.
+ *
+ * vmm_info: {"config", "state", "memory_actual_size", "boots"}
+ * vmm_counters: {"_disk0": {"requests", "kicks", "interrupts", "errors"}, ...,
+ * "_vm": {...}}, all integers
+ * vmm_memory_stats: see vm/memory_stats.h
+ */
+json_t *vmm_info(struct vmm *v);
+json_t *vmm_counters(struct vmm *v);
+json_t *vmm_memory_stats(struct vmm *v);
+
+/*
+ * Call fn for every event, on the control thread; it must not block, and must
+ * not call verbs. source "vm": "created", "booted", "paused", "resumed",
+ * "rebooted", "shutdown", "crashed", "failed", "panic", "populated", "deleted",
+ * "ended"; source "device": "device-added", "device-removed". properties is
+ * borrowed and may be NULL. Listeners stay until vmm_free(). -ENOSPC.
+ */
+int vmm_listen(struct vmm *v,
+	       void (*fn)(void *ctx, const char *source, const char *event,
+			  const json_t *properties),
+	       void *ctx);
+
+#endif
