@@ -12,6 +12,18 @@ struct histogram_snapshot;
 json_int_t json_int_u64(uint64_t value);
 
 /*
+ * A string. File names may be in any encoding and JSON is UTF-8: bytes above
+ * 0x7f of what is not UTF-8 become '?'.
+ */
+json_t *json_text(const char *text);
+
+/*
+ * A string, an integer or a boolean as an option's text ("on", "off"); buf is
+ * for numbers. NULL: something else. Valid as long as value and buf.
+ */
+const char *json_scalar_text(const json_t *value, char buf[32]);
+
+/*
  * count, min_ns, mean_ns, p50_ns, p99_ns, max_ns, and `buckets`, each {le_ns,
  * count} that is not empty. NULL: out of memory.
  */

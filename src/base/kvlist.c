@@ -44,37 +44,53 @@ static char *next_item(char **cursor)
 	return item;
 }
 
-static int set_one(const char *option, const char *key, const char *value,
+int kvlist_unknown(const char *option, const char *key,
 		   const struct kvlist_key *keys, size_t num_keys,
-		   uint64_t *seen, void *obj, struct err *err)
+		   struct err *err)
 {
 	char known[256];
-	int r;
 
-	for (size_t i = 0; i < num_keys; i++) {
-		if (strcmp(keys[i].name, key) != 0)
-			continue;
-		if (*seen & (1ull << i))
-			return err_set(err, EINVAL, "%s: %s given twice",
-				       option, key);
-		*seen |= 1ull << i;
-		r = keys[i].set(obj, value, err);
-		if (r)
-			err_prefix(err, "%s %s=%s", option, key, value);
-		return r;
-	}
 	list_keys(known, sizeof(known), keys, num_keys);
 	return err_set(err, EINVAL, "%s: unknown key '%s' (known: %s)", option,
 		       key, known);
 }
 
+struct parse {
+	const char *option;
+	const struct kvlist_key *keys;
+	size_t num_keys;
+	uint64_t seen;
+	void *obj;
+};
+
+static int set_one(void *ctx, const char *key, const char *value,
+		   struct err *err)
+{
+	struct parse *p = ctx;
+	int r;
+
+	for (size_t i = 0; i < p->num_keys; i++) {
+		if (strcmp(p->keys[i].name, key) != 0)
+			continue;
+		if (p->seen & (1ull << i))
+			return err_set(err, EINVAL, "%s: %s given twice",
+				       p->option, key);
+		p->seen |= 1ull << i;
+		r = p->keys[i].set(p->obj, value, err);
+		if (r)
+			err_prefix(err, "%s %s=%s", p->option, key, value);
+		return r;
+	}
+	return kvlist_unknown(p->option, key, p->keys, p->num_keys, err);
+}
+
 /* Walks text, which it cuts up. */
-static int parse_items(const char *option, char *text, const char *first_key,
-		       const struct kvlist_key *keys, size_t num_keys,
-		       void *obj, struct err *err)
+static int walk_items(const char *option, char *text, const char *first_key,
+		      int (*fn)(void *ctx, const char *key, const char *value,
+				struct err *err),
+		      void *ctx, struct err *err)
 {
 	char *cursor = text, *item;
-	uint64_t seen = 0;
 	bool first = true;
 	int r;
 
@@ -95,8 +111,7 @@ static int parse_items(const char *option, char *text, const char *first_key,
 		if (!*value)
 			return err_set(err, EINVAL, "%s: %s has no value",
 				       option, key);
-		r = set_one(option, key, value, keys, num_keys, &seen, obj,
-			    err);
+		r = fn(ctx, key, value, err);
 		if (r)
 			return r;
 		first = false;
@@ -104,19 +119,34 @@ static int parse_items(const char *option, char *text, const char *first_key,
 	return 0;
 }
 
-int kvlist_parse(const char *option, const char *text, const char *first_key,
-		 const struct kvlist_key *keys, size_t num_keys, void *obj,
-		 struct err *err)
+int kvlist_each(const char *option, const char *text, const char *first_key,
+		int (*fn)(void *ctx, const char *key, const char *value,
+			  struct err *err),
+		void *ctx, struct err *err)
 {
 	char *copy = strdup(text);
 	int r;
 
-	BUG_ON(num_keys > KVLIST_MAX_KEYS);
 	if (!copy)
 		return err_set(err, ENOMEM, "%s: out of memory", option);
-	r = parse_items(option, copy, first_key, keys, num_keys, obj, err);
+	r = walk_items(option, copy, first_key, fn, ctx, err);
 	free(copy);
 	return r;
+}
+
+int kvlist_parse(const char *option, const char *text, const char *first_key,
+		 const struct kvlist_key *keys, size_t num_keys, void *obj,
+		 struct err *err)
+{
+	struct parse parse = {
+		.option = option,
+		.keys = keys,
+		.num_keys = num_keys,
+		.obj = obj,
+	};
+
+	BUG_ON(num_keys > KVLIST_MAX_KEYS);
+	return kvlist_each(option, text, first_key, set_one, &parse, err);
 }
 
 int kvlist_size(const char *value, uint64_t *ret, struct err *err)

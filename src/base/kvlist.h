@@ -33,6 +33,21 @@ __must_check int kvlist_parse(const char *option, const char *text,
 			      const struct kvlist_key *keys, size_t num_keys,
 			      void *obj, struct err *err);
 
+/*
+ * The same syntax for a caller with keys of its own kind: fn is called for each
+ * pair in order, until it fails. It fills err whole.
+ */
+__must_check int kvlist_each(const char *option, const char *text,
+			     const char *first_key,
+			     int (*fn)(void *ctx, const char *key,
+				       const char *value, struct err *err),
+			     void *ctx, struct err *err);
+
+/* Fill err with "unknown key 'x' (known: ...)"; returns -EINVAL. */
+int kvlist_unknown(const char *option, const char *key,
+		   const struct kvlist_key *keys, size_t num_keys,
+		   struct err *err);
+
 /* Setters' building blocks: a size, a bounded number, on|off, one of names. */
 __must_check int kvlist_size(const char *value, uint64_t *ret, struct err *err);
 __must_check int kvlist_u32(const char *value, uint32_t min, uint32_t max,

@@ -10,135 +10,57 @@
 #include "base/size.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
-#include "vm/session.h"
+#include "vm/config_json.h"
+#include "vm/summary.h"
+#include "vm/vmm.h"
 
 /*
- * Options come from two places: the table below, and the virtio registry,
- * where a device class names its own ("--disk"). getopt_long() returns
- * OPT_FIXED + index for the first and OPT_DEVICE + index for the second.
+ * Options come from three places: vm_options[], what the VM is; the virtio
+ * registry, where a device class names its own ("--disk"); and the table below,
+ * what else this command can be told. getopt_long() returns OPT_VM, OPT_DEVICE
+ * or OPT_RUN + index. The file of --config has all of them as well.
  */
-#define OPT_FIXED  1000
+#define OPT_VM	   1000
 #define OPT_DEVICE 2000
-#define OPT_MAX	   64
+#define OPT_RUN	   3000
+#define OPT_MAX	   96
 
 struct run_args {
 	struct vm_config cfg;
+	char *config; /* path or NULL */
 	bool print_summary;
-	bool has_serial;
 	char *summary_json; /* path or NULL */
+	enum log_format log_format;
+	/* Options with one value that the command line has given already. */
+	uint64_t seen_vm, seen_run;
 };
 
 struct run_option {
 	const char *name;
-	const char *arg; /* NULL: a flag */
+	const char *arg; /* NULL: a flag, whose value is "on" */
 	const char *help;
 	int (*set)(struct run_args *args, const char *value, struct err *err);
 };
 
-/* A string option may be given once: a second one is most often a mistake. */
 static int set_string(char **dst, const char *value, struct err *err)
 {
-	if (*dst)
-		return err_set(err, EINVAL, "given twice");
-	*dst = strdup(value);
-	return *dst ? 0 : err_set(err, ENOMEM, "out of memory");
-}
+	char *copy = strdup(value);
 
-static int set_kernel(struct run_args *a, const char *v, struct err *err)
-{
-	return set_string(&a->cfg.kernel, v, err);
-}
-
-static int set_initramfs(struct run_args *a, const char *v, struct err *err)
-{
-	return set_string(&a->cfg.initramfs, v, err);
-}
-
-static int set_cmdline(struct run_args *a, const char *v, struct err *err)
-{
-	return set_string(&a->cfg.cmdline, v, err);
-}
-
-static int set_cpus(struct run_args *a, const char *v, struct err *err)
-{
-	return vm_config_set_cpus(&a->cfg, v, err);
-}
-
-static int set_memory(struct run_args *a, const char *v, struct err *err)
-{
-	return vm_config_set_memory(&a->cfg, v, err);
-}
-
-static int set_serial(struct run_args *a, const char *v, struct err *err)
-{
-	if (a->has_serial)
-		return err_set(err, EINVAL, "given twice");
-	a->has_serial = true;
-	return chardev_config_parse(&a->cfg.serial, "--serial", v, err);
-}
-
-static int set_irqchip(struct run_args *a, const char *v, struct err *err)
-{
-	static const char *const names[] = { "kernel", "split" };
-	int i, r = kvlist_enum(v, names, ARRAY_SIZE(names), &i, err);
-
-	if (!r)
-		a->cfg.irqchip = i ? IRQCHIP_SPLIT : IRQCHIP_KERNEL;
-	return r;
-}
-
-static int set_action(enum vm_action *dst, const char *v, struct err *err)
-{
-	int i, r = kvlist_enum(v, vm_action_names, ARRAY_SIZE(vm_action_names),
-			       &i, err);
-
-	if (!r)
-		*dst = (enum vm_action)i;
-	return r;
-}
-
-static int set_on_reboot(struct run_args *a, const char *v, struct err *err)
-{
-	return set_action(&a->cfg.on_reboot, v, err);
-}
-
-static int set_on_crash(struct run_args *a, const char *v, struct err *err)
-{
-	return set_action(&a->cfg.on_crash, v, err);
-}
-
-static int set_on_panic(struct run_args *a, const char *v, struct err *err)
-{
-	int i, r = kvlist_enum(v, vm_panic_action_names,
-			       ARRAY_SIZE(vm_panic_action_names), &i, err);
-
-	if (!r)
-		a->cfg.on_panic = (enum vm_panic_action)i;
-	return r;
-}
-
-static int set_watchdog(struct run_args *a, const char *v, struct err *err)
-{
-	a->cfg.watchdog = true;
+	if (!copy)
+		return err_set(err, ENOMEM, "out of memory");
+	free(*dst);
+	*dst = copy;
 	return 0;
 }
 
-static int set_shutdown_timeout(struct run_args *a, const char *v,
-				struct err *err)
+static int set_config(struct run_args *a, const char *v, struct err *err)
 {
-	return kvlist_u32(v, 0, 86400, &a->cfg.shutdown_timeout_s, err);
-}
-
-static int set_debug_exit(struct run_args *a, const char *v, struct err *err)
-{
-	a->cfg.debug_exit = true;
-	return 0;
+	return set_string(&a->config, v, err);
 }
 
 static int set_summary(struct run_args *a, const char *v, struct err *err)
 {
-	a->print_summary = true;
-	return 0;
+	return kvlist_bool(v, &a->print_summary, err);
 }
 
 static int set_summary_json(struct run_args *a, const char *v, struct err *err)
@@ -146,57 +68,50 @@ static int set_summary_json(struct run_args *a, const char *v, struct err *err)
 	return set_string(&a->summary_json, v, err);
 }
 
+static int set_log_level(struct run_args *a, const char *v, struct err *err)
+{
+	return log_parse_levels(v, err);
+}
+
+static int set_log_file(struct run_args *a, const char *v, struct err *err)
+{
+	return log_open_file(v, err);
+}
+
+static int set_log_format(struct run_args *a, const char *v, struct err *err)
+{
+	int i, r = kvlist_enum(v, log_format_names,
+			       ARRAY_SIZE(log_format_names), &i, err);
+
+	if (!r)
+		a->log_format = (enum log_format)i;
+	return r;
+}
+
 static int set_verbose(struct run_args *a, const char *v, struct err *err)
 {
-	log_set_level(LOG_LEVEL_INFO);
-	return 0;
+	bool on;
+	int r = kvlist_bool(v, &on, err);
+
+	if (!r && on)
+		log_set_level(LOG_LEVEL_INFO);
+	return r;
 }
 
 static const struct run_option run_options[] = {
-	{ "kernel", "FILE", "bzImage, or ELF vmlinux with a PVH note",
-	  set_kernel },
-	{ "initramfs", "FILE", "initial RAM file system", set_initramfs },
-	{ "cmdline", "TEXT", "kernel command line", set_cmdline },
-	{ "cpus", "boot=N[,threads=1|2][,dedicated=on|off]",
-	  "vCPUs (default 1); threads per core; dedicated=on tells the guest "
-	  "that none waits for a host CPU",
-	  set_cpus },
-	{ "memory",
-	  "size=SIZE[,page=4k|thp|2m|1g][,shared=on|off]"
-	  "[,populate=none|host|full|background]"
-	  "[,stage2=auto|ioctl|stub|none][,populate-threads=N]"
-	  "[,repair=on|off][,coalesce=on|off][,background-rate=SIZE]"
-	  "[,numa=none|bind|interleave|preferred|split[:NODES]]"
-	  "[,dirty-log=auto|bitmap|ring][,dirty-ring=ENTRIES]",
-	  "guest RAM (default size=512M,page=thp); populate=full fills host "
-	  "pages and second stage before the start",
-	  set_memory },
-	{ "serial", "tty|null|file=PATH|socket=PATH",
-	  "first serial port (default tty; Ctrl-A h lists its keys)",
-	  set_serial },
-	{ "irqchip", "kernel|split",
-	  "who emulates the IOAPIC (default kernel where it can)",
-	  set_irqchip },
-	{ "on-reboot", "restart|stop",
-	  "when the guest reboots (default restart)", set_on_reboot },
-	{ "on-crash", "restart|stop",
-	  "when the guest triple-faults (default stop)", set_on_crash },
-	{ "on-panic", "continue|restart|stop",
-	  "when the guest's kernel says it panicked (default continue)",
-	  set_on_panic },
-	{ "watchdog", NULL,
-	  "a watchdog timer that resets a guest which stops feeding it",
-	  set_watchdog },
-	{ "shutdown-timeout", "SECONDS",
-	  "from SIGTERM's power button to stopping (default 20; 0: at once)",
-	  set_shutdown_timeout },
-	{ "debug-exit", NULL,
-	  "a guest write to port 0xf4 ends quire with that status",
-	  set_debug_exit },
+	{ "config", "FILE",
+	  "all that can be said here as JSON; options add to it and win",
+	  set_config },
 	{ "summary", NULL, "print times, memory and statistics at the end",
 	  set_summary },
 	{ "summary-json", "FILE", "write the same as JSON", set_summary_json },
-	{ "verbose", NULL, "say what happens", set_verbose },
+	{ "verbose", NULL, "say what happens: --log-level info", set_verbose },
+	{ "log-level", "LEVEL[,MODULE=LEVEL...]",
+	  "error, warning (the default), info or debug", set_log_level },
+	{ "log-format", "auto|text|json",
+	  "how log lines look (default: text on a terminal, else json)",
+	  set_log_format },
+	{ "log-file", "FILE", "append log lines to it", set_log_file },
 };
 
 static void help_option(const char *name, const char *arg, const char *help)
@@ -213,12 +128,17 @@ static void help_option(const char *name, const char *arg, const char *help)
 
 static void run_help(void)
 {
-	printf("usage: quire run --kernel FILE [OPTION...]\n\n"
+	printf("usage: quire run --kernel FILE [OPTION...]\n"
+	       "       quire run --config FILE [OPTION...]\n\n"
 	       "Boot a Linux kernel in a virtual machine.\n\noptions:\n");
+	for (size_t i = 0; i < vm_num_options; i++)
+		help_option(vm_options[i].name, vm_options[i].arg,
+			    vm_options[i].help);
 	for (size_t i = 0; i < ARRAY_SIZE(run_options); i++)
 		help_option(run_options[i].name, run_options[i].arg,
 			    run_options[i].help);
-	printf("\ndevices (\"once\" or as often as you like):\n");
+	printf("\ndevices (\"once\" or as often as you like; each takes "
+	       "id=NAME as well):\n");
 	for (size_t i = 0; virtio_classes[i]; i++) {
 		const struct virtio_class *cls = virtio_classes[i];
 
@@ -243,12 +163,19 @@ static size_t build_long_options(struct option *opts)
 {
 	size_t n = 0;
 
+	for (size_t i = 0; i < vm_num_options; i++)
+		opts[n++] = (struct option){
+			.name = vm_options[i].name,
+			.has_arg = vm_options[i].arg ? required_argument
+						     : no_argument,
+			.val = OPT_VM + (int)i,
+		};
 	for (size_t i = 0; i < ARRAY_SIZE(run_options); i++)
 		opts[n++] = (struct option){
 			.name = run_options[i].name,
 			.has_arg = run_options[i].arg ? required_argument
 						      : no_argument,
-			.val = OPT_FIXED + (int)i,
+			.val = OPT_RUN + (int)i,
 		};
 	for (size_t i = 0; virtio_classes[i]; i++) {
 		BUG_ON(n == OPT_MAX - 1);
@@ -264,32 +191,82 @@ static size_t build_long_options(struct option *opts)
 	return n;
 }
 
-static int apply_fixed(struct run_args *args, const struct run_option *opt,
-		       const char *value, struct err *err)
+static int apply_run_option(struct run_args *args, const struct run_option *opt,
+			    const char *value, struct err *err)
 {
-	char prefix[32];
-	int r = opt->set(args, value, err);
+	int r = opt->set(args, value ? value : "on", err);
 
-	/* Setters of key lists have named the option already. */
-	snprintf(prefix, sizeof(prefix), "--%s", opt->name);
-	if (r && strncmp(err->text, prefix, strlen(prefix)) != 0)
-		err_prefix(err, "%s %s", prefix, value ? value : "");
+	if (r)
+		err_prefix(err, "--%s %s", opt->name, value ? value : "");
 	return r;
+}
+
+/* A second value is most often a mistake; lists of keys may be continued. */
+static int check_once(uint64_t *seen, size_t index, const char *name,
+		      struct err *err)
+{
+	BUG_ON(index >= 64);
+	if (*seen & (1ull << index))
+		return err_set(err, EINVAL, "--%s: given twice", name);
+	*seen |= 1ull << index;
+	return 0;
 }
 
 static int apply_option(struct run_args *args, unsigned int opt,
 			const char *value, struct err *err)
 {
+	unsigned int i = opt % 1000;
+	int r = 0;
+
+	if (opt >= OPT_RUN) {
+		if (run_options[i].arg)
+			r = check_once(&args->seen_run, i, run_options[i].name,
+				       err);
+		return r ? r
+			 : apply_run_option(args, &run_options[i], value, err);
+	}
 	if (opt >= OPT_DEVICE)
-		return vm_config_add_device(&args->cfg,
-					    virtio_classes[opt - OPT_DEVICE],
+		return vm_config_add_device(&args->cfg, virtio_classes[i],
 					    value, err);
-	BUG_ON(opt < OPT_FIXED);
-	return apply_fixed(args, &run_options[opt - OPT_FIXED], value, err);
+	BUG_ON(opt < OPT_VM);
+	if (vm_options[i].arg && !vm_options[i].keys)
+		r = check_once(&args->seen_vm, i, vm_options[i].name, err);
+	return r ? r : vm_option_set(&args->cfg, &vm_options[i], value, err);
 }
 
+/* Fields of the file that are not the VM's: this command's own options. */
+static int set_from_file(void *ctx, const char *field, const char *text,
+			 struct err *err)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(run_options); i++) {
+		if (vm_field_is(run_options[i].name, field) &&
+		    run_options[i].set != set_config)
+			return run_options[i].set(ctx, text, err);
+	}
+	return -ENOENT;
+}
+
+static int load_config(struct run_args *args, struct err *err)
+{
+	const struct vm_config_others others = {
+		.set = set_from_file,
+		.ctx = args,
+	};
+	int r = vm_config_load(&args->cfg, args->config, &others, err);
+
+	if (r)
+		err_prefix(err, "--config");
+	return r;
+}
+
+enum pass {
+	PASS_CONFIG, /* only --config, wherever it stands */
+	PASS_OTHERS,
+};
+
 /* Returns CLI_OK or the status to exit with. */
-static int parse_args(struct run_args *args, int argc, char **argv)
+static int parse_pass(struct run_args *args, enum pass pass, int argc,
+		      char **argv)
 {
 	struct option opts[OPT_MAX];
 	struct err err = ERR_INIT;
@@ -299,17 +276,37 @@ static int parse_args(struct run_args *args, int argc, char **argv)
 	opterr = 0;
 	optind = 1;
 	while ((c = getopt_long(argc, argv, ":", opts, NULL)) != -1) {
+		bool is_config = c >= OPT_RUN &&
+				 run_options[c - OPT_RUN].set == set_config;
+
 		if (c == '?' || c == ':')
 			return cli_bad_option(&cmd_run, argc, argv);
+		if (is_config != (pass == PASS_CONFIG))
+			continue;
 		r = apply_option(args, (unsigned int)c, optarg, &err);
 		if (r)
 			return cli_usage(&cmd_run, "%s", err.text);
 	}
-	if (optind < argc)
+	return CLI_OK;
+}
+
+static int parse_args(struct run_args *args, int argc, char **argv)
+{
+	struct err err = ERR_INIT;
+	int status = parse_pass(args, PASS_CONFIG, argc, argv);
+
+	if (status == CLI_OK && optind < argc)
 		return cli_usage(&cmd_run, "unexpected argument '%s'",
 				 argv[optind]);
+	if (status == CLI_OK && args->config && load_config(args, &err))
+		return cli_usage(&cmd_run, "%s", err.text);
+	if (status == CLI_OK)
+		status = parse_pass(args, PASS_OTHERS, argc, argv);
+	if (status != CLI_OK)
+		return status;
 	if (vm_config_check(&args->cfg, &err))
 		return cli_usage(&cmd_run, "%s", err.text);
+	log_set_format(args->log_format);
 	return CLI_OK;
 }
 
@@ -339,7 +336,21 @@ static int report(const struct vm_result *res)
 	return CLI_OK;
 }
 
-static int run_and_account(struct run_args *args, struct vm_summary *summary)
+/* Create, boot, and serve until quire is to end. */
+static int run_vmm(struct vmm *vmm, struct run_args *args,
+		   struct vm_result *ret, struct err *err)
+{
+	int r = vmm_create_config(vmm, &args->cfg, err);
+
+	if (!r)
+		r = vmm_boot(vmm, err);
+	/* The signal that ended the boot is waiting for the loop. */
+	if (r == -ECANCELED)
+		r = 0;
+	return r ? r : vmm_run(vmm, ret, err);
+}
+
+static int run_and_account(struct run_args *args, struct vmm *vmm)
 {
 	struct vm_result result;
 	struct err err = ERR_INIT;
@@ -349,35 +360,33 @@ static int run_and_account(struct run_args *args, struct vm_summary *summary)
 	if (args->summary_json &&
 	    vm_summary_check_path(args->summary_json, &err))
 		return cli_fail(&cmd_run, &err);
-	if (vm_session_run(&args->cfg, summary, &result, &err))
+	if (run_vmm(vmm, args, &result, &err))
 		return cli_fail(&cmd_run, &err);
 	status = report(&result);
 	if (args->print_summary)
-		vm_summary_print(summary, stderr);
+		vm_summary_print(vmm_summary(vmm), stderr);
 	if (args->summary_json &&
-	    vm_summary_write_json(summary, args->summary_json, &err))
+	    vm_summary_write_json(vmm_summary(vmm), args->summary_json, &err))
 		return cli_fail(&cmd_run, &err);
 	return status;
 }
 
 static int run_vm(struct run_args *args)
 {
-	struct vm_summary *summary = calloc(1, sizeof(*summary));
 	struct err err = ERR_INIT;
+	struct vmm *vmm;
 	int status;
 
-	if (!summary) {
-		err_set(&err, ENOMEM, "out of memory");
+	if (vmm_new(&vmm, &err))
 		return cli_fail(&cmd_run, &err);
-	}
-	status = run_and_account(args, summary);
-	free(summary);
+	status = run_and_account(args, vmm);
+	vmm_free(vmm);
 	return status;
 }
 
 static int run_main(int argc, char **argv)
 {
-	struct run_args args = { .summary_json = NULL };
+	struct run_args args = { .log_format = LOG_FORMAT_AUTO };
 	int status;
 
 	vm_config_init(&args.cfg);
@@ -385,6 +394,7 @@ static int run_main(int argc, char **argv)
 	if (status == CLI_OK)
 		status = run_vm(&args);
 	vm_config_fini(&args.cfg);
+	free(args.config);
 	free(args.summary_json);
 	return status;
 }

@@ -245,6 +245,14 @@ void pm_power_button(struct pm *pm)
 	pthread_mutex_unlock(&pm->lock);
 }
 
+void pm_skip_time(struct pm *pm, uint64_t ns)
+{
+	pthread_mutex_lock(&pm->lock);
+	pm->start_ns += ns;
+	arm_locked(pm);
+	pthread_mutex_unlock(&pm->lock);
+}
+
 void pm_pulse_gpe(struct pm *pm, unsigned int gpe)
 {
 	BUG_ON(gpe >= PM_GPES);

@@ -47,6 +47,9 @@ void pm_free(struct pm *pm);
 /* Press the power button: the guest's OS is asked to shut down. */
 void pm_power_button(struct pm *pm);
 
+/* The machine stood still for ns: the PM timer goes on from where it was. */
+void pm_skip_time(struct pm *pm, uint64_t ns);
+
 /*
  * A general-purpose event. Edge: its status bit rises once. Level: the bit
  * stands for as long as the source is asserted, and cannot be cleared

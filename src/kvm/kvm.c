@@ -138,6 +138,23 @@ int kvm_vm_enable_cap(const struct kvm_vm *vm, unsigned int cap, uint64_t arg0,
 	return kvm_ioctl(vm->fd, KVM_ENABLE_CAP, &enable);
 }
 
+int kvm_vm_get_clock(const struct kvm_vm *vm, uint64_t *ret_ns)
+{
+	struct kvm_clock_data data = { .clock = 0 };
+	int r = kvm_ioctl(vm->fd, KVM_GET_CLOCK, &data);
+
+	if (r >= 0)
+		*ret_ns = data.clock;
+	return r;
+}
+
+int kvm_vm_set_clock(const struct kvm_vm *vm, uint64_t ns)
+{
+	struct kvm_clock_data data = { .clock = ns };
+
+	return kvm_ioctl(vm->fd, KVM_SET_CLOCK, &data);
+}
+
 int kvm_vm_set_slot(const struct kvm_vm *vm, unsigned int slot, uint64_t gpa,
 		    uint64_t size, void *hva, uint32_t flags)
 {

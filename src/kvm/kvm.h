@@ -59,6 +59,13 @@ __must_check int kvm_vm_enable_cap(const struct kvm_vm *vm, unsigned int cap,
 				   uint64_t arg0, uint64_t arg1);
 
 /*
+ * kvmclock, in ns: what the guest reads now, and what it is to read from now on
+ * (api.rst 4.29, 4.30). No vCPU runs.
+ */
+__must_check int kvm_vm_get_clock(const struct kvm_vm *vm, uint64_t *ret_ns);
+__must_check int kvm_vm_set_clock(const struct kvm_vm *vm, uint64_t ns);
+
+/*
  * Register [gpa, gpa + size) at hva as memslot number slot. flags: KVM_MEM_*.
  * Called again after the guest started to change the flags and nothing else: a
  * deleted slot zaps the second stage.

@@ -169,6 +169,33 @@ int kvm_vcpu_set_msrs(const struct kvm_vcpu *vcpu,
 	return kvm_ioctl(vcpu->fd, KVM_SET_MSRS, msrs);
 }
 
+int kvm_vcpu_tell_paused(const struct kvm_vcpu *vcpu)
+{
+	return kvm_ioctl_val(vcpu->fd, KVM_KVMCLOCK_CTRL, 0);
+}
+
+static int tsc_offset_attr(const struct kvm_vcpu *vcpu, unsigned long request,
+			   uint64_t *offset)
+{
+	struct kvm_device_attr attr = {
+		.group = KVM_VCPU_TSC_CTRL,
+		.attr = KVM_VCPU_TSC_OFFSET,
+		.addr = (uintptr_t)offset,
+	};
+
+	return kvm_ioctl(vcpu->fd, request, &attr);
+}
+
+int kvm_vcpu_get_tsc_offset(const struct kvm_vcpu *vcpu, uint64_t *ret_offset)
+{
+	return tsc_offset_attr(vcpu, KVM_GET_DEVICE_ATTR, ret_offset);
+}
+
+int kvm_vcpu_set_tsc_offset(const struct kvm_vcpu *vcpu, uint64_t offset)
+{
+	return tsc_offset_attr(vcpu, KVM_SET_DEVICE_ATTR, &offset);
+}
+
 /*
  * The call returns 0 after any progress, with what is left. EAGAIN: a memslot
  * is being changed just now.

@@ -75,6 +75,22 @@ __must_check int kvm_vcpu_set_msrs(const struct kvm_vcpu *,
 				   unsigned int num);
 
 /*
+ * The host stopped this vCPU for a while: a guest that asks kvmclock then takes
+ * no time that it missed for a lockup of its own (api.rst 4.70). -EINVAL: the
+ * guest does not use kvmclock.
+ */
+__must_check int kvm_vcpu_tell_paused(const struct kvm_vcpu *vcpu);
+
+/*
+ * What KVM adds to the host's TSC for the guest (devices/vcpu.rst, section 4).
+ * An error: this kernel (before 5.16) does not tell.
+ */
+__must_check int kvm_vcpu_get_tsc_offset(const struct kvm_vcpu *vcpu,
+					 uint64_t *ret_offset);
+__must_check int kvm_vcpu_set_tsc_offset(const struct kvm_vcpu *vcpu,
+					 uint64_t offset);
+
+/*
  * Map [gpa, gpa + bytes) of one memslot in the second stage
  * (KVM_PRE_FAULT_MEMORY, api.rst 4.143), all of it. From any one thread at a
  * time that finds the vCPU out of KVM_RUN, or waits until it is. -EOPNOTSUPP:

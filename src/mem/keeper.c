@@ -390,13 +390,19 @@ static void *keeper_thread(void *arg)
 	struct keeper *k = arg;
 	struct piece piece;
 
+	bool worked = false;
+
 	pthread_mutex_lock(&k->lock);
 	k->covered_bytes = covered_now(k);
 	while (!atomic_load(&k->stop)) {
 		if (take_piece(k, &piece)) {
 			run_piece(k, &piece);
+			worked = true;
 			continue;
 		}
+		if (worked && k->cfg.idle)
+			k->cfg.idle(k->cfg.idle_ctx);
+		worked = false;
 		pthread_cond_broadcast(&k->changed);
 		wait_changed(k, WATCH_NS);
 		if (k->cfg.watch && !has_work(k))

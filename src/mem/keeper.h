@@ -48,6 +48,12 @@ struct keeper_config {
 	bool watch;
 	/* Seconds from one pass of COALESCE over all RAM to the next; 0: off */
 	unsigned int coalesce_every_s;
+	/*
+	 * Called on the keeper's thread each time that it has done all there
+	 * was; must not block or call the keeper. May be NULL.
+	 */
+	void (*idle)(void *ctx);
+	void *idle_ctx;
 };
 
 /* Counts since the start; one kind of work each. */

@@ -7,6 +7,7 @@
 
 #include "base/arith.h"
 #include "base/cleanup.h"
+#include "base/io.h"
 #include "base/log.h"
 
 int virtio_dev_init(struct virtio_dev *dev, const struct virtio_class *cls,
@@ -50,6 +51,17 @@ void virtio_dev_fini(struct virtio_dev *dev)
 	free(dev->queues);
 	dev->queues = NULL;
 	dev->num_queues = 0;
+}
+
+void virtio_dev_hold(struct virtio_dev *dev, bool held)
+{
+	for (unsigned int i = 0; i < dev->num_queues; i++) {
+		struct virtio_queue *queue = &dev->queues[i];
+
+		vq_hold(&queue->vq, held);
+		if (!held)
+			io_eventfd_signal(queue->kick_fd);
+	}
 }
 
 void virtio_queue_interrupt(struct virtio_dev *dev, unsigned int queue)

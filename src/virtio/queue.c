@@ -81,12 +81,14 @@ int vq_start(struct virtqueue *vq, const struct vq_config *cfg)
 {
 	const struct ram *ram = vq->ram;
 	uint16_t size = cfg->size;
+	bool held = atomic_load(&vq->held);
 
 	if (!is_pow2(size) || size > vq->max_size ||
 	    !is_aligned(cfg->desc, 16) || !is_aligned(cfg->avail, 2) ||
 	    !is_aligned(cfg->used, 4))
 		return -EINVAL;
 	vq_init(vq, vq->index, vq->max_size, ram);
+	vq_hold(vq, held);
 	vq->desc = mem_map_range(ram, GPA(cfg->desc), DESC_BYTES * size,
 				 MEM_READ);
 	vq->avail = mem_map_range(ram, GPA(cfg->avail), AVAIL_BYTES(size),
@@ -116,6 +118,16 @@ void vq_stop(struct virtqueue *vq)
 	vq->desc = NULL;
 	vq->avail = NULL;
 	vq->used = NULL;
+}
+
+void vq_hold(struct virtqueue *vq, bool held)
+{
+	atomic_store_explicit(&vq->held, held, memory_order_release);
+}
+
+static bool is_held(const struct virtqueue *vq)
+{
+	return atomic_load_explicit(&vq->held, memory_order_acquire);
 }
 
 /* ---- kicks ---- */
@@ -163,7 +175,7 @@ bool vq_enable_kick(struct virtqueue *vq)
 		return false;
 	vq->kicks_off = false;
 	/* Nonsense counts as work: vq_pop() then says what it is. */
-	return kicks_on(vq) != 0;
+	return kicks_on(vq) != 0 && !is_held(vq);
 }
 
 /* ---- popping ---- */
@@ -311,7 +323,7 @@ void vq_adopt(struct virtqueue *vq)
 
 bool vq_has_work(const struct virtqueue *vq)
 {
-	return vq->started && !vq->broken &&
+	return vq->started && !vq->broken && !is_held(vq) &&
 	       avail_load(vq, AVAIL_IDX, memory_order_relaxed) !=
 		       vq->last_avail;
 }
@@ -325,6 +337,8 @@ int vq_pop(struct virtqueue *vq, struct vq_chain *ret)
 		return 0;
 	if (vq->broken)
 		return -EIO;
+	if (is_held(vq))
+		return 0;
 	r = vq_poll_for_pop(vq);
 	if (r == 0)
 		return 0;

@@ -17,6 +17,7 @@
 #ifndef QUIRE_VIRTIO_QUEUE_H
 #define QUIRE_VIRTIO_QUEUE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/uio.h>
@@ -41,6 +42,7 @@ struct virtqueue {
 	uint16_t size;
 	bool started;
 	bool broken;
+	_Atomic bool held; /* see vq_hold(); outlives vq_start() */
 	bool event_idx, indirect;
 	/*
 	 * Set after vq_start() by a device that reads and writes only the first
@@ -96,6 +98,13 @@ __must_check int vq_pop(struct virtqueue *vq, struct vq_chain *ret);
  * popped again, exactly that if it served requests in their order.
  */
 void vq_adopt(struct virtqueue *vq);
+
+/*
+ * The machine is paused: while held the ring looks empty to its device, which
+ * finishes what it popped before. Any thread. After the end of it the device
+ * has to be kicked, since the driver's kick may have been taken meanwhile.
+ */
+void vq_hold(struct virtqueue *vq, bool held);
 
 /* Is there something to pop? A look without consequences, for polling. */
 bool vq_has_work(const struct virtqueue *vq);

@@ -52,7 +52,18 @@ struct virtio_class {
 	const struct kvlist_key *keys;
 	size_t num_keys;
 	bool single; /* the option may be given once only */
-	/* Guest RAM is to be in a memfd that a back end can map. */
+
+	/*
+	 * In the API's VmConfig: the field that holds these devices ("disks"),
+	 * an array unless single, and the verb that adds one ("add-disk", as
+	 * vm.add-disk) or NULL. Keys are the fields, '-' written as '_'.
+	 */
+	const char *api_field;
+	const char *api_verb;
+	/*
+	 * Guest RAM is to be in a memfd, --memory shared=on, which a back end
+	 * can map.
+	 */
 	bool needs_shared_memory;
 
 	/* The parsed option: zeroed memory of this size, defaults, check. */
@@ -114,9 +125,10 @@ struct virtio_transport_ops {
 struct virtio_dev {
 	const struct virtio_class *cls;
 	const struct ram *ram;
-	char id[64];	   /* for messages: "disk0 (a.img)" */
-	uint64_t offered;  /* feature bits, device-specific ones included */
-	uint64_t features; /* negotiated */
+	char id[64];	    /* for messages: "disk0 (a.img)" */
+	char config_id[64]; /* its id= in the configuration: "_disk0" */
+	uint64_t offered;   /* feature bits, device-specific ones included */
+	uint64_t features;  /* negotiated */
 	unsigned int num_queues;
 	struct virtio_queue *queues;
 	const struct virtio_transport_ops *transport;
@@ -140,6 +152,12 @@ void virtio_dev_fini(struct virtio_dev *dev);
  * queue's thread.
  */
 void virtio_queue_interrupt(struct virtio_dev *dev, unsigned int queue);
+
+/*
+ * Nothing new is taken from the device's queues until it is let go on. For
+ * pausing a machine, while no vCPU runs; any thread.
+ */
+void virtio_dev_hold(struct virtio_dev *dev, bool held);
 
 /* The configuration space changed (capacity, link...). Any thread. */
 void virtio_config_changed(struct virtio_dev *dev);

@@ -10,6 +10,7 @@
  * those that are still in the device's code).
  */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/log.h"
@@ -25,7 +26,7 @@ static unsigned int slot_of(const struct virtio_pci *vpci)
 static unsigned int find(const struct machine *m, const char *id)
 {
 	for (unsigned int i = 0; i < m->num_devices; i++)
-		if (!strcmp(m->device_info[i].id, id))
+		if (!strcmp(virtio_pci_dev(m->devices[i])->config_id, id))
 			return i;
 	return VM_MAX_DEVICES;
 }
@@ -39,38 +40,16 @@ static unsigned int free_index(const struct machine *m,
 
 	for (unsigned int i = 0; i < m->num_devices; i++)
 		if (virtio_pci_dev(m->devices[i])->cls == cls)
-			used[m->device_info[i].index] = true;
+			used[m->device_index[i]] = true;
 	while (index < VM_MAX_DEVICES - 1 && used[index])
 		index++;
 	return index;
 }
 
-static int name_device(const struct machine *m,
-		       const struct vm_device_config *cfg,
-		       struct machine_device_info *info, struct err *err)
-{
-	int n;
-
-	info->index = free_index(m, cfg->cls);
-	if (cfg->id)
-		n = snprintf(info->id, sizeof(info->id), "%s", cfg->id);
-	else
-		n = snprintf(info->id, sizeof(info->id), "_%s%u",
-			     cfg->cls->name, info->index);
-	if (n >= (int)sizeof(info->id))
-		return err_set(err, ENAMETOOLONG, "id %s: longer than %zu",
-			       cfg->id, sizeof(info->id) - 1);
-	if (find(m, info->id) < VM_MAX_DEVICES)
-		return err_set(err, EEXIST,
-			       "id %s: another device has it already",
-			       info->id);
-	return 0;
-}
-
 static int build_device(struct machine *m, const struct vm_device_config *cfg,
 			struct err *err)
 {
-	struct machine_device_info info;
+	unsigned int index = free_index(m, cfg->cls);
 	struct virtio_dev *dev;
 	int r;
 
@@ -79,19 +58,19 @@ static int build_device(struct machine *m, const struct vm_device_config *cfg,
 			       "the machine has %d devices already, and no "
 			       "PCI slot for more",
 			       VM_MAX_DEVICES);
-	r = name_device(m, cfg, &info, err);
-	if (r)
-		return r;
 	r = cfg->cls->create(&dev, cfg->config, &m->memory.ram,
-			     m->cfg->num_cpus, info.index, err);
+			     m->cfg->num_cpus, index, err);
 	if (r)
 		return r;
+	snprintf(dev->config_id, sizeof(dev->config_id), "%s", cfg->id);
+	/* It begins to serve when the others go on. */
+	if (m->paused)
+		virtio_dev_hold(dev, true);
 	r = virtio_pci_new(&m->devices[m->num_devices], dev, m->pci, &m->vm,
 			   m->router, err);
-	if (r)
-		return r;
-	m->device_info[m->num_devices++] = info;
-	return 0;
+	if (!r)
+		m->device_index[m->num_devices++] = index;
+	return r;
 }
 
 int machine_build_devices(struct machine *m, struct err *err)
@@ -164,22 +143,24 @@ static void forget(struct machine *m, unsigned int i)
 
 	memmove(&m->devices[i], &m->devices[i + 1],
 		after * sizeof(m->devices[0]));
-	memmove(&m->device_info[i], &m->device_info[i + 1],
-		after * sizeof(m->device_info[0]));
+	memmove(&m->device_index[i], &m->device_index[i + 1],
+		after * sizeof(m->device_index[0]));
 	m->num_devices--;
 }
 
 static void remove_device(struct machine *m, unsigned int i)
 {
-	struct machine_device_info info = m->device_info[i];
 	struct virtio_pci *vpci = m->devices[i];
+	const struct virtio_dev *dev = virtio_pci_dev(vpci);
+	char id[sizeof(dev->config_id)];
 
+	memcpy(id, dev->config_id, sizeof(id));
+	log_info("%s: removed", dev->id);
+	machine_device_count(dev, &m->gone);
 	forget(m, i);
-	log_info("%s: removed", virtio_pci_dev(vpci)->id);
-	machine_device_count(virtio_pci_dev(vpci), &m->gone);
 	virtio_pci_free(vpci);
 	if (m->hooks.removed)
-		m->hooks.removed(m->hooks.ctx, info.id);
+		m->hooks.removed(m->hooks.ctx, id);
 }
 
 void machine_device_ejected(void *ctx, unsigned int slot)

@@ -10,7 +10,9 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "base/clock.h"
 #include "base/cpus.h"
 #include "base/log.h"
 #include "boot/boot.h"
@@ -353,6 +355,8 @@ int machine_new(struct machine **ret, const struct vm_config *cfg,
 		return err_set(err, ENOMEM, "out of memory");
 	m->cfg = cfg;
 	m->hooks = *hooks;
+	m->memory.idle = hooks->keeper_idle;
+	m->memory.idle_ctx = hooks->ctx;
 	m->kvm.fd = -1;
 	m->vm.fd = -1;
 	r = build(m, chardev, loop, err);
@@ -400,6 +404,85 @@ int machine_start(struct machine *m, struct err *err)
 		}
 	}
 	return 0;
+}
+
+static void hold_devices(struct machine *m, bool held)
+{
+	for (unsigned int i = 0; i < m->num_devices; i++)
+		virtio_dev_hold(virtio_pci_dev(m->devices[i]), held);
+}
+
+static void stop_clocks(struct machine *m)
+{
+	struct machine_clocks *c = &m->clocks;
+
+	c->host_ns = clock_now_ns();
+	c->host_tsc = __builtin_ia32_rdtsc();
+	c->has_kvmclock = kvm_vm_get_clock(&m->vm, &c->kvmclock_ns) >= 0;
+}
+
+/*
+ * The TSC was not set by writing it, so KVM keeps the vCPUs' in step: the same
+ * is taken off each. Guest and host tick alike, for the guest's frequency is
+ * never set. A kernel that has no such offset lets the TSC go on; the guests
+ * that care are told to use kvmclock.
+ */
+static void skip_tsc(const struct machine *m)
+{
+	uint64_t cycles = __builtin_ia32_rdtsc() - m->clocks.host_tsc;
+
+	for (unsigned int i = 0; i < m->num_vcpus; i++) {
+		struct kvm_vcpu *vcpu = vcpu_kvm(m->vcpus[i]);
+		uint64_t offset;
+
+		if (kvm_vcpu_get_tsc_offset(vcpu, &offset) < 0 ||
+		    kvm_vcpu_set_tsc_offset(vcpu, offset - cycles) < 0)
+			return;
+	}
+}
+
+static void go_on_clocks(struct machine *m)
+{
+	const struct machine_clocks *c = &m->clocks;
+	int r = 0;
+
+	skip_tsc(m);
+	if (c->has_kvmclock)
+		r = kvm_vm_set_clock(&m->vm, c->kvmclock_ns);
+	if (r < 0)
+		log_warn("the guest's clock jumps by the time it was paused: "
+			 "KVM_SET_CLOCK: %s",
+			 strerror(-r));
+	platform_skip_time(m->platform, clock_now_ns() - c->host_ns);
+	for (unsigned int i = 0; i < m->num_vcpus; i++)
+		/* Refused where the guest does not use it. */
+		(void)!kvm_vcpu_tell_paused(vcpu_kvm(m->vcpus[i]));
+}
+
+void machine_pause(struct machine *m)
+{
+	if (m->paused)
+		return;
+	for (unsigned int i = 0; i < m->num_vcpus; i++)
+		vcpu_request_pause(m->vcpus[i]);
+	for (unsigned int i = 0; i < m->num_vcpus; i++)
+		vcpu_wait_paused(m->vcpus[i]);
+	hold_devices(m, true);
+	stop_clocks(m);
+	platform_pause(m->platform);
+	m->paused = true;
+}
+
+void machine_resume(struct machine *m)
+{
+	if (!m->paused)
+		return;
+	go_on_clocks(m);
+	platform_resume(m->platform);
+	hold_devices(m, false);
+	for (unsigned int i = 0; i < m->num_vcpus; i++)
+		vcpu_resume(m->vcpus[i]);
+	m->paused = false;
 }
 
 void machine_stop(struct machine *m)

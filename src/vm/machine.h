@@ -45,12 +45,17 @@ struct machine_end_hooks {
 	void (*removed)(void *ctx, const char *id);
 	/* While building: true makes machine_new() give up (-ECANCELED). */
 	bool (*interrupted)(void *ctx);
+	/* From the keeper's thread: it has done all that was asked for. */
+	void (*keeper_idle)(void *ctx);
 	void *ctx;
 };
 
-struct machine_device_info {
-	char id[64];
-	unsigned int index; /* among those of its class */
+/* What the guest can tell the time from, other than the RTC. */
+struct machine_clocks {
+	uint64_t host_ns; /* clock_now_ns() */
+	uint64_t host_tsc;
+	bool has_kvmclock; /* this KVM lets it be read */
+	uint64_t kvmclock_ns;
 };
 
 /* What devices that are gone have done. */
@@ -70,14 +75,16 @@ struct machine {
 	struct pci_host *pci;
 	struct platform *platform;
 	struct milestone milestone;
-	/* In the order of adding, without holes; info belongs to each. */
+	/* In the order of adding, without holes; index among its class. */
 	struct virtio_pci *devices[VM_MAX_DEVICES];
-	struct machine_device_info device_info[VM_MAX_DEVICES];
+	unsigned int device_index[VM_MAX_DEVICES];
 	unsigned int num_devices;
 	struct machine_gone_devices gone;
 	struct vcpu **vcpus;
 	unsigned int num_vcpus;
 	struct progress progress; /* of population */
+	bool paused;
+	struct machine_clocks clocks; /* when it was paused */
 };
 
 /*
@@ -93,9 +100,18 @@ void machine_free(struct machine *m);
 
 __must_check int machine_start(struct machine *m, struct err *err);
 /*
+ * Every vCPU out of the guest, the devices take no new requests (those they
+ * have are completed), and the guest's clocks but the RTC stand still. The
+ * keeper goes on: what it does is not visible to the guest. Started machines
+ * only; twice is once.
+ */
+void machine_pause(struct machine *m);
+/* The guest goes on where it was, with its clocks where they were. */
+void machine_resume(struct machine *m);
+
+/*
  * Plug a device into a started machine, running or not, and tell the guest.
- * *ret_devfn is its place on bus 0. -EEXIST: there is a device with dev->id;
- * -ENOSPC: no slot. cls and config must outlive it, id need not.
+ * *ret_devfn is its place on bus 0; -ENOSPC: no slot. cfg is not kept.
  */
 __must_check int machine_add_device(struct machine *m,
 				    const struct vm_device_config *dev,

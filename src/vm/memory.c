@@ -57,21 +57,6 @@ static void say_small_pages(const struct vm_config *cfg, bool shared)
 			 strstr(text, "[never]") ? "never" : "deny");
 }
 
-/* Memory that another process serves devices in has to be in a memfd. */
-static bool wants_sharing(const struct vm_config *cfg)
-{
-	for (unsigned int i = 0; i < cfg->num_devices && !cfg->shared; i++) {
-		const struct virtio_class *cls = cfg->devices[i].cls;
-
-		if (cls->needs_shared_memory) {
-			log_info("--memory shared=on: %s needs it",
-				 cls->option);
-			return true;
-		}
-	}
-	return cfg->shared;
-}
-
 int vm_memory_map(struct vm_memory *m, const struct vm_config *cfg,
 		  const struct kvm_vm *vm, struct err *err)
 {
@@ -80,7 +65,7 @@ int vm_memory_map(struct vm_memory *m, const struct vm_config *cfg,
 		.hole_start = LAYOUT_HOLE_START,
 		.hole_end = LAYOUT_HOLE_END,
 		.page = cfg->page,
-		.shared = wants_sharing(cfg),
+		.shared = vm_config_shared(cfg, NULL),
 		.numa = cfg->numa,
 	};
 	int r = check_host_memory(cfg, err);
@@ -227,14 +212,15 @@ static int open_background(struct vm_memory *m, struct err *err)
 int vm_memory_prepare_keeper(struct vm_memory *m, const struct cpu_model *model,
 			     unsigned int first_id, struct err *err)
 {
-	if (!wants_keeper(m->cfg) || m->cfg->stage2 == STAGE2_NONE)
+	if ((!wants_keeper(m->cfg) && !m->cfg->may_populate_later) ||
+	    m->cfg->stage2 == STAGE2_NONE)
 		return 0;
 	stage2_helpers_init(&m->helpers, m->vm, model, first_id,
 			    num_background_threads(m->cfg));
 	return m->helpers.num ? open_background(m, err) : 0;
 }
 
-int vm_memory_start(struct vm_memory *m, struct err *err)
+static int start_keeper(struct vm_memory *m, struct err *err)
 {
 	const struct keeper_config cfg = {
 		.ram = &m->ram,
@@ -245,13 +231,34 @@ int vm_memory_start(struct vm_memory *m, struct err *err)
 		.rate_bytes_per_s = m->cfg->background_rate,
 		.watch = wants_repair(m->cfg) && m->background,
 		.coalesce_every_s = m->cfg->coalesce ? COALESCE_EVERY_S : 0,
+		.idle = m->idle,
+		.idle_ctx = m->idle_ctx,
 	};
-	int r;
+	int r = keeper_new(&m->keeper, &cfg, err);
 
-	if (!wants_keeper(m->cfg))
-		return 0;
-	r = keeper_new(&m->keeper, &cfg, err);
 	m->has_keeper = !r;
+	return r;
+}
+
+int vm_memory_request(struct vm_memory *m, enum keeper_work work,
+		      struct gpa start, uint64_t len, struct err *err)
+{
+	int r = m->keeper ? 0 : start_keeper(m, err);
+
+	if (!r)
+		keeper_request(m->keeper, work, start, len);
+	return r;
+}
+
+bool vm_memory_is_idle(const struct vm_memory *m)
+{
+	return !m->keeper || !keeper_wait_idle(m->keeper, 0);
+}
+
+int vm_memory_start(struct vm_memory *m, struct err *err)
+{
+	int r = wants_keeper(m->cfg) ? start_keeper(m, err) : 0;
+
 	if (!r && m->cfg->populate == POPULATE_BACKGROUND)
 		keeper_request(m->keeper, KEEPER_POPULATE, GPA(0), m->ram.span);
 	return r;

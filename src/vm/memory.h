@@ -40,6 +40,8 @@ struct vm_memory {
 	enum stage2_method method; /* that filled the second stage, or NONE */
 	struct stage2_helpers helpers;
 	struct stage2 *background; /* over the helpers */
+	void (*idle)(void *ctx);   /* see keeper_config; set by the machine */
+	void *idle_ctx;
 	struct keeper *keeper;
 	bool has_keeper;	  /* or had */
 	struct keeper_stats kept; /* what it did, once stopped */
@@ -73,6 +75,16 @@ __must_check int vm_memory_prepare_keeper(struct vm_memory *m,
 					  unsigned int first_id,
 					  struct err *err);
 __must_check int vm_memory_start(struct vm_memory *m, struct err *err);
+/*
+ * Ask the keeper for work on [start, start + len), cut to RAM, while the guest
+ * runs; where the configuration asked for none it is started now. The idle hook
+ * follows. Without vm_config.may_populate_later, host pages only.
+ */
+__must_check int vm_memory_request(struct vm_memory *m, enum keeper_work work,
+				   struct gpa start, uint64_t len,
+				   struct err *err);
+bool vm_memory_is_idle(const struct vm_memory *m);
+
 /* No background work any more; the helper vCPUs are gone. */
 void vm_memory_stop(struct vm_memory *m);
 

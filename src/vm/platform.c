@@ -238,6 +238,11 @@ struct ioapic *platform_ioapic(struct platform *p)
 	return p->ioapic;
 }
 
+void platform_skip_time(struct platform *p, uint64_t ns)
+{
+	pm_skip_time(p->pm, ns);
+}
+
 struct pci_hotplug *platform_hotplug(struct platform *p)
 {
 	return p->hotplug;

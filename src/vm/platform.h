@@ -46,6 +46,9 @@ void platform_free(struct platform *p);
 /* The user-space IOAPIC, or NULL with the in-kernel one. */
 struct ioapic *platform_ioapic(struct platform *p);
 
+/* The machine was paused for ns: its timers go on from where they were. */
+void platform_skip_time(struct platform *p, uint64_t ns);
+
 struct pci_hotplug *platform_hotplug(struct platform *p);
 struct vmgenid *platform_vmgenid(struct platform *p);
 

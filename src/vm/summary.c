@@ -57,6 +57,7 @@ static void take_device(struct vm_summary_device *out,
 	for (char *c = out->id; *c; c++)
 		if ((unsigned char)*c >= 0x80 || (unsigned char)*c < 0x20)
 			*c = '?';
+	snprintf(out->config_id, sizeof(out->config_id), "%s", dev->config_id);
 	machine_device_count(dev, &count);
 	out->requests = count.requests;
 	out->kicks = count.kicks;

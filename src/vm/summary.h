@@ -18,6 +18,7 @@
 
 struct vm_summary_device {
 	char id[64];
+	char config_id[64]; /* "_disk0" */
 	uint64_t requests, kicks, interrupts, errors;
 };
 

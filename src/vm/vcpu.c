@@ -21,6 +21,11 @@ struct vcpu {
 	pthread_t thread;
 	bool started;
 	_Atomic bool stop;
+	_Atomic bool pause;	/* changed under lock, read by the thread */
+	pthread_mutex_t lock;	/* the two below */
+	pthread_cond_t changed; /* and what is waited for */
+	bool parked;		/* out of the guest, and will not enter it */
+	bool left;		/* the loop has ended */
 };
 
 int vcpu_new(struct vcpu **ret, const struct kvm_vm *vm, unsigned int id,
@@ -31,14 +36,16 @@ int vcpu_new(struct vcpu **ret, const struct kvm_vm *vm, unsigned int id,
 
 	if (!vcpu)
 		return err_set(err, ENOMEM, "out of memory");
+	pthread_mutex_init(&vcpu->lock, NULL);
+	pthread_cond_init(&vcpu->changed, NULL);
 	vcpu->kvm.fd = -1;
+	vcpu->stats_fd = -1;
 	vcpu->env = *env;
 	r = kvm_vcpu_create(&vcpu->kvm, vm, id, err);
 	if (!r && env->dirty)
 		r = dirty_add_vcpu(env->dirty, &vcpu->kvm, err);
 	if (r) {
-		kvm_vcpu_close(&vcpu->kvm);
-		free(vcpu);
+		vcpu_free(vcpu);
 		return r;
 	}
 	vcpu->stats_fd = kvm_stats_fd(vcpu->kvm.fd);
@@ -55,6 +62,8 @@ void vcpu_free(struct vcpu *vcpu)
 	BUG_ON(vcpu->started);
 	close_fd(&vcpu->stats_fd);
 	kvm_vcpu_close(&vcpu->kvm);
+	pthread_cond_destroy(&vcpu->changed);
+	pthread_mutex_destroy(&vcpu->lock);
 	free(vcpu);
 }
 
@@ -226,6 +235,33 @@ static bool handle_run_error(struct vcpu *vcpu, int r)
 	return end(vcpu, VCPU_END_ERROR, text);
 }
 
+/*
+ * Called after a KVM_RUN that returned -EINTR: that one has completed the last
+ * exit, so that the registers are what the guest will go on with. The exit
+ * request is taken back under the lock. A later pause sets its flag under the
+ * same lock before it asks for an exit again, so none is lost; neither is a
+ * stop, which the loop looks for afterwards.
+ */
+static void park(struct vcpu *vcpu)
+{
+	pthread_mutex_lock(&vcpu->lock);
+	vcpu->parked = true;
+	pthread_cond_broadcast(&vcpu->changed);
+	while (atomic_load(&vcpu->pause) && !atomic_load(&vcpu->stop))
+		pthread_cond_wait(&vcpu->changed, &vcpu->lock);
+	vcpu->parked = false;
+	kvm_vcpu_clear_exit_request(&vcpu->kvm);
+	pthread_mutex_unlock(&vcpu->lock);
+}
+
+static void leave(struct vcpu *vcpu)
+{
+	pthread_mutex_lock(&vcpu->lock);
+	vcpu->left = true;
+	pthread_cond_broadcast(&vcpu->changed);
+	pthread_mutex_unlock(&vcpu->lock);
+}
+
 static void *vcpu_loop(void *arg)
 {
 	struct vcpu *vcpu = arg;
@@ -236,8 +272,13 @@ static void *vcpu_loop(void *arg)
 	       !atomic_load_explicit(&vcpu->stop, memory_order_acquire)) {
 		int r = kvm_vcpu_run(&vcpu->kvm);
 
-		go_on = r ? handle_run_error(vcpu, r) : handle_exit(vcpu);
+		if (r == -EINTR && atomic_load(&vcpu->pause))
+			park(vcpu);
+		else
+			go_on = r ? handle_run_error(vcpu, r)
+				  : handle_exit(vcpu);
 	}
+	leave(vcpu);
 	return NULL;
 }
 
@@ -253,10 +294,38 @@ int vcpu_start(struct vcpu *vcpu)
 	return r;
 }
 
+void vcpu_request_pause(struct vcpu *vcpu)
+{
+	pthread_mutex_lock(&vcpu->lock);
+	atomic_store(&vcpu->pause, true);
+	pthread_mutex_unlock(&vcpu->lock);
+	if (vcpu->started)
+		kvm_vcpu_kick(&vcpu->kvm, vcpu->thread);
+}
+
+void vcpu_wait_paused(struct vcpu *vcpu)
+{
+	pthread_mutex_lock(&vcpu->lock);
+	while (vcpu->started && !vcpu->parked && !vcpu->left)
+		pthread_cond_wait(&vcpu->changed, &vcpu->lock);
+	pthread_mutex_unlock(&vcpu->lock);
+}
+
+void vcpu_resume(struct vcpu *vcpu)
+{
+	pthread_mutex_lock(&vcpu->lock);
+	atomic_store(&vcpu->pause, false);
+	pthread_cond_broadcast(&vcpu->changed);
+	pthread_mutex_unlock(&vcpu->lock);
+}
+
 void vcpu_request_stop(struct vcpu *vcpu)
 {
 	/* Pairs with the acquire in vcpu_loop(). */
+	pthread_mutex_lock(&vcpu->lock);
 	atomic_store_explicit(&vcpu->stop, true, memory_order_release);
+	pthread_cond_broadcast(&vcpu->changed);
+	pthread_mutex_unlock(&vcpu->lock);
 	if (vcpu->started)
 		kvm_vcpu_kick(&vcpu->kvm, vcpu->thread);
 }

@@ -3,9 +3,10 @@
  * A vCPU's thread: KVM_RUN, dispatch of exits to the buses, and a clean way
  * out.
  *
- * Threads: create, start, request_stop, join and free belong to the control
- * thread. The vCPU's own thread calls the hooks; they only post. A vCPU that
- * ended posts once and leaves its loop; the machine then stops the others.
+ * Threads: create, start, pause, resume, request_stop, join and free belong to
+ * the control thread. The vCPU's own thread calls the hooks; they only post. A
+ * vCPU that ended posts once and leaves its loop; the machine then stops the
+ * others.
  */
 #ifndef QUIRE_VM_VCPU_H
 #define QUIRE_VM_VCPU_H
@@ -54,6 +55,15 @@ const struct vcpu_counters *vcpu_counters(const struct vcpu *vcpu);
 int vcpu_stats_fd(const struct vcpu *vcpu);
 
 __must_check int vcpu_start(struct vcpu *vcpu);
+/*
+ * Leave the guest, finish what it asked for last, and park the thread until
+ * vcpu_resume(). First request all, then wait for each: a vCPU that ended is
+ * not waited for. A vCPU busy with an exit (console output whose reader is
+ * slow) is waited for.
+ */
+void vcpu_request_pause(struct vcpu *vcpu);
+void vcpu_wait_paused(struct vcpu *vcpu);
+void vcpu_resume(struct vcpu *vcpu);
 /* Leave KVM_RUN and the loop as soon as possible. Any thread; idempotent. */
 void vcpu_request_stop(struct vcpu *vcpu);
 void vcpu_join(struct vcpu *vcpu);

@@ -72,11 +72,11 @@ enum vmm_state vmm_state(const struct vmm *v);
 
 /*
  * stays: the end of the guest is not the end of quire, the VM is SHUTDOWN then.
- * Default: false. summary, which may be NULL and is the caller's, gets the
- * account of every machine that ends.
+ * Default: false.
  */
 void vmm_set_stays(struct vmm *v, bool stays);
-void vmm_set_summary(struct vmm *v, struct vm_summary *summary);
+/* Of the machines that ended so far. */
+const struct vm_summary *vmm_summary(const struct vmm *v);
 
 /*
  * The event loop, until quire is to end: by a signal, from the terminal, by
@@ -132,9 +132,16 @@ int vmm_add_device(struct vmm *v, const struct virtio_class *cls,
 		   const json_t *config, json_t **ret_info, struct err *err);
 /*
  * Asks the guest to let it go; the event "device-removed" follows when it has.
- * At once where no machine runs.
+ * At once where no machine runs; with the machine, if it ends before the guest
+ * has answered. It may be asked again.
  */
 int vmm_remove_device(struct vmm *v, const char *id, struct err *err);
+
+/*
+ * Tell the guest that it may have been copied: another VM generation id, upon
+ * which Linux (from 5.18 on) reseeds its random numbers. RUNNING or PAUSED.
+ */
+int vmm_renew_generation_id(struct vmm *v, struct err *err);
 
 /*
  * Populate memory of a RUNNING or PAUSED machine in the background:
@@ -149,8 +156,9 @@ int vmm_populate(struct vmm *v, const json_t *request, struct err *err);
  * without a machine vmm_counters() and vmm_memory_stats() tell of the last one,
  * or are empty objects.
  *
- * vmm_info: {"config", "state", "memory_actual_size", "boots"}
- * vmm_counters: {"_disk0": {"requests", "kicks", "interrupts", "errors"}, ...,
+ * vmm_info: {"config", "state", "memory_actual_size", "boots", "leaving": [ids
+ * of devices that the guest was asked for and has not let go]} vmm_counters:
+ * {"_disk0": {"requests", "kicks", "interrupts", "errors"}, ...,
  * "_vm": {...}}, all integers
  * vmm_memory_stats: see vm/memory_stats.h
  */
@@ -161,8 +169,9 @@ json_t *vmm_memory_stats(struct vmm *v);
 /*
  * Call fn for every event, on the control thread; it must not block, and must
  * not call verbs. source "vm": "created", "booted", "paused", "resumed",
- * "rebooted", "shutdown", "crashed", "failed", "panic", "populated", "deleted",
- * "ended"; source "device": "device-added", "device-removed". properties is
+ * "rebooted", "shutdown", "crashed", "failed", "panic", "populated", "deleted";
+ * source "device": "device-added", "device-removed"; source "vmm": "ended". The
+ * object properties has what else is known ("reason", "error", "id"); it is
  * borrowed and may be NULL. Listeners stay until vmm_free(). -ENOSPC.
  */
 int vmm_listen(struct vmm *v,

@@ -14,7 +14,7 @@ struct toy_config {
 	int finis;
 };
 
-static int toy_finis;
+static int toy_inits, toy_finis;
 
 static int toy_set_name(void *obj, const char *value, struct err *err)
 {
@@ -29,6 +29,11 @@ static int toy_check(const void *config, struct err *err)
 	const struct toy_config *toy = config;
 
 	return toy->name[0] ? 0 : err_set(err, EINVAL, "name= is missing");
+}
+
+static void toy_defaults(void *config)
+{
+	toy_inits++;
 }
 
 static void toy_fini(void *config)
@@ -46,6 +51,7 @@ static const struct virtio_class toy_class = {
 	.num_keys = 1,
 	.single = true,
 	.config_bytes = sizeof(struct toy_config),
+	.config_defaults = toy_defaults,
 	.config_check = toy_check,
 	.config_fini = toy_fini,
 };
@@ -93,7 +99,15 @@ static void test_memory(void **state)
 		{ "size=1G,dirty-log=pml", "not one of auto, bitmap, ring" },
 		{ "size=1G,dirty-ring=1000", "not a power of two" },
 		{ "size=1G,dirty-ring=131072", "dirty-ring" },
-		{ "size=1G,hugepages=on", "unknown key 'hugepages'" },
+		{ "size=1G,hugepages=on,hugepage_size=1G", NULL },
+		{ "size=1G,page=1g,hugepages=on", NULL },
+		{ "size=1G,page=thp,hugepages=on", "contradict each other" },
+		{ "size=1G,page=2m,hugepages=off", "contradict each other" },
+		{ "size=1G,page=2m,hugepage_size=1G", "contradict each other" },
+		{ "size=1G,hugepage_size=1G,hugepages=off",
+		  "wants hugepages on" },
+		{ "size=1G,hugepage_size=4M", "neither 2M nor 1G" },
+		{ "size=1G,hotplug_size=1G", "unknown key 'hotplug_size'" },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -125,6 +139,51 @@ static void test_memory_numa(void **state)
 	vm_config_fini(&cfg);
 }
 
+static void test_memory_words(void **state)
+{
+	struct err err = ERR_INIT;
+	struct vm_config cfg;
+
+	vm_config_init(&cfg);
+	/* what another VMM calls it */
+	assert_int_equal(
+		vm_config_set_memory(&cfg, "2G,hugepages=on,prefault=on", &err),
+		0);
+	assert_int_equal(cfg.page, RAM_PAGE_2M);
+	assert_int_equal(cfg.populate, POPULATE_HOST);
+	/* a later word for the same starts afresh */
+	assert_int_equal(vm_config_set_memory(&cfg, "page=thp", &err), 0);
+	assert_int_equal(cfg.page, RAM_PAGE_THP);
+	assert_int_equal(vm_config_set_memory(&cfg, "hugepage_size=1G", &err),
+			 0);
+	assert_int_equal(cfg.page, RAM_PAGE_1G);
+	assert_int_equal(vm_config_set_memory(&cfg, "hugepages=off", &err), 0);
+	assert_int_equal(cfg.page, RAM_PAGE_THP);
+	vm_config_fini(&cfg);
+}
+
+static void test_memory_shared(void **state)
+{
+	struct virtio_class needy = toy_class;
+	struct err err = ERR_INIT;
+	struct vm_config cfg;
+	const char *why;
+
+	needy.needs_shared_memory = true;
+	vm_config_init(&cfg);
+	cfg.kernel = strdup("k");
+	assert_false(vm_config_shared(&cfg, &why));
+	assert_null(why);
+	assert_int_equal(vm_config_add_device(&cfg, &needy, "a", &err), 0);
+	assert_true(vm_config_shared(&cfg, &why));
+	assert_string_equal(why, "toy");
+	assert_int_equal(vm_config_check(&cfg, &err), 0);
+	assert_int_equal(vm_config_set_memory(&cfg, "shared=off", &err), 0);
+	assert_int_equal(vm_config_check(&cfg, &err), -EINVAL);
+	assert_non_null(strstr(err.text, "the toy device needs shared"));
+	vm_config_fini(&cfg);
+}
+
 static void test_cpus(void **state)
 {
 	struct err err = ERR_INIT;
@@ -138,6 +197,11 @@ static void test_cpus(void **state)
 	assert_int_equal(vm_config_set_cpus(&cfg, "4", &err), 0);
 	assert_int_equal(cfg.num_cpus, 4);
 	assert_int_equal(vm_config_check(&cfg, &err), 0);
+	assert_int_equal(vm_config_set_cpus(&cfg, "boot=4,max=4", &err), 0);
+	assert_int_equal(vm_config_check(&cfg, &err), 0);
+	assert_int_equal(vm_config_set_cpus(&cfg, "max=8", &err), 0);
+	assert_int_equal(vm_config_check(&cfg, &err), -EINVAL);
+	assert_non_null(strstr(err.text, "max=8"));
 	assert_true(vm_config_set_cpus(&cfg, "boot=0", &err) < 0);
 	assert_true(vm_config_set_cpus(&cfg, "boot=4097", &err) < 0);
 	vm_config_fini(&cfg);
@@ -148,7 +212,7 @@ static void test_devices(void **state)
 	struct err err = ERR_INIT;
 	struct vm_config cfg;
 
-	toy_finis = 0;
+	toy_inits = toy_finis = 0;
 	vm_config_init(&cfg);
 	/* incomplete: refused, and nothing of it stays */
 	assert_true(vm_config_add_device(&cfg, &toy_class, "", &err) < 0);
@@ -160,8 +224,41 @@ static void test_devices(void **state)
 			    "a");
 	assert_true(vm_config_add_device(&cfg, &toy_class, "b", &err) < 0);
 	assert_non_null(strstr(err.text, "only once"));
+	/* what is there, and nothing else: setters may be tried out */
+	assert_int_equal(toy_inits - toy_finis, 1);
 	vm_config_fini(&cfg);
-	assert_int_equal(toy_finis, 2);
+	assert_int_equal(toy_inits, toy_finis);
+}
+
+static void test_device_ids(void **state)
+{
+	struct virtio_class many = toy_class;
+	struct err err = ERR_INIT;
+	struct vm_config cfg;
+
+	many.single = false;
+	vm_config_init(&cfg);
+	assert_int_equal(vm_config_add_device(&cfg, &many, "a", &err), 0);
+	assert_string_equal(cfg.devices[0].id, "_toy0");
+	/* the next number is taken: the one after it */
+	assert_int_equal(vm_config_add_device(&cfg, &many, "b,id=_toy2", &err),
+			 0);
+	assert_int_equal(vm_config_add_device(&cfg, &many, "c", &err), 0);
+	assert_string_equal(cfg.devices[2].id, "_toy3");
+	assert_int_equal(vm_config_add_device(&cfg, &many, "d,id=_toy0", &err),
+			 -EEXIST);
+	assert_int_equal(vm_config_add_device(&cfg, &many, "d,id=a b", &err),
+			 -EINVAL);
+	assert_int_equal(vm_config_add_device(&cfg, &many, "d,id=_vm", &err),
+			 -EINVAL);
+	assert_int_equal(vm_config_add_device(&cfg, &many, "d,id=x,id=y", &err),
+			 -EINVAL);
+	assert_int_equal(cfg.num_devices, 3);
+	vm_config_remove_device(&cfg, "_toy0");
+	assert_null(vm_config_device(&cfg, "_toy0"));
+	assert_non_null(vm_config_device(&cfg, "_toy3"));
+	assert_int_equal(cfg.num_devices, 2);
+	vm_config_fini(&cfg);
 }
 
 static void test_device_limit(void **state)
@@ -185,8 +282,11 @@ int main(void)
 		cmocka_unit_test(test_defaults),
 		cmocka_unit_test(test_memory),
 		cmocka_unit_test(test_memory_numa),
+		cmocka_unit_test(test_memory_words),
+		cmocka_unit_test(test_memory_shared),
 		cmocka_unit_test(test_cpus),
 		cmocka_unit_test(test_devices),
+		cmocka_unit_test(test_device_ids),
 		cmocka_unit_test(test_device_limit),
 	};
 

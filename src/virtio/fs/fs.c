@@ -314,6 +314,8 @@ const struct virtio_class virtio_fs_class = {
 		       "virtiofsd",
 	.keys = keys,
 	.num_keys = ARRAY_SIZE(keys),
+	.api_field = "fs",
+	.api_verb = "add-fs",
 	.needs_shared_memory = true,
 	.config_bytes = sizeof(struct fs_config),
 	.config_defaults = config_defaults,

@@ -292,6 +292,7 @@ const struct virtio_class virtio_rng_class = {
 	.keys = keys,
 	.num_keys = ARRAY_SIZE(keys),
 	.single = true,
+	.api_field = "rng",
 	.config_bytes = sizeof(struct rng_config),
 	.config_fini = config_fini,
 	.create = rng_create,

@@ -1,0 +1,568 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * States and verbs. A verb first checks the state, then acts; whatever fails
+ * leaves a state that the next verb can go on from. Only vmm_start_machine()
+ * and vmm_stop_machine() make and end machines.
+ */
+#include "vm/vmm.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "vm/config_json.h"
+#include "vm/vmm_priv.h"
+
+const char *const vmm_state_names[5] = {
+	[VMM_EMPTY] = "Empty",	     [VMM_CREATED] = "Created",
+	[VMM_RUNNING] = "Running",   [VMM_PAUSED] = "Paused",
+	[VMM_SHUTDOWN] = "Shutdown",
+};
+
+#define IN(state) (1u << (state))
+
+/* What a verb is called in messages, and the states that it is for. */
+static int check_state(const struct vmm *v, const char *verb,
+		       unsigned int states, struct err *err)
+{
+	if (IN(v->state) & states)
+		return 0;
+	if (v->state == VMM_EMPTY)
+		return err_set(err, ENOENT, "%s: there is no VM; create one",
+			       verb);
+	return err_set(err, EBADFD, "%s: the VM's state is %s", verb,
+		       vmm_state_names[v->state]);
+}
+
+/* ---- listeners ---- */
+
+int vmm_listen(struct vmm *v,
+	       void (*fn)(void *ctx, const char *source, const char *event,
+			  const json_t *properties),
+	       void *ctx)
+{
+	if (v->num_listeners == VMM_MAX_LISTENERS)
+		return -ENOSPC;
+	v->listeners[v->num_listeners++] = (struct vmm_listener){ fn, ctx };
+	return 0;
+}
+
+void vmm_emit(struct vmm *v, const char *source, const char *event,
+	      json_t *properties)
+{
+	for (unsigned int i = 0; i < v->num_listeners; i++)
+		v->listeners[i].fn(v->listeners[i].ctx, source, event,
+				   properties);
+	json_decref(properties);
+}
+
+/* ---- machines ---- */
+
+static void on_quit_key(void *ctx)
+{
+	vmm_begin_end(ctx, 0, true);
+}
+
+/* Errors of the first machine find a normal terminal: start it late. */
+static int start_chardev(struct vmm *v, struct err *err)
+{
+	int r;
+
+	if (v->chardev_started)
+		return 0;
+	r = chardev_start(v->chardev, v->loop, err);
+	v->chardev_started = !r;
+	return r;
+}
+
+static void say_shared(const struct vmm *v)
+{
+	const char *why;
+
+	if (vm_config_shared(&v->cfg, &why) && why && !v->cfg.shared)
+		log_info("guest memory is shared, for the %s device", why);
+}
+
+static int build_machine(struct vmm *v, struct err *err)
+{
+	struct machine_end_hooks hooks = vmm_loop_hooks(v);
+	int r = 0;
+
+	v->start_ns = clock_now_ns();
+	if (!v->chardev)
+		r = chardev_new(&v->chardev, &v->cfg.serial, err);
+	if (!r)
+		r = machine_new(&v->machine, &v->cfg, v->chardev, v->loop,
+				&hooks, err);
+	/* A guest that has not started needs no power button. */
+	if (vmm_signal_waits(v)) {
+		machine_free(take_ptr(v->machine));
+		return err_set(err, ECANCELED, "stopped by a signal");
+	}
+	v->built_ns = clock_now_ns();
+	return r;
+}
+
+int vmm_start_machine(struct vmm *v, struct err *err)
+{
+	int r;
+
+	say_shared(v);
+	v->cfg.may_populate_later = v->stays;
+	r = build_machine(v, err);
+	if (r)
+		return r;
+	chardev_set_waiting(v->chardev, true);
+	r = start_chardev(v, err);
+	if (!r)
+		r = machine_start(v->machine, err);
+	if (r) {
+		machine_free(take_ptr(v->machine));
+		return r;
+	}
+	v->state = VMM_RUNNING;
+	return 0;
+}
+
+void vmm_stop_machine(struct vmm *v)
+{
+	chardev_set_waiting(v->chardev, false);
+	/*
+	 * A disk's last flush can take its time. When quire ends nobody reads
+	 * signal_fd now, so another signal does what it does by default (the
+	 * terminal is restored).
+	 */
+	if (v->ending)
+		pthread_sigmask(SIG_UNBLOCK, &v->signals, NULL);
+	machine_stop(v->machine);
+	vm_summary_take(&v->summary, v->machine, v->start_ns, v->built_ns);
+	vmm_forget_asked_devices(v);
+	machine_free(take_ptr(v->machine));
+	v->populating = false;
+}
+
+/* ---- life ---- */
+
+int vmm_new(struct vmm **ret, struct err *err)
+{
+	struct vmm *v = calloc(1, sizeof(*v));
+	int r;
+
+	if (!v)
+		return err_set(err, ENOMEM, "out of memory");
+	v->control = pthread_self();
+	v->signal_fd = v->deadline_fd = v->populated_fd = -1;
+	v->ended.event_fd = v->calls.event_fd = v->panic.event_fd = -1;
+	pthread_mutex_init(&v->ended.lock, NULL);
+	pthread_mutex_init(&v->calls.lock, NULL);
+	v->calls.last = &v->calls.first;
+	r = kvm_vcpu_setup_kick();
+	if (r)
+		err_errno(err, -r, "sigaction");
+	else
+		r = vmm_loop_open(v, err);
+	if (!r) {
+		r = vmm_calls_open(v);
+		if (r)
+			err_errno(err, -r, "creating the command queue");
+	}
+	if (r) {
+		vmm_free(v);
+		return r;
+	}
+	*ret = v;
+	return 0;
+}
+
+/* Back to EMPTY, from any state. */
+static void forget_vm(struct vmm *v)
+{
+	uint64_t lost = v->chardev ? chardev_dropped(v->chardev) : 0;
+
+	if (v->machine)
+		vmm_stop_machine(v);
+	if (lost)
+		log_warn("%llu bytes of console output were lost: its reader "
+			 "was too slow or gone",
+			 (unsigned long long)lost);
+	chardev_free(take_ptr(v->chardev));
+	v->chardev_started = false;
+	if (v->state != VMM_EMPTY)
+		vm_config_fini(&v->cfg);
+	v->state = VMM_EMPTY;
+}
+
+void vmm_free(struct vmm *v)
+{
+	if (!v)
+		return;
+	v->ending = true;
+	forget_vm(v);
+	vmm_calls_close(v);
+	vmm_loop_close(v);
+	pthread_mutex_destroy(&v->ended.lock);
+	free(v);
+}
+
+struct evloop *vmm_loop(struct vmm *v)
+{
+	return v->loop;
+}
+
+enum vmm_state vmm_state(const struct vmm *v)
+{
+	return v->state;
+}
+
+void vmm_set_stays(struct vmm *v, bool stays)
+{
+	v->stays = stays;
+}
+
+const struct vm_summary *vmm_summary(const struct vmm *v)
+{
+	return &v->summary;
+}
+
+int vmm_run(struct vmm *v, struct vm_result *ret, struct err *err)
+{
+	int r = 0;
+
+	/* A stop may be left over from an earlier end. */
+	while (!r && !v->ending)
+		r = evloop_run(v->loop);
+	v->ending = true;
+	vmm_interrupt_calls(v);
+	if (v->machine) {
+		vmm_stop_machine(v);
+		v->state = VMM_SHUTDOWN;
+	}
+	vmm_emit(v, "vmm", "ended", NULL);
+	if (r)
+		return err_errno(err, -r, "event loop");
+	if (v->error) {
+		*err = v->error_text;
+		return v->error;
+	}
+	*ret = v->result;
+	return 0;
+}
+
+/* ---- verbs ---- */
+
+int vmm_create_config(struct vmm *v, struct vm_config *cfg, struct err *err)
+{
+	int r;
+
+	if (v->state != VMM_EMPTY)
+		return err_set(err, EEXIST,
+			       "create: there is a VM; delete it first");
+	r = vm_config_check(cfg, err);
+	if (r)
+		return r;
+	v->cfg = *cfg;
+	vm_config_init(cfg);
+	v->cfg.serial.quit = on_quit_key;
+	v->cfg.serial.quit_ctx = v;
+	memset(&v->summary, 0, sizeof(v->summary));
+	v->state = VMM_CREATED;
+	vmm_emit(v, "vm", "created", NULL);
+	return 0;
+}
+
+int vmm_create(struct vmm *v, const json_t *vm_config, struct err *err)
+{
+	struct vm_config cfg;
+	int r;
+
+	vm_config_init(&cfg);
+	r = vm_config_from_json(&cfg, vm_config, NULL, err);
+	if (!r)
+		r = vmm_create_config(v, &cfg, err);
+	vm_config_fini(&cfg);
+	return r;
+}
+
+int vmm_boot(struct vmm *v, struct err *err)
+{
+	int r = check_state(v, "boot", IN(VMM_CREATED) | IN(VMM_SHUTDOWN), err);
+
+	if (!r)
+		r = vmm_start_machine(v, err);
+	if (!r)
+		vmm_emit(v, "vm", "booted", NULL);
+	return r;
+}
+
+int vmm_pause(struct vmm *v, struct err *err)
+{
+	int r = check_state(v, "pause", IN(VMM_RUNNING), err);
+
+	if (r)
+		return r;
+	machine_pause(v->machine);
+	v->state = VMM_PAUSED;
+	vmm_emit(v, "vm", "paused", NULL);
+	return 0;
+}
+
+int vmm_resume(struct vmm *v, struct err *err)
+{
+	int r = check_state(v, "resume", IN(VMM_PAUSED), err);
+
+	if (r)
+		return r;
+	machine_resume(v->machine);
+	v->state = VMM_RUNNING;
+	vmm_emit(v, "vm", "resumed", NULL);
+	return 0;
+}
+
+int vmm_reboot(struct vmm *v, struct err *err)
+{
+	int r = check_state(v, "reboot", IN(VMM_RUNNING) | IN(VMM_PAUSED), err);
+
+	if (r)
+		return r;
+	vmm_stop_machine(v);
+	v->state = VMM_SHUTDOWN;
+	r = vmm_start_machine(v, err);
+	if (r)
+		vmm_emit(v, "vm", "failed",
+			 json_pack("{s:s}", "error", err ? err->text : ""));
+	else
+		vmm_emit(v, "vm", "rebooted",
+			 json_pack("{s:s}", "reason", "api"));
+	return r;
+}
+
+int vmm_power_button(struct vmm *v, struct err *err)
+{
+	int r = check_state(v, "power-button", IN(VMM_RUNNING), err);
+
+	if (!r)
+		platform_power_button(v->machine->platform);
+	return r;
+}
+
+int vmm_shutdown(struct vmm *v, struct err *err)
+{
+	int r = check_state(v, "shutdown", IN(VMM_RUNNING) | IN(VMM_PAUSED),
+			    err);
+
+	if (r)
+		return r;
+	vmm_stop_machine(v);
+	v->state = VMM_SHUTDOWN;
+	vmm_emit(v, "vm", "shutdown", json_pack("{s:s}", "reason", "api"));
+	/* What SIGTERM waited for has happened. */
+	if (v->shutting_down)
+		vmm_begin_end(v, 0, true);
+	return 0;
+}
+
+int vmm_delete(struct vmm *v, struct err *err)
+{
+	int r = check_state(v, "delete", ~IN(VMM_EMPTY), err);
+
+	if (r)
+		return r;
+	forget_vm(v);
+	vmm_emit(v, "vm", "deleted", NULL);
+	if (v->shutting_down)
+		vmm_begin_end(v, 0, true);
+	return 0;
+}
+
+int vmm_end(struct vmm *v, struct err *err)
+{
+	vmm_begin_end(v, 0, true);
+	return 0;
+}
+
+/* ---- devices ---- */
+
+static bool has_machine(const struct vmm *v)
+{
+	return v->state == VMM_RUNNING || v->state == VMM_PAUSED;
+}
+
+static json_t *pci_info(const char *id, uint8_t devfn)
+{
+	char bdf[16];
+
+	snprintf(bdf, sizeof(bdf), "0000:00:%02x.%x", devfn >> 3, devfn & 7u);
+	return json_pack("{s:s, s:s}", "id", id, "bdf", bdf);
+}
+
+/* Its configuration is there: plug it into the machine that runs. */
+static int plug_device(struct vmm *v, const char *id, json_t **ret_info,
+		       struct err *err)
+{
+	const struct vm_device_config *dev = vm_config_device(&v->cfg, id);
+	uint8_t devfn = 0;
+	int r;
+
+	if (dev->cls->needs_shared_memory && !v->machine->memory.ram.shared)
+		return err_set(err, EINVAL,
+			       "the %s device needs shared memory, which this "
+			       "VM was started without; start it with --memory "
+			       "shared=on",
+			       dev->cls->name);
+	r = machine_add_device(v->machine, dev, &devfn, err);
+	if (r)
+		return r;
+	*ret_info = pci_info(id, devfn);
+	return 0;
+}
+
+int vmm_add_device(struct vmm *v, const struct virtio_class *cls,
+		   const json_t *config, json_t **ret_info, struct err *err)
+{
+	int r = check_state(v, "add-device", ~IN(VMM_EMPTY), err);
+	json_t *info = NULL;
+	const char *id;
+
+	if (r)
+		return r;
+	if (!config)
+		return err_set(err, EINVAL, "%s: no configuration", cls->name);
+	r = vm_config_add_device_json(&v->cfg, cls, config, cls->name, &id,
+				      err);
+	if (r)
+		return r;
+	if (has_machine(v))
+		r = plug_device(v, id, &info, err);
+	if (r) {
+		vm_config_remove_device(&v->cfg, id);
+		return r;
+	}
+	vmm_emit(v, "device", "device-added", json_pack("{s:s}", "id", id));
+	*ret_info = info;
+	return 0;
+}
+
+int vmm_remove_device(struct vmm *v, const char *id, struct err *err)
+{
+	int r = check_state(v, "remove-device", ~IN(VMM_EMPTY), err);
+
+	if (r)
+		return r;
+	if (!id)
+		return err_set(err, EINVAL, "remove-device: id is missing");
+	if (!vm_config_device(&v->cfg, id))
+		return err_set(err, ENOENT,
+			       "remove-device: there is no device '%s'", id);
+	if (has_machine(v))
+		return machine_request_removal(v->machine, id, err);
+	vmm_emit(v, "device", "device-removed", json_pack("{s:s}", "id", id));
+	vm_config_remove_device(&v->cfg, id);
+	return 0;
+}
+
+int vmm_renew_generation_id(struct vmm *v, struct err *err)
+{
+	int r = check_state(v, "renew-generation-id",
+			    IN(VMM_RUNNING) | IN(VMM_PAUSED), err);
+
+	return r ? r : machine_renew_generation_id(v->machine, err);
+}
+
+/* ---- population ---- */
+
+static int read_number(const json_t *object, const char *field, uint64_t *ret,
+		       struct err *err)
+{
+	const json_t *value = json_object_get(object, field);
+
+	if (!value || json_is_null(value))
+		return 0;
+	if (!json_is_integer(value) || json_integer_value(value) < 0)
+		return err_set(err, EINVAL,
+			       "range.%s: not an integer from 0 on", field);
+	*ret = (uint64_t)json_integer_value(value);
+	return 0;
+}
+
+static int read_range(const json_t *range, uint64_t *start, uint64_t *size,
+		      struct err *err)
+{
+	const char *field;
+	json_t *value;
+	int r;
+
+	if (!range || json_is_null(range))
+		return 0;
+	if (!json_is_object(range))
+		return err_set(err, EINVAL, "range: not an object");
+	json_object_foreach((json_t *)range, field, value) if (
+		strcmp(field, "start") != 0 &&
+		strcmp(field, "size") !=
+			0) return err_set(err, EINVAL,
+					  "range: unknown field (known: start, "
+					  "size)");
+	r = read_number(range, "start", start, err);
+	return r ? r : read_number(range, "size", size, err);
+}
+
+static int read_mode(const json_t *mode, enum keeper_work *ret, struct err *err)
+{
+	int i, r;
+
+	if (!mode || json_is_null(mode))
+		return 0;
+	if (!json_is_string(mode))
+		return err_set(err, EINVAL, "mode: not a string");
+	r = kvlist_enum(json_string_value(mode), keeper_work_names,
+			KEEPER_NUM_WORKS, &i, err);
+	if (r)
+		err_prefix(err, "mode");
+	else
+		*ret = (enum keeper_work)i;
+	return r;
+}
+
+static int read_request(const json_t *request, enum keeper_work *work,
+			uint64_t *start, uint64_t *size, struct err *err)
+{
+	const char *field;
+	json_t *value;
+	int r;
+
+	if (!request)
+		return 0;
+	if (!json_is_object(request))
+		return err_set(err, EINVAL, "not an object");
+	json_object_foreach((json_t *)request, field, value) if (
+		strcmp(field, "range") != 0 &&
+		strcmp(field, "mode") !=
+			0) return err_set(err, EINVAL,
+					  "unknown field (known: range, mode)");
+	r = read_mode(json_object_get(request, "mode"), work, err);
+	return r ? r
+		 : read_range(json_object_get(request, "range"), start, size,
+			      err);
+}
+
+int vmm_populate(struct vmm *v, const json_t *request, struct err *err)
+{
+	enum keeper_work work = KEEPER_POPULATE;
+	uint64_t start = 0, size = UINT64_MAX;
+	int r = check_state(v, "populate", IN(VMM_RUNNING) | IN(VMM_PAUSED),
+			    err);
+
+	if (!r)
+		r = read_request(request, &work, &start, &size, err);
+	if (r)
+		return r;
+	if (start >= v->machine->memory.ram.span || !size)
+		return err_set(err, EINVAL,
+			       "range: the guest has no memory there");
+	r = vm_memory_request(&v->machine->memory, work, GPA(start), size, err);
+	if (!r)
+		v->populating = true;
+	return r;
+}

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the files of the vmm share: vmm.c the states and verbs, vmm_loop.c the
+ * signals and the end of a machine, vmm_calls.c the queue, vmm_info.c what is
+ * told about it.
+ */
+#ifndef QUIRE_VM_VMM_PRIV_H
+#define QUIRE_VM_VMM_PRIV_H
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+
+#include "base/evloop.h"
+#include "vm/summary.h"
+#include "vm/vmm.h"
+
+#define VMM_MAX_LISTENERS 8
+
+struct vmm_call_entry;
+
+/* Functions of other threads, in order. */
+struct vmm_calls {
+	int event_fd;
+	pthread_mutex_t lock; /* the two below, and the entries */
+	struct vmm_call_entry *first, **last;
+	bool closed;
+};
+
+/* How a machine ended: posted by a vCPU's thread, taken by the loop. */
+struct vmm_ended {
+	int event_fd;
+	pthread_mutex_t lock; /* all below */
+	enum machine_end end;
+	unsigned int code;
+	char text[200];
+};
+
+/* The guest's panics, of this machine. */
+struct vmm_panic {
+	int event_fd;
+	_Atomic unsigned int events; /* device/pvpanic.h; from vCPU threads */
+	unsigned int told;
+};
+
+struct vmm_listener {
+	void (*fn)(void *ctx, const char *source, const char *event,
+		   const json_t *properties);
+	void *ctx;
+};
+
+struct vmm {
+	pthread_t control;
+	struct evloop *loop;
+	enum vmm_state state;
+	bool stays, ending;
+	struct vm_config cfg; /* meaningless while EMPTY */
+	struct chardev *chardev;
+	bool chardev_started;
+	struct machine *machine; /* RUNNING and PAUSED */
+	uint64_t start_ns, built_ns;
+	struct vm_summary summary; /* of machines that ended */
+
+	int signal_fd, deadline_fd, populated_fd;
+	sigset_t signals;   /* that signal_fd takes */
+	bool shutting_down; /* SIGTERM pressed the power button */
+	bool populating;    /* vmm_populate() asked; its event is due */
+
+	struct vmm_calls calls;
+	struct vmm_ended ended;
+	struct vmm_panic panic;
+	struct vm_result result;
+	int error; /* what vmm_run() returns */
+	struct err error_text;
+
+	struct vmm_listener listeners[VMM_MAX_LISTENERS];
+	unsigned int num_listeners;
+};
+
+/* Tell the listeners; takes properties, which may be NULL. */
+void vmm_emit(struct vmm *v, const char *source, const char *event,
+	      json_t *properties);
+
+/* vmm.c: build a machine and run it; end the one that runs. */
+__must_check int vmm_start_machine(struct vmm *v, struct err *err);
+void vmm_stop_machine(struct vmm *v);
+
+/* vmm_loop.c */
+__must_check int vmm_loop_open(struct vmm *v, struct err *err);
+void vmm_loop_close(struct vmm *v);
+/* The hooks of the next machine; what an older one posted is forgotten. */
+struct machine_end_hooks vmm_loop_hooks(struct vmm *v);
+bool vmm_signal_waits(void *vmm);
+/* As if the guest had let go of what it was asked for. */
+void vmm_forget_asked_devices(struct vmm *v);
+/* Begin to end quire: the loop stops, for the first reason given. */
+void vmm_begin_end(struct vmm *v, int signal, bool quit);
+
+/* vmm_calls.c; the loop has to outlive them. */
+__must_check int vmm_calls_open(struct vmm *v);
+void vmm_calls_close(struct vmm *v);
+
+#endif
