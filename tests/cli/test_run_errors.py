@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bad input to quire run: one clear line that names what and what to do, exit
 status 2 for usage and 1 for failure, nothing left behind."""
+import json
 import os
 import pathlib
 import shutil
@@ -342,3 +343,101 @@ def test_hugetlb_pool_of_exactly_the_size(elf):
                     1, "64 free huge pages of 2 MiB are needed, the pool has 32", "echo 64 >")
     finally:
         pool.write_text(before)
+
+
+@pytest.mark.parametrize("content,needle", [
+    (b"", "line 1"),
+    (b"\x00\x01\x02", "not JSON"),
+    (b"\xff\xfe", "not JSON"),
+    (b"[]", "not a JSON object"),
+    (b'{"payload": {"kernel": "k"}, "colour": 1}', "colour: unknown field"),
+    (b'{"payload": {"kernel": "k"}, "memory": {"page": "5k"}}',
+     "memory.page: not one of 4k, thp, 2m, 1g"),
+    (b'{"payload": {"kernel": "k"}, "cpus": {"boot_vcpus": 2, "max_vcpus": 4}}', "max=4"),
+    (b'{"payload": {"kernel": "k"}, "disks": [{"path": "a"}, {"path": 1.5}]}', "disks[1].path"),
+    (b'{"payload": {"kernel": "k"}, "rng": {}, "rng": {}}', "duplicate"),
+    (b'{"memory": {"size": "1G"}}', "payload.kernel"),
+    (b'{"config": "other.json"}', "config: unknown field"),
+    (b'{"log_level": "loud"}', "log_level: not one of error"),
+    (b"[" * 100000, "levels deep"),
+    (b" " * (1 << 20) + b"{}", "more than 1048576 bytes"),
+], ids=lambda value: str(value)[:40] if isinstance(value, str) else "file")
+def test_bad_config(tmp_path, content, needle):
+    path = tmp_path / "vm.json"
+    path.write_bytes(content)
+    refused(quire("run", "--config", path), 2, needle)
+
+
+def test_config_that_cannot_be_read(tmp_path):
+    refused(quire("run", "--config", tmp_path / "none"), 2, "none", "No such file")
+    refused(quire("run", "--config", tmp_path), 2, "directory")
+    refused(quire("run", "--config", "a", "--config", "b"), 2, "given twice")
+    refused(quire("run", "--config"), 2, "needs a value")
+
+
+@needs_kvm
+def test_config_and_options(elf, tmp_path):
+    """The file first, wherever it is named; options win; one set of checks."""
+    config = tmp_path / "vm.json"
+    config.write_text(json.dumps({
+        "payload": {"kernel": str(tmp_path / "missing")},
+        "memory": {"size": "64M", "populate": "host", "page": "4k"},
+        "serial": {"mode": "Null"}, "summary_json": str(tmp_path / "unused.json"),
+        "disks": [{"path": str(tmp_path / "a.img"), "id": "first"}]}))
+    for name in "ab":
+        (tmp_path / f"{name}.img").write_bytes(bytes(1 << 20))
+    args = ["run", "--kernel", elf(), "--disk", tmp_path / "b.img", "--memory", "size=128M",
+            "--config", config, "--summary-json", tmp_path / "s.json"]
+    with subprocess.Popen([QUIRE, *map(str, args)], stdin=subprocess.DEVNULL) as vm:
+        time.sleep(1)
+        vm.send_signal(2)
+        assert vm.wait(timeout=20) == 130
+    summary = json.loads((tmp_path / "s.json").read_text())
+    assert not (tmp_path / "unused.json").exists()
+    assert summary["memory_bytes"] == 128 << 20
+    assert summary["memory"]["page"] == "4k" and summary["memory"]["populate"] == "host"
+    assert [d["id"] for d in summary["devices"]] == ["disk0 (a.img)", "disk1 (b.img)"]
+    # an error of the file's values is found as one of options is
+    refused(quire("run", "--config", config), 1, "missing", "No such file")
+    refused(quire("run", "--config", config, "--disk", f"path={tmp_path}/b.img,id=first"), 2,
+            "the id 'first' already")
+
+
+@needs_kvm
+def test_log_lines(elf, tmp_path):
+    """JSON where standard error is no terminal, or as asked for."""
+    def run(*extra):
+        args = [QUIRE, "run", "--kernel", str(elf()), "--serial", "null",
+                "--shutdown-timeout", "1", *extra]
+        with subprocess.Popen(args, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as vm:
+            time.sleep(1)
+            vm.send_signal(15)
+            _, errors = vm.communicate(timeout=20)
+            assert vm.returncode == 143
+            return errors.decode()
+
+    lines = [json.loads(line) for line in run("--verbose").splitlines()]
+    assert [(line["level"], line["module"]) for line in lines] == [("info", "vm"),
+                                                                  ("warning", "vm")]
+    assert all(set(line) == {"time", "level", "module", "message"} for line in lines)
+    assert lines[0]["message"].startswith("SIGTERM: asked the guest")
+    assert run("--log-format", "text") == (
+        "quire: warning: the guest did not power off in 1 s; stopping it\n")
+    assert run("--log-level", "error") == ""
+    assert run("--log-level", "error,vm=info").count("\n") == 2
+    log = tmp_path / "log"
+    log.write_text("before\n")
+    assert run("--log-file", str(log)) == ""
+    assert log.read_text().startswith('before\n{"time": ')
+
+
+@pytest.mark.parametrize("args,needle", [
+    (("--log-level", "loud"), "not one of error, warning, info, debug"),
+    (("--log-level", "info,cellar=debug"), "unknown module 'cellar'"),
+    (("--log-format", "xml"), "not one of auto, text, json"),
+    (("--log-file", "/no/such/dir/log"), "No such file"),
+    (("--name", "a/b"), "not a name"),
+    (("--name", "a" * 64), "not a name"),
+])
+def test_bad_names_and_logs(args, needle):
+    refused(quire("run", "--kernel", "k", *args), 2, needle)

@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/arith.h"
 #include "base/clock.h"
@@ -30,11 +31,19 @@ static int fake_fill(void *ctx, unsigned int port, struct gpa gpa, uint64_t len)
 }
 
 struct fixture {
+	_Atomic int idles;
 	struct ram ram;
 	struct fake fake;
 	struct second_stage_filler filler;
 	struct keeper *keeper;
 };
+
+static void count_idle(void *ctx)
+{
+	struct fixture *f = ctx;
+
+	atomic_fetch_add(&f->idles, 1);
+}
 
 static void start(struct fixture *f, enum ram_page page, bool second_stage)
 {
@@ -42,7 +51,9 @@ static void start(struct fixture *f, enum ram_page page, bool second_stage)
 				  .hole_start = 3 * GIB,
 				  .hole_end = 4 * GIB,
 				  .page = page };
-	struct keeper_config cfg = { .ram = &f->ram, .vm_fd = -1 };
+	struct keeper_config cfg = {
+		.ram = &f->ram, .vm_fd = -1, .idle = count_idle, .idle_ctx = f
+	};
 	struct err err = ERR_INIT;
 
 	memset(f, 0, sizeof(*f));
@@ -181,6 +192,27 @@ static void test_without_second_stage(void **state)
 	end(&f);
 }
 
+/* Once for each time that there was something to do, and after all of it. */
+static void test_idle_hook(void **state)
+{
+	struct keeper_stats stats;
+	struct fixture f;
+
+	start(&f, RAM_PAGE_4K, false);
+	assert_int_equal(keeper_wait_idle(f.keeper, PATIENCE), 0);
+	assert_int_equal(f.idles, 0);
+	for (int i = 1; i <= 3; i++) {
+		keeper_request(f.keeper, KEEPER_POPULATE, GPA(0), RAM_BYTES);
+		while (f.idles < i)
+			usleep(1000);
+		keeper_read_stats(f.keeper, &stats);
+		assert_int_equal(stats.works[KEEPER_POPULATE].bytes,
+				 i * RAM_BYTES);
+	}
+	end(&f);
+	assert_int_equal(f.idles, 3);
+}
+
 static void test_outside_is_ignored(void **state)
 {
 	struct fixture f;
@@ -205,6 +237,7 @@ int main(void)
 		cmocka_unit_test(test_coalesce_once),
 		cmocka_unit_test(test_waits_for_logging),
 		cmocka_unit_test(test_without_second_stage),
+		cmocka_unit_test(test_idle_hook),
 		cmocka_unit_test(test_outside_is_ignored),
 	};
 

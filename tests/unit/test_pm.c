@@ -229,6 +229,24 @@ static void test_timer_rate(void **state)
 			 ((5ull + 365 * 86400) * 3579545) & 0xffffff);
 }
 
+/* A machine that was paused finds its timer where it was. */
+static void test_timer_after_a_pause(void **state)
+{
+	struct fixture *f = *state;
+	uint32_t before;
+
+	f->now_ns += 3 * SECOND;
+	before = in(f, TMR, 4);
+	out(f, STS, 1, 2);
+	f->now_ns += 100 * SECOND;
+	pm_skip_time(f->pm, 100 * SECOND);
+	assert_int_equal(in(f, TMR, 4), before);
+	/* neither did its top bit change on the way */
+	assert_int_equal(in(f, STS, 2) & 1, 0);
+	f->now_ns += MSEC;
+	assert_true(in(f, TMR, 4) > before);
+}
+
 static void test_timer_carry(void **state)
 {
 	struct fixture *f = *state;
@@ -407,6 +425,7 @@ int main(void)
 		T(test_byte_access),
 		T(test_unwired_events_cannot_be_enabled),
 		T(test_timer_rate),
+		T(test_timer_after_a_pause),
 		T(test_timer_carry),
 		cmocka_unit_test(test_timer_carry_from_the_loop),
 		T(test_keyboard_controller_reset),

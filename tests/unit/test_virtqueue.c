@@ -157,6 +157,42 @@ static void test_pop_and_push(void **state)
 	expect_used(head, 8);
 }
 
+/* A paused machine's ring looks empty, and is as it was afterwards. */
+static void test_hold(void **state)
+{
+	struct vring_buf buf;
+	struct vq_config cfg;
+	uint16_t head;
+
+	for (int event_idx = 0; event_idx < 2; event_idx++) {
+		start(event_idx, false);
+		buf = (struct vring_buf){ data(8), 8, true };
+		head = vring_add(&ring, &buf, 1);
+		vq_hold(&vq, true);
+		assert_false(vq_has_work(&vq));
+		assert_int_equal(vq_pop(&vq, &chain), 0);
+		vq_disable_kick(&vq);
+		/* a device may go to sleep */
+		assert_false(vq_enable_kick(&vq));
+		vq_hold(&vq, false);
+		assert_true(vq_has_work(&vq));
+		assert_true(vq_enable_kick(&vq));
+		assert_int_equal(vq_pop(&vq, &chain), 1);
+		/* what was popped before is pushed */
+		vq_hold(&vq, true);
+		vq_push(&vq, &chain, 8);
+		expect_used(head, 8);
+	}
+	/* a queue that is set up during a pause is held as well */
+	vring_init(&ring, &ram, SIZE, RING);
+	vring_config(&ring, &cfg);
+	assert_int_equal(vq_start(&vq, &cfg), 0);
+	vring_add(&ring, &buf, 1);
+	assert_int_equal(vq_pop(&vq, &chain), 0);
+	vq_hold(&vq, false);
+	assert_int_equal(vq_pop(&vq, &chain), 1);
+}
+
 static void test_indirect(void **state)
 {
 	struct vring_buf bufs[40];
@@ -821,6 +857,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_start_checks),
 		cmocka_unit_test(test_pop_and_push),
+		cmocka_unit_test(test_hold),
 		cmocka_unit_test(test_indirect),
 		cmocka_unit_test(test_broken_chains),
 		cmocka_unit_test(test_total_length),
