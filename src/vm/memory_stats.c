@@ -73,10 +73,19 @@ static void take_dirty(struct memory_stats *s, struct dirty_tracker *tracker)
 	dirty_stats_read(tracker, &s->dirty);
 }
 
+void memory_stats_take_kvm(struct memory_stats *s, const struct vm_memory *m,
+			   const int *stats_fds, unsigned int num)
+{
+	memset(s, 0, sizeof(*s));
+	take_vm(s, m->vm->fd);
+	for (unsigned int i = 0; i < num; i++)
+		take_vcpu(s, stats_fds[i]);
+}
+
 void memory_stats_take(struct memory_stats *s, const struct vm_memory *m,
 		       const int *stats_fds, unsigned int num)
 {
-	memset(s, 0, sizeof(*s));
+	memory_stats_take_kvm(s, m, stats_fds, num);
 	s->size_bytes = ram_size(&m->ram);
 	s->page = m->ram.page;
 	s->populate = m->cfg->populate;
@@ -85,15 +94,12 @@ void memory_stats_take(struct memory_stats *s, const struct vm_memory *m,
 	histogram_read(&m->service.host_page, &s->host_page);
 	histogram_read(&m->service.second_stage_page, &s->second_stage_page);
 	s->has_host = !coverage_read_host(&m->ram, &s->host);
-	take_vm(s, m->vm->fd);
 	take_dirty(s, m->dirty);
 	s->has_keeper = m->has_keeper;
 	if (m->keeper)
 		keeper_read_stats(m->keeper, &s->keeper);
 	else
 		s->keeper = m->kept;
-	for (unsigned int i = 0; i < num; i++)
-		take_vcpu(s, stats_fds[i]);
 }
 
 uint64_t memory_stats_vcpu(const struct memory_stats *s, const char *name)

@@ -51,6 +51,10 @@ struct memory_stats {
 void memory_stats_take(struct memory_stats *s, const struct vm_memory *m,
 		       const int *stats_fds, unsigned int num);
 
+/* KVM's part of it only, which takes no walk over page tables. */
+void memory_stats_take_kvm(struct memory_stats *s, const struct vm_memory *m,
+			   const int *stats_fds, unsigned int num);
+
 /* A statistic by name; 0 where this kernel keeps none. */
 uint64_t memory_stats_vcpu(const struct memory_stats *s, const char *name);
 

@@ -16,14 +16,18 @@
 #include "mem/smaps.h"
 #include "vm/machine.h"
 
-static void take_memory_stats(struct vm_summary *s, struct machine *m)
+static void take_memory_stats(struct vm_summary *s, struct machine *m,
+			      void (*take)(struct memory_stats *s,
+					   const struct vm_memory *m,
+					   const int *stats_fds,
+					   unsigned int num))
 {
 	int *fds = calloc(m->num_vcpus, sizeof(*fds));
 	const struct coverage_table *second = &s->memory.second_stage;
 
 	for (unsigned int i = 0; fds && i < m->num_vcpus; i++)
 		fds[i] = vcpu_stats_fd(m->vcpus[i]);
-	memory_stats_take(&s->memory, &m->memory, fds, fds ? m->num_vcpus : 0);
+	take(&s->memory, &m->memory, fds, fds ? m->num_vcpus : 0);
 	free(fds);
 	s->has_kvm_stats = s->memory.num_vcpus > 0;
 	s->exits = memory_stats_vcpu(&s->memory, "exits");
@@ -76,6 +80,22 @@ static void take_memory(struct vm_summary *s, struct machine *m)
 	s->overhead_bytes = usage.other_resident_bytes;
 }
 
+static void take_devices(struct vm_summary *s, struct machine *m)
+{
+	s->num_devices = m->num_devices;
+	for (unsigned int i = 0; i < m->num_devices; i++)
+		take_device(&s->devices[i], virtio_pci_dev(m->devices[i]));
+	s->gone = m->gone;
+}
+
+void vm_summary_take_counters(struct vm_summary *s, struct machine *m)
+{
+	s->boots++;
+	take_memory_stats(s, m, memory_stats_take_kvm);
+	take_counters(s, m);
+	take_devices(s, m);
+}
+
 void vm_summary_take(struct vm_summary *s, struct machine *m, uint64_t start_ns,
 		     uint64_t built_ns)
 {
@@ -90,12 +110,9 @@ void vm_summary_take(struct vm_summary *s, struct machine *m, uint64_t start_ns,
 	s->num_cpus = m->num_vcpus;
 	s->memory_bytes = ram_size(&m->memory.ram);
 	take_memory(s, m);
-	take_memory_stats(s, m);
+	take_memory_stats(s, m, memory_stats_take);
 	take_counters(s, m);
-	s->num_devices = m->num_devices;
-	for (unsigned int i = 0; i < m->num_devices; i++)
-		take_device(&s->devices[i], virtio_pci_dev(m->devices[i]));
-	s->gone = m->gone;
+	take_devices(s, m);
 }
 
 static void print_devices(const struct vm_summary *s, FILE *out)

@@ -12,6 +12,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/io.h"
 #include "base/log.h"
 #include "vm/config_json.h"
 #include "vm/vmm_priv.h"
@@ -78,11 +79,13 @@ static int start_chardev(struct vmm *v, struct err *err)
 	return r;
 }
 
+/* Once: not at each reboot. */
 static void say_shared(const struct vmm *v)
 {
 	const char *why;
 
-	if (vm_config_shared(&v->cfg, &why) && why && !v->cfg.shared)
+	if (!v->summary.boots && vm_config_shared(&v->cfg, &why) && why &&
+	    !v->cfg.shared)
 		log_info("guest memory is shared, for the %s device", why);
 }
 
@@ -240,7 +243,7 @@ int vmm_run(struct vmm *v, struct vm_result *ret, struct err *err)
 		vmm_stop_machine(v);
 		v->state = VMM_SHUTDOWN;
 	}
-	vmm_emit(v, "vmm", "ended", NULL);
+	vmm_emit(v, "vm", "ended", NULL);
 	if (r)
 		return err_errno(err, -r, "event loop");
 	if (v->error) {
@@ -286,15 +289,25 @@ int vmm_create(struct vmm *v, const json_t *vm_config, struct err *err)
 	return r;
 }
 
+/*
+ * A file of the configuration that is not there is the host's failure; to the
+ * caller of a verb -ENOENT and -EEXIST speak of VMs and devices.
+ */
+static int host_failure(int r)
+{
+	return r == -ENOENT || r == -EEXIST ? -EIO : r;
+}
+
 int vmm_boot(struct vmm *v, struct err *err)
 {
 	int r = check_state(v, "boot", IN(VMM_CREATED) | IN(VMM_SHUTDOWN), err);
 
-	if (!r)
-		r = vmm_start_machine(v, err);
+	if (r)
+		return r;
+	r = vmm_start_machine(v, err);
 	if (!r)
 		vmm_emit(v, "vm", "booted", NULL);
-	return r;
+	return host_failure(r);
 }
 
 int vmm_pause(struct vmm *v, struct err *err)
@@ -318,6 +331,8 @@ int vmm_resume(struct vmm *v, struct err *err)
 	machine_resume(v->machine);
 	v->state = VMM_RUNNING;
 	vmm_emit(v, "vm", "resumed", NULL);
+	/* Its end may have been posted just before the pause. */
+	io_eventfd_signal(v->ended.event_fd);
 	return 0;
 }
 
@@ -336,7 +351,7 @@ int vmm_reboot(struct vmm *v, struct err *err)
 	else
 		vmm_emit(v, "vm", "rebooted",
 			 json_pack("{s:s}", "reason", "api"));
-	return r;
+	return host_failure(r);
 }
 
 int vmm_power_button(struct vmm *v, struct err *err)
@@ -414,7 +429,7 @@ static int plug_device(struct vmm *v, const char *id, json_t **ret_info,
 			       dev->cls->name);
 	r = machine_add_device(v->machine, dev, &devfn, err);
 	if (r)
-		return r;
+		return host_failure(r);
 	*ret_info = pci_info(id, devfn);
 	return 0;
 }

@@ -64,7 +64,10 @@ struct vm_result {
  * started, so that all of them inherit the mask.
  */
 __must_check int vmm_new(struct vmm **ret, struct err *err);
-/* Stops and deletes the VM. NULL is fine. */
+/*
+ * Stops and deletes the VM. No other thread is in vmm_call() any more. NULL is
+ * fine.
+ */
 void vmm_free(struct vmm *v);
 
 struct evloop *vmm_loop(struct vmm *v);
@@ -169,8 +172,8 @@ json_t *vmm_memory_stats(struct vmm *v);
 /*
  * Call fn for every event, on the control thread; it must not block, and must
  * not call verbs. source "vm": "created", "booted", "paused", "resumed",
- * "rebooted", "shutdown", "crashed", "failed", "panic", "populated", "deleted";
- * source "device": "device-added", "device-removed"; source "vmm": "ended". The
+ * "rebooted", "shutdown", "crashed", "failed", "panic", "populated", "deleted",
+ * "ended" (quire ends); source "device": "device-added", "device-removed". The
  * object properties has what else is known ("reason", "error", "id"); it is
  * borrowed and may be NULL. Listeners stay until vmm_free(). -ENOSPC.
  */

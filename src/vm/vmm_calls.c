@@ -74,8 +74,6 @@ int vmm_calls_open(struct vmm *v)
 {
 	struct vmm_calls *calls = &v->calls;
 
-	pthread_mutex_init(&calls->lock, NULL);
-	calls->last = &calls->first;
 	calls->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (calls->event_fd < 0)
 		return -errno;

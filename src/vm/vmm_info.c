@@ -10,7 +10,7 @@
  * The account of the machine that runs, as if it ended now; else of the last
  * one. The caller frees it. NULL: no VM, or no memory.
  */
-static struct vm_summary *account(struct vmm *v)
+static struct vm_summary *account(struct vmm *v, bool counters_only)
 {
 	struct vm_summary *s;
 
@@ -20,7 +20,9 @@ static struct vm_summary *account(struct vmm *v)
 	if (!s)
 		return NULL;
 	*s = v->summary;
-	if (v->machine)
+	if (v->machine && counters_only)
+		vm_summary_take_counters(s, v->machine);
+	else if (v->machine)
 		vm_summary_take(s, v->machine, v->start_ns, v->built_ns);
 	return s;
 }
@@ -63,7 +65,7 @@ static json_t *device_counters(const struct vm_summary_device *d)
 
 json_t *vmm_counters(struct vmm *v)
 {
-	struct vm_summary *s = account(v);
+	struct vm_summary *s = account(v, true);
 	json_t *o = s ? json_object() : NULL;
 
 	for (unsigned int i = 0; o && i < s->num_devices; i++)
@@ -86,7 +88,7 @@ json_t *vmm_counters(struct vmm *v)
 
 json_t *vmm_memory_stats(struct vmm *v)
 {
-	struct vm_summary *s = account(v);
+	struct vm_summary *s = account(v, false);
 	json_t *o = NULL;
 
 	if (s)

@@ -337,6 +337,11 @@ static void on_ended(void *ctx, uint32_t events)
 	struct vmm *v = ctx;
 	struct vm_result res;
 
+	/* Whoever paused the VM finds it so until it is resumed. */
+	if (v->state == VMM_PAUSED) {
+		io_eventfd_drain(v->ended.event_fd);
+		return;
+	}
 	take_end(v, &res);
 	/* Left over from a machine that a verb ended just then. */
 	if (res.end == MACHINE_END_NONE || !v->machine)

@@ -659,6 +659,58 @@ static void test_guest_ends(void **state)
 		      "created booted shutdown ended");
 }
 
+static int resume_it(struct vmm *v, void *arg, struct err *err)
+{
+	return vmm_resume(v, err);
+}
+
+struct paused {
+	struct vmm *vmm;
+	enum vmm_state state;
+};
+
+/* By the second call the loop has seen all that was there before the first. */
+static void *look_then_resume(void *arg)
+{
+	struct paused *p = arg;
+	struct err err = ERR_INIT;
+
+	for (int i = 0; i < 3; i++)
+		vmm_call(p->vmm, step, &p->state, &err);
+	vmm_call(p->vmm, resume_it, NULL, &err);
+	return NULL;
+}
+
+/* The guest has ended just when the pause comes: it is paused all the same. */
+static void test_pause_after_the_end(void **state)
+{
+	struct err err = ERR_INIT;
+	struct vm_result result = { .signal = 0 };
+	struct paused p = { .state = VMM_EMPTY };
+	struct seen seen;
+	pthread_t thread;
+
+	need_kvm();
+	p.vmm = new_vmm(&seen);
+	create(p.vmm);
+	assert_int_equal(vmm_boot(p.vmm, &err), 0);
+	wait_counting(p.vmm);
+	order(p.vmm, POWEROFF);
+	while (!io_eventfd_drain(p.vmm->ended.event_fd))
+		usleep(1000);
+	assert_int_equal(vmm_pause(p.vmm, &err), 0);
+	io_eventfd_signal(p.vmm->ended.event_fd);
+	assert_int_equal(pthread_create(&thread, NULL, look_then_resume, &p),
+			 0);
+	assert_int_equal(vmm_run(p.vmm, &result, &err), 0);
+	pthread_join(thread, NULL);
+	assert_int_equal(p.state, VMM_PAUSED);
+	assert_int_equal(result.end, MACHINE_END_POWEROFF);
+	assert_string_equal(seen.events,
+			    "created booted paused resumed shutdown ended");
+	vmm_free(p.vmm);
+}
+
 /* The first reset restarts it, and the second machine is powered off. */
 static int poweroff_second(struct vmm *v, void *arg, struct err *err)
 {
@@ -848,6 +900,7 @@ int main(void)
 		cmocka_unit_test(test_shutdown_and_boot_again),
 		cmocka_unit_test(test_reboot),
 		cmocka_unit_test(test_guest_ends),
+		cmocka_unit_test(test_pause_after_the_end),
 		cmocka_unit_test(test_guest_reboots),
 		cmocka_unit_test(test_sigterm),
 		cmocka_unit_test(test_signal_while_building),
