@@ -106,6 +106,14 @@ struct kernel {
 
 static char kernel_path[64];
 
+/* A shell's background job ignores SIGINT, and so would the vmm. */
+static void default_signals(void)
+{
+	signal(SIGINT, SIG_DFL);
+	signal(SIGTERM, SIG_DFL);
+	signal(SIGHUP, SIG_DFL);
+}
+
 static int make_kernel(void **state)
 {
 	struct kernel k = {
@@ -141,6 +149,7 @@ static int make_kernel(void **state)
 	};
 	int fd;
 
+	default_signals();
 	memcpy(k.text, program, sizeof(program));
 	snprintf(kernel_path, sizeof(kernel_path),
 		 "/tmp/quire-test-kernel-XXXXXX");
