@@ -333,7 +333,8 @@ static inline void *fake_vhost_main(void *arg)
 		close_fd(&f->queues[i].call);
 		close_fd(&f->queues[i].err);
 	}
-	close_fd(&f->fd);
+	/* Closed by who joins: others may still shut it down. */
+	shutdown(f->fd, SHUT_RDWR);
 	return NULL;
 }
 
@@ -360,6 +361,7 @@ static inline void fake_vhost_start(struct fake_vhost *f, int fd)
 static inline void fake_vhost_join(struct fake_vhost *f)
 {
 	pthread_join(f->thread, NULL);
+	close_fd(&f->fd);
 }
 
 /* How often was request seen? */

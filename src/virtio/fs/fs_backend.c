@@ -144,23 +144,36 @@ static void describe_end(const siginfo_t *info, const char **ret_how)
 		*ret_how = info->si_status ? "it failed" : "it ended";
 }
 
-/* Wait for the process, by force after END_MS; say how it ended by itself. */
-static void reap(struct fs_backend *b, const char **ret_how)
+static bool has_ended(const struct fs_backend *b)
 {
 	struct pollfd pfd = { .fd = b->pid_fd, .events = POLLIN };
+
+	return poll(&pfd, 1, END_MS) > 0;
+}
+
+/*
+ * Wait for the process, by force after END_MS; say how it ended by itself. One
+ * that not even SIGKILL ends, waiting for a dead disk or server, is left behind
+ * rather than waited for.
+ */
+static void reap(struct fs_backend *b, const char **ret_how)
+{
 	siginfo_t info = { 0 };
 	bool forced;
 
 	if (!b->pid)
 		return;
-	forced = b->pid_fd < 0 || poll(&pfd, 1, END_MS) <= 0;
-	if (forced)
+	forced = !has_ended(b);
+	if (forced) {
 		kill(-b->pid, SIGKILL); /* and what it forked */
-	while (waitid(P_PID, (id_t)b->pid, &info, WEXITED) && errno == EINTR)
-		;
-	if (forced && ret_how)
-		*ret_how = "it hung";
-	else
+		if (ret_how)
+			*ret_how = "it hung";
+	}
+	if (forced && !has_ended(b))
+		log_error("virtiofsd (process %d) cannot be killed and is left "
+			  "behind",
+			  (int)b->pid);
+	else if (!waitid(P_PID, (id_t)b->pid, &info, WEXITED) && !forced)
 		describe_end(&info, ret_how);
 	b->pid = 0;
 	close_fd(&b->pid_fd);
@@ -306,7 +319,7 @@ static int run_program(struct fs_backend *b, const char *program, int listener,
 		.null = null,
 		.readonly = b->readonly ? path : NULL,
 	};
-	int pipe_fds[2];
+	int pipe_fds[2], r;
 
 	if (!path)
 		return err_errno(err, errno, "path=%s", b->path);
@@ -327,9 +340,13 @@ static int run_program(struct fs_backend *b, const char *program, int listener,
 		return err_errno(err, errno, "starting %s", program);
 	}
 	b->pid_fd = pidfd_open(b->pid, 0);
-	if (fcntl(b->log_fd, F_SETFL, O_NONBLOCK))
-		return err_errno(err, errno, "starting %s", program);
-	return 0;
+	if (b->pid_fd >= 0 && !fcntl(b->log_fd, F_SETFL, O_NONBLOCK))
+		return 0;
+	r = err_errno(err, errno, "starting %s", program);
+	kill(b->pid, SIGKILL);
+	waitpid(b->pid, NULL, 0);
+	b->pid = 0;
+	return r;
 }
 
 static int check_directory(const char *path, struct err *err)
