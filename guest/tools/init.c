@@ -10,6 +10,8 @@
  *   quire.end=VERB      poweroff (default), reboot, halt, panic, triple, stay,
  *                       debug (7 to the debug-exit port)
  *   quire.modules=LIST  load these instead of what the devices need; "none"
+ *   quire.root=WHAT     go on as the system there: virtiofs:TAG, or a disk with
+ *                       ext4 as /dev/vda; nothing of the above but modules then
  *
  * It prints "quire-guest: init SECONDS" as its first act, because benchmarks
  * take that line as the moment the guest is up, and "quire-guest: exit STATUS"
@@ -53,6 +55,7 @@ struct asked {
 	char *command;
 	const char *end;
 	char *modules;
+	const char *root;
 	bool shell;
 };
 
@@ -229,6 +232,8 @@ static void asked_read(struct asked *asked)
 			asked->end = value;
 		} else if ((value = value_of(word, "quire.modules="))) {
 			asked->modules = value;
+		} else if ((value = value_of(word, "quire.root="))) {
+			asked->root = value;
 		} else if (!strcmp(word, "quire.shell")) {
 			asked->shell = true;
 		}
@@ -455,6 +460,90 @@ static void guest_end(const char *verb)
 	say("end %s: %s", verb, strerror(errno));
 }
 
+/*
+ * Remove what the initramfs holds, which is memory. Only files of its own file
+ * system: what is mounted below is another.
+ */
+static void rootfs_clear(int dir_fd, dev_t device)
+{
+	DIR *dir = fdopendir(dir_fd);
+	struct dirent *entry;
+	struct stat st;
+
+	if (!dir) {
+		close(dir_fd);
+		return;
+	}
+	while ((entry = readdir(dir))) {
+		const char *name = entry->d_name;
+		int fd;
+
+		if (!strcmp(name, ".") || !strcmp(name, "..") ||
+		    fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) ||
+		    st.st_dev != device)
+			continue;
+		if (S_ISDIR(st.st_mode)) {
+			fd = openat(dir_fd, name, O_RDONLY | O_DIRECTORY);
+			if (fd >= 0)
+				rootfs_clear(fd, device);
+		}
+		unlinkat(dir_fd, name, S_ISDIR(st.st_mode) ? AT_REMOVEDIR : 0);
+	}
+	closedir(dir);
+}
+
+static bool root_mount(const char *root, const char *where)
+{
+	const char *tag = value_of((char *)(uintptr_t)root, "virtiofs:");
+	const char *source = tag ? tag : root;
+	const char *type = tag ? "virtiofs" : "ext4";
+	int tries;
+
+	if (mkdir(where, 0755) && errno != EEXIST)
+		return false;
+	/* A disk takes a moment after its driver. */
+	for (tries = 0; mount(source, where, type, 0, NULL); tries++) {
+		if (errno != ENOENT || tag || tries == 50) {
+			say("mount %s as %s: %s", source, type,
+			    strerror(errno));
+			return false;
+		}
+		usleep(100000);
+	}
+	return true;
+}
+
+/* Become the init of another root; returns where that fails. */
+static void root_switch(const char *root)
+{
+	static const char *const moved[] = { "/proc", "/sys", "/dev" };
+	static const char where[] = "/newroot";
+	char *const argv[] = { "/sbin/init", NULL };
+	char path[32];
+	struct stat st;
+	size_t i;
+	int old;
+
+	if (!root_mount(root, where))
+		return;
+	for (i = 0; i < sizeof(moved) / sizeof(moved[0]); i++) {
+		snprintf(path, sizeof(path), "%s%s", where, moved[i]);
+		if (mount(moved[i], path, NULL, MS_MOVE, NULL))
+			say("move %s: %s", moved[i], strerror(errno));
+	}
+	say("root %s", root);
+	old = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (chdir(where) || mount(".", "/", NULL, MS_MOVE, NULL) ||
+	    chroot(".") || chdir("/")) {
+		say("switch to %s: %s", root, strerror(errno));
+		return;
+	}
+	if (old >= 0 && !fstat(old, &st))
+		rootfs_clear(old, st.st_dev);
+	execv(argv[0], argv);
+	say("%s: %s", argv[0], strerror(errno));
+}
+
 int init_main(int argc, char **argv)
 {
 	struct asked asked = { 0 };
@@ -469,6 +558,12 @@ int init_main(int argc, char **argv)
 	mounts_make();
 	asked_read(&asked);
 	modules_load(asked.modules);
+	if (asked.root) {
+		root_switch(asked.root);
+		asked.end = "poweroff";
+		asked.command = NULL;
+		asked.shell = false;
+	}
 	setenv("PATH", "/bin", 1);
 	setenv("HOME", "/root", 1);
 	if (asked.command)

@@ -19,7 +19,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from . import LabError, cpio, debian, kernel, standin
+from . import LabError, cpio, debian, debroot, kernel, standin
 
 REPO = Path(__file__).resolve().parent.parent.parent
 META = "linux-image-cloud-amd64"
@@ -118,6 +118,47 @@ class Assets:
                 for version in SUITES:
                     self._build_images(version)
                 _write(self.cache / "stamp", self._digest().encode())
+
+    @property
+    def debian(self):
+        """The Debian system for guests; see ensure_debian()."""
+        return self.cache / "debian"
+
+    def ensure_debian(self, version="6.1"):
+        """Make the Debian system, for a guest kernel, unless it is there."""
+        self.ensure()
+        if self.has_debian(version):
+            return
+        with self._locked():
+            if self.has_debian(version):
+                return
+            release = (self.kernel(version) / "release").read_text().strip()
+            modules = kernel.Modules(self.modules(version) / release)
+            modules.wanted = GUEST_MODULES
+            with tempfile.TemporaryDirectory(dir=self.cache,
+                                             prefix=".debian-") as scratch:
+                scratch = Path(scratch)
+                made = scratch / "made"
+                made.mkdir()
+                debroot.make(made, scratch, modules, self._say)
+                (made / "stamp").write_text(self._debian_digest(version))
+                if self.debian.exists():
+                    self.debian.rename(scratch / "replaced")
+                made.rename(self.debian)
+
+    def has_debian(self, version="6.1"):
+        try:
+            stamp = (self.debian / "stamp").read_text()
+            return stamp == self._debian_digest(version)
+        except OSError:
+            return False
+
+    def _debian_digest(self, version):
+        digest = hashlib.sha256()
+        digest.update((REPO / "lab/labkit/debroot.py").read_bytes())
+        digest.update(" ".join(GUEST_MODULES).encode())
+        digest.update((self.kernel(version) / "release").read_bytes())
+        return digest.hexdigest()
 
     @contextlib.contextmanager
     def _locked(self):
@@ -335,4 +376,6 @@ class Assets:
                 if version == default:
                     env[name] = str(path)
         env["GUEST_TOOLS"] = str(self.bin)
+        if self.has_debian():
+            env["GUEST_DEBIAN"] = str(self.debian)
         return env
