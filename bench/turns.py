@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Benchmarks in which two guests stay up and take turns with fio.
+"""Benchmarks in which two guests stay up and take turns.
 
-Both guests boot once; then fio runs for a few seconds in one while the other
+Both guests boot once; then one works for a few seconds while the other
 waits at its console.  So both sides see the same machine, minute by minute;
 each turn gives one ratio, and the median of these is the result.
 
-    workloads = [Workload("randread", "--rw=randread --bs=4k", IOPS_READ)]
-    script = guest_script(workloads, common_words="--filename=/dev/vda")
+A guest waits for a line "WORKLOAD SECONDS NUMBER" on its console and answers
+"bench: turn NUMBER figure VALUE.". With fio for the work:
+
+    workloads = [Fio("randread", "--rw=randread --bs=4k", IOPS_READ)]
+    script = fio_script(workloads, common_words="--filename=/dev/vda")
     figures = measure(sides, workloads, runs=7, seconds=3)
     rows, ratios = results_of(figures, sides, workloads)
 """
@@ -20,7 +23,7 @@ import common
 
 READY = b"bench: ready"
 BOOT_SECONDS = 180
-# Above fio's run time: its start-up, slow in an emulated guest.
+# Above a turn's own time: starting its program, slow in an emulated guest.
 SLACK_SECONDS = 120
 
 # Fields of fio's terse output, version 3.
@@ -29,18 +32,22 @@ KIB_READ, IOPS_READ, KIB_WRITE, IOPS_WRITE = 7, 8, 48, 49
 
 @dataclasses.dataclass
 class Workload:
-    """fio's words for it, and which field of its output counts."""
+    """Its name on the guest's console, and the unit of its figures."""
 
     name: str
-    words: str
-    field: int
-
-    @property
-    def unit(self):
-        return "iops" if self.field in (IOPS_READ, IOPS_WRITE) else "kib_s"
+    unit: str  # "iops" or "kib_s"
 
 
-def guest_script(workloads, common_words, setup=""):
+class Fio(Workload):
+    """fio's words for it, and which field of its output counts."""
+
+    def __init__(self, name, words, field):
+        super().__init__(name, "iops" if field in (IOPS_READ, IOPS_WRITE)
+                         else "kib_s")
+        self.words, self.field = words, field
+
+
+def fio_script(workloads, common_words, setup=""):
     """What the guest runs: a line "WORKLOAD SECONDS NUMBER" is one turn."""
     cases = "".join(
         f"    {w.name}) field={w.field}; words='{w.words}' ;;\n"
@@ -78,7 +85,7 @@ class Turns:
         vm.wait_for_pattern(pattern, self._seconds + SLACK_SECONDS)
         found = pattern.search(vm.console)[1]
         if not found or found == b"0":
-            raise vm.failure(f"no result of fio for {workload.name}")
+            raise vm.failure(f"no result for {workload.name}")
         if keep:
             self.figures[workload.name, name].append(int(found))
         common.progress(f"{workload.name} {name}: {int(found)} "

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A driver that knows virtio (1.2, sections 2.7, 3.1, 4.1, 5.2, 5.4) and breaks
- * it. attack_driver() walks the proper initialisation with now and then a wrong
- * or missing step and leaves rings full of requests; attack_ring() keeps
- * changing them while the device works.
+ * A driver that knows virtio (1.2, sections 2.7, 3.1, 4.1, 5.1, 5.2, 5.4) and
+ * breaks it. attack_driver() walks the proper initialisation with now and then
+ * a wrong or missing step and leaves rings full of requests; attack_ring()
+ * keeps changing them while the device works.
  */
 #include "hostile.h"
 
@@ -33,6 +33,7 @@
 
 #define F_INDIRECT (1u << 28)
 
+#define ID_NET 1
 #define ID_BLK 2
 
 /* Each queue of each device has 64 KiB of the arena, always the same. */
@@ -102,19 +103,82 @@ static uint16_t write_blk_header(struct cpu *c, uint64_t at)
 	return properly(c) ? blk_kinds[kind].data_flags : D_WRITE;
 }
 
+/* What a queue takes. */
+enum shape {
+	SHAPE_FILL, /* buffers for the device */
+	SHAPE_BLK,  /* header, data, status */
+	SHAPE_SEND, /* header, data */
+	SHAPE_CTRL, /* header, data, answer */
+};
+
+static enum shape shape_of(const struct device *d, unsigned int queue)
+{
+	if (d->id == ID_BLK)
+		return SHAPE_BLK;
+	if (d->id != ID_NET)
+		return SHAPE_FILL;
+	/* Its last one; of an attacker's many, rarely. */
+	if (queue + 1 == d->num_queues)
+		return SHAPE_CTRL;
+	return queue % 2 ? SHAPE_SEND : SHAPE_FILL;
+}
+
+/* Header of a frame: flags and types it has, or nothing but zeroes. */
+static uint32_t write_net_header(struct cpu *c, uint64_t at)
+{
+	bool plain = rnd(c, 2);
+
+	for (unsigned int i = 0; i < 12; i += 4)
+		io_write(at + i, plain ? 0 : rnd_value(c), 4);
+	if (!plain && properly(c)) {
+		io_write(at, 1 | (rnd(c, 6) << 8) | (54u << 16), 4);
+		io_write(at + 4, (34u << 16) | rnd(c, 1500), 4);
+		io_write(at + 8, rnd(c, 20), 4);
+	}
+	return 12;
+}
+
+/* A control command: class and command, then data of up to 8 bytes. */
+static uint32_t write_ctrl(struct cpu *c, uint64_t at)
+{
+	io_write(at, rnd(c, 6) | rnd(c, 2) << 8, 2);
+	io_write(at + 2, properly(c) ? rnd(c, 4) : rnd_value(c), 8);
+	return 3 + (uint32_t)rnd(c, 8);
+}
+
+/* The first descriptor's bytes; returns how many. */
+static uint32_t write_header(struct cpu *c, enum shape shape, uint64_t at,
+			     uint16_t *ret_data_flags)
+{
+	*ret_data_flags = 0;
+	switch (shape) {
+	case SHAPE_BLK:
+		*ret_data_flags = write_blk_header(c, at);
+		return 16;
+	case SHAPE_SEND:
+		return write_net_header(c, at);
+	case SHAPE_CTRL:
+		*ret_data_flags = D_WRITE;
+		return write_ctrl(c, at);
+	case SHAPE_FILL:
+	default:
+		return 0;
+	}
+}
+
 /*
- * A chain of up to 8 descriptors from table entry `head` on, in the shape the
- * device expects: header, data, status for blk; buffers to fill otherwise.
+ * A chain of up to 8 descriptors from table entry `head` on, in the shape that
+ * the queue expects.
  */
-static void write_chain(struct cpu *c, const struct device *d, uint64_t table,
+static void write_chain(struct cpu *c, enum shape shape, uint64_t table,
 			uint64_t headers, uint32_t head, uint32_t size)
 {
 	uint32_t n = 1 + (uint32_t)rnd(c, 8), i, at;
-	uint32_t out = d->id == ID_BLK ? 1 : 0;
+	bool out = shape != SHAPE_FILL;
 	uint64_t header = headers + head * 16 % 0x4000;
 	uint16_t data = D_WRITE, flags;
 	uint64_t addr;
-	uint32_t len;
+	uint32_t len, header_len;
 
 	if (out && n < 3)
 		n = 3;
@@ -126,11 +190,11 @@ static void write_chain(struct cpu *c, const struct device *d, uint64_t table,
 		len = rnd_length(c);
 		flags = out ? data : D_WRITE;
 		if (out && i == 0) {
-			data = write_blk_header(c, header);
+			header_len = write_header(c, shape, header, &data);
 			addr = properly(c) ? header : addr;
-			len = properly(c) ? 16 : len;
+			len = properly(c) ? header_len : len;
 			flags = 0;
-		} else if (out && i == n - 1) {
+		} else if (shape == SHAPE_BLK && i == n - 1) {
 			len = properly(c) ? 1 : len;
 			flags = D_WRITE;
 		}
@@ -144,18 +208,20 @@ static void write_chain(struct cpu *c, const struct device *d, uint64_t table,
 	}
 }
 
-static void write_request(struct cpu *c, const struct device *d, uint64_t ring,
-			  uint32_t head, uint32_t size)
+static void write_request(struct cpu *c, const struct device *d,
+			  unsigned int queue, uint32_t head, uint32_t size)
 {
+	enum shape shape = shape_of(d, queue);
+	uint64_t ring = ring_of(d, queue);
 	uint64_t table = ring + RING_HEADERS + 0x4000 + rnd(c, 16) * 0x400;
 	uint32_t entries = c->careless ? 1 + (uint32_t)rnd(c, 32) : 8;
 
 	if (rnd(c, 3) || (!d->indirect && properly(c))) {
-		write_chain(c, d, ring + RING_DESC, ring + RING_HEADERS, head,
-			    size);
+		write_chain(c, shape, ring + RING_DESC, ring + RING_HEADERS,
+			    head, size);
 		return;
 	}
-	write_chain(c, d, table, ring + RING_HEADERS, 0, 64);
+	write_chain(c, shape, table, ring + RING_HEADERS, 0, 64);
 	write_desc(ring + RING_DESC + head * 16,
 		   properly(c) ? table : rnd_address(c),
 		   properly(c) ? entries * 16 : rnd_length(c),
@@ -176,7 +242,7 @@ static void publish(struct cpu *c, const struct device *d, unsigned int queue)
 		head = (uint32_t)rnd(c, size);
 		if (properly(c))
 			head &= ~7u; /* so that chains do not overlap */
-		write_request(c, d, ring, head, size);
+		write_request(c, d, queue, head, size);
 		io_write(avail + 4 + idx % size * 2,
 			 properly(c) ? head : rnd_value(c), 2);
 	}

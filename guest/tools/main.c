@@ -16,6 +16,7 @@ static const struct tool {
 	{ "memtouch", memtouch_main },
 	{ "blkverify", blkverify_main },
 	{ "vsocktest", vsocktest_main },
+	{ "nettest", nettest_main },
 };
 
 bool tools_number(const char *text, uint64_t min, uint64_t max,
@@ -64,8 +65,8 @@ int main(int argc, char **argv)
 		tool = tool_find(argv[0]);
 	}
 	if (!tool) {
-		fputs("usage: quire-tools init|memtouch|blkverify|vsocktest "
-		      "...\n",
+		fputs("usage: quire-tools init|memtouch|blkverify|vsocktest|"
+		      "nettest ...\n",
 		      stderr);
 		return 2;
 	}

@@ -20,6 +20,7 @@ int init_main(int argc, char **argv);
 int memtouch_main(int argc, char **argv);
 int blkverify_main(int argc, char **argv);
 int vsocktest_main(int argc, char **argv);
+int nettest_main(int argc, char **argv);
 
 /* A decimal number in [min, max], nothing after it; false if it is not. */
 bool tools_number(const char *text, uint64_t min, uint64_t max,

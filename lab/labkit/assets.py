@@ -44,7 +44,7 @@ FIO_PROGRAMS = [FIO, "/usr/sbin/mkfs.ext4", "/usr/sbin/e2fsck",
 # Clients of storage systems that no guest here has; see standin.py.
 FIO_WITHOUT = ("libgfapi", "libnbd", "libibverbs", "librdmacm", "librados",
                "librbd", "libpmem")
-TOOLS = ["init", "memtouch", "blkverify", "vsocktest"]
+TOOLS = ["init", "memtouch", "blkverify", "vsocktest", "nettest"]
 
 
 def cache_directory():

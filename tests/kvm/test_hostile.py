@@ -6,12 +6,15 @@ them on two CPUs. quire runs it under ASan+UBSan where that build is at hand
 (QUIRE_BUILD_ASAN), restarting it whenever it manages to crash itself.
 QUIRE_HOSTILE_SECONDS is the time for all configurations together (default 60).
 """
+import itertools
 import json
 import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
+import threading
 import time
 
 import pytest
@@ -26,6 +29,7 @@ CONFIGS = {
     "one-cpu": ["--cpus", "boot=1"],
     "two-cpus": ["--cpus", "boot=2"],
     "split-irqchip": ["--cpus", "boot=2", "--irqchip", "split"],
+    "network": ["--cpus", "boot=2", "--net", "socket={dir}/net"],
     "many-disks": ["--cpus", "boot=2", "--disk", "path={dir}/c.img",
                    "--disk", "path={dir}/d.img,readonly=on"],
 }
@@ -73,6 +77,44 @@ class Use:
         self.threads = max(self.threads, len(os.listdir(proc / "task")))
         rss = re.search(r"^VmRSS:\s+(\d+)", (proc / "status").read_text(), re.M)
         self.kib = max(self.kib, int(rss[1]))
+
+
+class Peer:
+    """The other end of the guest's network: sends back what it gets, and at
+    times what makes no sense, so that the connection is lost and made anew."""
+
+    def __init__(self, folder):
+        self.path = folder / "net"
+        self.path.unlink(missing_ok=True)
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(self.path))
+        self.listener.listen()
+        self.bytes = 0
+        threading.Thread(target=self.main, daemon=True).start()
+
+    def main(self):
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            with connection:
+                try:
+                    self.echo(connection)
+                except OSError:
+                    pass
+
+    def echo(self, connection):
+        for turn in itertools.count(1):
+            data = connection.recv(65536)
+            if not data:
+                return
+            self.bytes += len(data)
+            connection.sendall(os.urandom(64) if turn % 1000 == 0 else data)
+
+    def close(self):
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
 
 
 class Attack:
@@ -141,6 +183,7 @@ def test_hostile_guest(name, tmp_path):
     # below a few seconds a machine has not even booted
     end = time.monotonic() + max(SECONDS / len(CONFIGS), 5)
     total = runs = boots = 0
+    peer = Peer(tmp_path)
     while (left := end - time.monotonic()) > 1:
         attack = Attack(tmp_path, CONFIGS[name])
         try:
@@ -157,6 +200,8 @@ def test_hostile_guest(name, tmp_path):
         assert after.fds <= before.fds + 16
         assert after.threads <= before.threads + 8
         assert after.kib <= before.kib + (64 << 10) + (8 << 10)
+    peer.close()
+    assert bool(peer.bytes) == (name == "network")
     print(f"{name}: {total} actions, {runs} runs, {boots} boots, "
           f"{after.kib} KiB resident")
     assert total > 0
