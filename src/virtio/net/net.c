@@ -220,7 +220,7 @@ static int start_pair(struct net_dev *dev, unsigned int pair)
 static int start_ctrl(struct net_dev *dev)
 {
 	/* Behind the pairs there may be, or the one there is (5.1.2). */
-	unsigned int i = dev->features & NET_F_MQ ? 2 * dev->max_pairs : 2;
+	unsigned int i = (dev->features & NET_F_MQ) ? 2 * dev->max_pairs : 2;
 	struct net_queue *q;
 
 	if (!(dev->features & NET_F_CTRL_VQ) || !dev->vdev.queues[i].vq.started)
@@ -251,7 +251,7 @@ static int net_activate(struct virtio_dev *vdev)
 	int r;
 
 	dev->features = net_features_effective(vdev->features);
-	pairs = dev->features & NET_F_MQ ? dev->max_pairs : 1;
+	pairs = (dev->features & NET_F_MQ) ? dev->max_pairs : 1;
 	atomic_store(&dev->stop, false);
 	dev->workers = calloc(vdev->num_queues, sizeof(*dev->workers));
 	if (!dev->workers)

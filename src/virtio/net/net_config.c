@@ -33,7 +33,7 @@ static int set_mode(void *obj, const char *value, struct err *err)
 	const char *names[8];
 	size_t num = 0;
 
-	while (net_backends[num] && num < ARRAY_SIZE(names)) {
+	while (num < ARRAY_SIZE(names) && net_backends[num]) {
 		names[num] = net_backends[num]->name;
 		num++;
 	}
