@@ -64,6 +64,7 @@ int chardev_config_parse(struct chardev_config *cfg, const char *option,
 	cfg->kind = kind;
 	cfg->path = path;
 	cfg->option = option;
+	cfg->given = true;
 	return 0;
 }
 
@@ -151,6 +152,12 @@ uint64_t chardev_dropped(struct chardev *chr)
 	return chr->ops->dropped ? chr->ops->dropped(chr) : 0;
 }
 
+int chardev_size(struct chardev *chr, uint16_t *ret_cols, uint16_t *ret_rows)
+{
+	return chr->ops->size ? chr->ops->size(chr, ret_cols, ret_rows)
+			      : -ENOTTY;
+}
+
 /* -- what the implementations share -- */
 
 size_t chardev_room(const struct chardev *chr)
@@ -168,4 +175,10 @@ void chardev_receive_break(const struct chardev *chr)
 {
 	if (chr->client.receive_break)
 		chr->client.receive_break(chr->client.ctx);
+}
+
+void chardev_resized(const struct chardev *chr)
+{
+	if (chr->client.resized)
+		chr->client.resized(chr->client.ctx);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A character device's host side: where a serial port's bytes go and come from.
+ * A character device's host side: where the bytes of a serial port or a virtio
+ * console go and come from.
  *
  *	tty (or stdio)	this process's terminal, raw while the VM runs
  *	file=PATH	output, to a new or emptied file; no input
@@ -13,8 +14,9 @@
  * room for.
  *
  * Threads: chardev_write, _resume_input, _flush and _set_waiting from any;
- * everything else from the control thread. The chardev calls its client on the
- * control thread, holding no lock.
+ * everything else from the thread of the event loop it was started on (or
+ * before that runs, or after), here called the control thread. The chardev
+ * calls its client on that thread, holding no lock.
  */
 #ifndef QUIRE_DEVICE_CHARDEV_H
 #define QUIRE_DEVICE_CHARDEV_H
@@ -38,9 +40,7 @@ struct chardev_config {
 	enum chardev_kind kind;
 	char *path;	    /* file and socket; owned */
 	const char *option; /* for messages; borrowed */
-	/* tty: Ctrl-A x was typed. May be NULL; then the keys do nothing. */
-	void (*quit)(void *ctx);
-	void *quit_ctx;
+	bool given;	    /* by the user, not a default */
 };
 
 /* The default: tty, "--serial". */
@@ -58,8 +58,10 @@ struct chardev_client {
 	size_t (*room)(void *ctx);
 	/* len is at most what room() last said. */
 	void (*receive)(void *ctx, const uint8_t *data, size_t len);
-	/* A break condition on the line. */
+	/* A break condition on the line. May be NULL. */
 	void (*receive_break)(void *ctx);
+	/* chardev_size() has changed. May be NULL. */
+	void (*resized)(void *ctx);
 	void *ctx;
 };
 
@@ -72,6 +74,8 @@ struct chardev_ops {
 	int (*flush)(struct chardev *chr, uint64_t stall_ns);
 	void (*set_waiting)(struct chardev *chr, bool waiting);
 	uint64_t (*dropped)(struct chardev *chr);
+	int (*size)(struct chardev *chr, uint16_t *ret_cols,
+		    uint16_t *ret_rows);
 	void (*free)(struct chardev *chr);
 };
 
@@ -127,5 +131,8 @@ void chardev_set_waiting(struct chardev *chr, bool waiting);
 
 /* Output bytes lost since the start. */
 uint64_t chardev_dropped(struct chardev *chr);
+
+/* The window that output appears in. -ENOTTY: there is none. */
+int chardev_size(struct chardev *chr, uint16_t *ret_cols, uint16_t *ret_rows);
 
 #endif

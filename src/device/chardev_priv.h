@@ -25,5 +25,6 @@ size_t chardev_room(const struct chardev *chr);
 void chardev_receive(const struct chardev *chr, const uint8_t *data,
 		     size_t len);
 void chardev_receive_break(const struct chardev *chr);
+void chardev_resized(const struct chardev *chr);
 
 #endif

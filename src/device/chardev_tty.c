@@ -18,8 +18,13 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
+#include "base/evloop.h"
 #include "base/io.h"
 #include "base/log.h"
 #include "device/chardev_priv.h"
@@ -31,10 +36,10 @@
 
 struct tty {
 	struct chardev chr;
-	void (*quit)(void *ctx);
-	void *quit_ctx;
 	struct outq *out;
 	struct inpump in;
+	struct evloop *loop; /* of resize_fd, if that is watched */
+	int resize_fd;
 	bool is_terminal;
 	bool escaped; /* the last key was ESCAPE_KEY */
 };
@@ -72,8 +77,7 @@ static bool escape_key(struct tty *tty, uint8_t key)
 		return true;
 	case 'x':
 	case 'X':
-		if (tty->quit)
-			tty->quit(tty->quit_ctx);
+		terminal_quit();
 		return false;
 	case 'b':
 	case 'B':
@@ -124,6 +128,40 @@ static void tty_last_words(void *ctx)
 	outq_last_words(tty->out, STDOUT_FILENO);
 }
 
+static void on_resize(void *ctx, uint32_t events)
+{
+	struct tty *tty = ctx;
+
+	io_eventfd_drain(tty->resize_fd);
+	chardev_resized(&tty->chr);
+}
+
+static int watch_size(struct tty *tty, struct evloop *loop)
+{
+	int r;
+
+	if (!isatty(STDOUT_FILENO))
+		return 0;
+	tty->resize_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (tty->resize_fd < 0)
+		return -errno;
+	r = evloop_add(loop, tty->resize_fd, EPOLLIN, on_resize, tty);
+	if (r)
+		return r;
+	tty->loop = loop;
+	terminal_watch_size(tty->resize_fd);
+	return 0;
+}
+
+static void unwatch_size(struct tty *tty)
+{
+	if (tty->loop) {
+		terminal_watch_size(-1);
+		evloop_del(tty->loop, tty->resize_fd);
+	}
+	close_fd(&tty->resize_fd);
+}
+
 static int tty_start(struct chardev *chr, struct evloop *loop, struct err *err)
 {
 	struct tty *tty = to_tty(chr);
@@ -137,6 +175,8 @@ static int tty_start(struct chardev *chr, struct evloop *loop, struct err *err)
 	tty->is_terminal = isatty(STDIN_FILENO);
 	ops.drops = tty->is_terminal;
 	r = inpump_init(&tty->in, chr, loop, &ops);
+	if (!r)
+		r = watch_size(tty, loop);
 	if (!r)
 		r = outq_start(tty->out);
 	if (r)
@@ -179,10 +219,22 @@ static uint64_t tty_dropped(struct chardev *chr)
 	return outq_dropped(to_tty(chr)->out);
 }
 
+static int tty_size(struct chardev *chr, uint16_t *ret_cols, uint16_t *ret_rows)
+{
+	struct winsize size;
+
+	if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size))
+		return -ENOTTY;
+	*ret_cols = size.ws_col;
+	*ret_rows = size.ws_row;
+	return 0;
+}
+
 static void tty_free(struct chardev *chr)
 {
 	struct tty *tty = to_tty(chr);
 
+	unwatch_size(tty);
 	inpump_fini(&tty->in);
 	/* A failure means lost output, which outq_dropped() would count. */
 	(void)outq_flush(tty->out, CHARDEV_FINAL_STALL_NS);
@@ -203,6 +255,7 @@ static const struct chardev_ops tty_ops = {
 	.flush = tty_flush,
 	.set_waiting = tty_set_waiting,
 	.dropped = tty_dropped,
+	.size = tty_size,
 	.free = tty_free,
 };
 
@@ -227,8 +280,7 @@ int chardev_tty_new(struct chardev **ret, const struct chardev_config *cfg,
 		return err_errno(err, -r, "%s tty", cfg->option);
 	}
 	tty->chr.ops = &tty_ops;
-	tty->quit = cfg->quit;
-	tty->quit_ctx = cfg->quit_ctx;
+	tty->resize_fd = -1;
 	*ret = &tty->chr;
 	return 0;
 }

@@ -8,6 +8,7 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include "base/io.h"
 #include "base/log.h"
 
 /* signal(7): all others end a process by default, the real-time ones too. */
@@ -28,6 +29,10 @@ static struct {
 	void (*words)(void *ctx);
 	void *words_ctx;
 	bool hooked;
+	atomic_int resize_fd; /* plus 1; 0: nobody is interested */
+	bool resize_hooked;
+	void (*quit)(void *ctx);
+	void *quit_ctx;
 } terminal;
 
 void terminal_restore(void)
@@ -143,6 +148,41 @@ int terminal_make_raw(int in_fd, int out_fd)
 	}
 	log_set_raw_terminal(!(raw.c_oflag & OPOST));
 	return 0;
+}
+
+static void on_resize(int sig)
+{
+	int saved_errno = errno;
+	int fd = atomic_load(&terminal.resize_fd) - 1;
+
+	if (fd >= 0)
+		io_eventfd_signal(fd);
+	errno = saved_errno;
+}
+
+void terminal_watch_size(int eventfd)
+{
+	/*
+	 * No handler is under way when this returns: signals come to the
+	 * control thread (the others block them), which is where it ends.
+	 */
+	atomic_store(&terminal.resize_fd, eventfd + 1);
+	if (eventfd >= 0 && !terminal.resize_hooked) {
+		terminal.resize_hooked = true;
+		catch_if_default(SIGWINCH, on_resize, SA_RESTART);
+	}
+}
+
+void terminal_set_quit(void (*fn)(void *ctx), void *ctx)
+{
+	terminal.quit = fn;
+	terminal.quit_ctx = ctx;
+}
+
+void terminal_quit(void)
+{
+	if (terminal.quit)
+		terminal.quit(terminal.quit_ctx);
 }
 
 void terminal_set_last_words(void (*fn)(void *ctx), void *ctx)

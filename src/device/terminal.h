@@ -27,6 +27,20 @@ __must_check int terminal_make_raw(int in_fd, int out_fd);
 void terminal_restore(void);
 
 /*
+ * Add to an eventfd whenever the window's size changes (SIGWINCH). -1, on the
+ * control thread, ends it; the eventfd may be closed then.
+ */
+void terminal_watch_size(int eventfd);
+
+/*
+ * What the key that stops the virtual machine does: fn, on the thread that
+ * reads the terminal. NULL: nothing. Set while nobody reads it.
+ */
+void terminal_set_quit(void (*fn)(void *ctx), void *ctx);
+/* That key was typed. */
+void terminal_quit(void);
+
+/*
  * Call fn from the handler of a signal that is about to kill the process, after
  * the terminal is restored; it may only do what is async-signal-safe. NULL ends
  * it.

@@ -786,6 +786,18 @@ static void echo_break(void *ctx)
 	write_text(g->chr, "<break>");
 }
 
+static void echo_size(void *ctx)
+{
+	struct guest *g = ctx;
+	uint16_t cols = 0, rows = 0;
+	char text[32];
+
+	if (chardev_size(g->chr, &cols, &rows))
+		abort();
+	snprintf(text, sizeof(text), "<%ux%u>", cols, rows);
+	write_text(g->chr, text);
+}
+
 static size_t deaf_room(void *ctx)
 {
 	return 0;
@@ -800,12 +812,13 @@ static int echo_child(bool deaf)
 	int code;
 
 	chardev_config_init(&cfg);
-	cfg.quit = tty_quit;
+	terminal_set_quit(tty_quit, NULL);
 	if (evloop_new(&tty_loop) || chardev_new(&chr, &cfg, &err))
 		return 100;
 	guest_attach(&g, chr, sizeof(g.got));
 	chr->client.receive = echo_receive;
 	chr->client.receive_break = echo_break;
+	chr->client.resized = echo_size;
 	if (deaf)
 		chr->client.room = deaf_room;
 	if (chardev_start(chr, tty_loop, &err))
@@ -904,6 +917,27 @@ static void test_tty_raw_and_keys(void **state)
 	assert_true(WIFEXITED(status));
 	assert_int_equal(WEXITSTATUS(status), 42);
 	assert_true(is_as_before(slave, &before));
+	close(master);
+	close(slave);
+}
+
+static void test_tty_window_size(void **state)
+{
+	struct winsize size = { .ws_col = 132, .ws_row = 50 };
+	struct termios before;
+	int master, slave;
+	pid_t pid;
+
+	open_terminal(&master, &slave, &before);
+	pid = spawn(slave, slave);
+	expect(master, "ready\n");
+	assert_int_equal(ioctl(master, TIOCSWINSZ, &size), 0);
+	expect(master, "<132x50>");
+	size.ws_col = 80;
+	assert_int_equal(ioctl(master, TIOCSWINSZ, &size), 0);
+	expect(master, "<80x50>");
+	type(master, "\x01x");
+	assert_int_equal(WEXITSTATUS(wait_status(pid)), 42);
 	close(master);
 	close(slave);
 }
@@ -1138,6 +1172,7 @@ int main(int argc, char **argv)
 		S(test_socket_out_of_descriptors),
 		S(test_socket_path_in_use),
 		cmocka_unit_test(test_tty_raw_and_keys),
+		cmocka_unit_test(test_tty_window_size),
 		cmocka_unit_test(test_tty_restored_after_a_crash),
 		cmocka_unit_test(test_tty_restored_after_a_signal),
 		cmocka_unit_test(test_tty_keys_after_much_input),
