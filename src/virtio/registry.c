@@ -3,6 +3,7 @@
 #include "virtio/virtio.h"
 
 #include "virtio/blk/blk.h"
+#include "virtio/console/console.h"
 #include "virtio/fs/fs.h"
 #include "virtio/net/net.h"
 #include "virtio/rng/rng.h"
@@ -16,6 +17,7 @@ const struct virtio_class *const virtio_classes[] = {
 	&virtio_net_class,
 	&virtio_rng_class,
 	&virtio_vsock_class,
+	&virtio_console_class,
 	NULL,
 };
 /* clang-format on */

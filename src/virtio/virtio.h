@@ -72,6 +72,11 @@ struct virtio_class {
 	/* After all keys: is it complete and consistent? */
 	int (*config_check)(const void *config, struct err *err);
 	void (*config_fini)(void *config); /* frees what setters allocated */
+	/*
+	 * Does it want this process's terminal, which only one may have?
+	 * NULL: no.
+	 */
+	bool (*wants_terminal)(const void *config);
 
 	/*
 	 * num_cpus lets a device choose its number of queues; index is its

@@ -87,6 +87,27 @@ static int check_memory(const struct vm_config *cfg, struct err *err)
 	return 0;
 }
 
+/* Two that read one terminal would each get some of what is typed. */
+static int check_terminal(const struct vm_config *cfg, struct err *err)
+{
+	const char *first = cfg->serial.kind == CHARDEV_TTY ? "--serial" : NULL;
+
+	for (unsigned int i = 0; i < cfg->num_devices; i++) {
+		const struct virtio_class *cls = cfg->devices[i].cls;
+
+		if (!vm_device_wants_terminal(&cfg->devices[i]))
+			continue;
+		if (first)
+			return err_set(err, EINVAL,
+				       "%s and %s both want the terminal; give "
+				       "one of them null, file=PATH or "
+				       "socket=PATH",
+				       first, cls->option);
+		first = cls->option;
+	}
+	return 0;
+}
+
 int vm_config_check(const struct vm_config *cfg, struct err *err)
 {
 	int r;
@@ -96,5 +117,7 @@ int vm_config_check(const struct vm_config *cfg, struct err *err)
 			       "no kernel given; name one with --kernel FILE "
 			       "(in JSON: payload.kernel)");
 	r = check_cpus(cfg, err);
-	return r ? r : check_memory(cfg, err);
+	if (!r)
+		r = check_memory(cfg, err);
+	return r ? r : check_terminal(cfg, err);
 }

@@ -61,6 +61,13 @@ struct vm_memory_words {
 	uint64_t hugepage_bytes;
 };
 
+/* Does it read this process's terminal, which only one may? */
+static inline bool vm_device_wants_terminal(const struct vm_device_config *dev)
+{
+	return dev->cls->wants_terminal &&
+	       dev->cls->wants_terminal(dev->config);
+}
+
 struct vm_config {
 	char *name; /* NULL: none was given */
 	char *kernel, *initramfs, *cmdline;

@@ -273,6 +273,9 @@ static int finish(struct vm_config *cfg, struct parse *p, struct err *err)
 			       p->where, p->dev.id);
 	if (!p->dev.id && make_id(cfg, &p->dev))
 		return err_set(err, ENOMEM, "out of memory");
+	/* A default gives way. */
+	if (vm_device_wants_terminal(&p->dev) && !cfg->serial.given)
+		cfg->serial.kind = CHARDEV_NULL;
 	insert(cfg, &p->dev);
 	return 0;
 }

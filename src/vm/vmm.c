@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/io.h"
 #include "base/log.h"
+#include "device/terminal.h"
 #include "vm/config_json.h"
 #include "vm/vmm_priv.h"
 
@@ -176,6 +177,7 @@ int vmm_new(struct vmm **ret, struct err *err)
 		vmm_free(v);
 		return r;
 	}
+	terminal_set_quit(on_quit_key, v);
 	*ret = v;
 	return 0;
 }
@@ -204,6 +206,7 @@ void vmm_free(struct vmm *v)
 		return;
 	v->ending = true;
 	forget_vm(v);
+	terminal_set_quit(NULL, NULL);
 	vmm_calls_close(v);
 	vmm_loop_close(v);
 	pthread_mutex_destroy(&v->ended.lock);
@@ -268,8 +271,6 @@ int vmm_create_config(struct vmm *v, struct vm_config *cfg, struct err *err)
 		return r;
 	v->cfg = *cfg;
 	vm_config_init(cfg);
-	v->cfg.serial.quit = on_quit_key;
-	v->cfg.serial.quit_ctx = v;
 	memset(&v->summary, 0, sizeof(v->summary));
 	v->state = VMM_CREATED;
 	vmm_emit(v, "vm", "created", NULL);

@@ -481,7 +481,9 @@ static void test_hello_lines(void **state)
 		"CONNECT 5 6\n",
 		"CONNECT5\n",
 		"CONNECT "
-		"999999999999999999999999999999999999999999999999999999999",
+		/* Longer than any line can be, and no end. */
+		"CONNECT "
+		"000000000000000000000000000000000000000000000000000000001",
 	};
 	struct fixture *f = *state;
 	struct flow fl;

@@ -3,6 +3,7 @@
 #include "cmocka_all.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/arith.h"
@@ -55,6 +56,66 @@ static const struct virtio_class toy_class = {
 	.config_check = toy_check,
 	.config_fini = toy_fini,
 };
+
+static bool toy_wants_terminal(const void *config)
+{
+	return strcmp(((const struct toy_config *)config)->name, "tty") == 0;
+}
+
+static const struct virtio_class toy_console_class = {
+	.name = "toyconsole",
+	.option = "--toy-console",
+	.first_key = "name",
+	.keys = toy_keys,
+	.num_keys = 1,
+	.config_bytes = sizeof(struct toy_config),
+	.wants_terminal = toy_wants_terminal,
+};
+
+/* Options as they come, then the check. */
+static int check_terminals(const char *const *consoles, const char *serial,
+			   enum chardev_kind *ret_serial, struct err *err)
+{
+	struct vm_config cfg;
+	int r = 0;
+
+	vm_config_init(&cfg);
+	cfg.kernel = strdup("kernel");
+	if (serial)
+		r = chardev_config_parse(&cfg.serial, "--serial", serial, err);
+	for (; *consoles && !r; consoles++)
+		r = vm_config_add_device(&cfg, &toy_console_class, *consoles,
+					 err);
+	if (!r)
+		r = vm_config_check(&cfg, err);
+	*ret_serial = cfg.serial.kind;
+	vm_config_fini(&cfg);
+	return r;
+}
+
+static void test_one_terminal(void **state)
+{
+	static const char *const none[] = { NULL },
+				 *const null[] = { "null", NULL },
+				 *const tty[] = { "tty", NULL },
+				 *const two[] = { "tty", "tty", NULL };
+	struct err err = ERR_INIT;
+	enum chardev_kind serial;
+
+	assert_int_equal(check_terminals(none, NULL, &serial, &err), 0);
+	assert_int_equal(serial, CHARDEV_TTY);
+	assert_int_equal(check_terminals(null, NULL, &serial, &err), 0);
+	assert_int_equal(serial, CHARDEV_TTY);
+	/* The default gives way, what was said does not. */
+	assert_int_equal(check_terminals(tty, NULL, &serial, &err), 0);
+	assert_int_equal(serial, CHARDEV_NULL);
+	assert_int_equal(check_terminals(tty, "file=x", &serial, &err), 0);
+	assert_int_equal(serial, CHARDEV_FILE);
+	assert_int_equal(check_terminals(tty, "tty", &serial, &err), -EINVAL);
+	assert_non_null(strstr(err.text, "--serial and --toy-console both"));
+	assert_int_equal(check_terminals(two, "null", &serial, &err), -EINVAL);
+	assert_int_equal(check_terminals(null, "tty", &serial, &err), 0);
+}
 
 static void test_defaults(void **state)
 {
@@ -280,6 +341,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_defaults),
+		cmocka_unit_test(test_one_terminal),
 		cmocka_unit_test(test_memory),
 		cmocka_unit_test(test_memory_numa),
 		cmocka_unit_test(test_memory_words),

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The virtio console of a Linux guest (hvc0): output, a shell, a socket, the window."""
+import fcntl
+import os
+import pty
+import select
+import socket
+import struct
+import subprocess
+import termios
+import time
+
+import pytest
+
+from conftest import BOOT_SECONDS, stop
+
+HVC = "console=hvc0"
+
+
+def read_until(fd, needle, seconds=BOOT_SECONDS):
+    """From a terminal or socket; what was read up to the needle and beyond."""
+    seen, deadline = b"", time.monotonic() + seconds
+    while needle not in seen:
+        left = deadline - time.monotonic()
+        ready = select.select([fd], [], [], max(left, 0))[0]
+        try:
+            chunk = os.read(fd, 65536) if ready else b""
+        except OSError:
+            chunk = b""
+        if not chunk:
+            pytest.fail(f"no {needle!r} in: {seen.decode(errors='replace')}")
+        seen += chunk
+    return seen
+
+
+def test_output_and_reboot(quire, tmp_path):
+    """Kernel messages and a command's output in a file, of both boots; nothing on serial."""
+    out = tmp_path / "console.log"
+    argv = quire.argv("uname -s; seq 20000 | tail -n 19000 | cksum; seq 3000; "
+                      "test -e /tmp/x && echo not new", end="reboot",
+                      cmdline=HVC, extra=["--console", f"file={out}", "--serial", "null"])
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 2 * BOOT_SECONDS
+        while not out.exists() or out.read_bytes().count(b"quire-guest: exit") < 2:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline, out.exists() and out.read_bytes()[-2000:]
+            time.sleep(0.2)
+        assert stop(process) == 130
+    finally:
+        process.kill()
+        output, errors = process.communicate()
+    assert output == b"" and errors == b""
+    text = out.read_text(errors="replace")
+    numbers = "".join(f"{i}\r\n" for i in range(1, 3001))
+    assert text.count(numbers) == 2, text[-3000:]
+    assert text.count("Linux") == 2
+
+
+def test_shell_on_a_terminal(quire):
+    """--console tty: keys, the window's size and its change, Ctrl-A x."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 101, 0, 0))
+    before = termios.tcgetattr(slave)
+    argv = quire.argv(cmdline=HVC + " quire.shell", extra=["--console", "tty"])
+    process = subprocess.Popen(argv, stdin=slave, stdout=slave, stderr=subprocess.PIPE,
+                               preexec_fn=lambda: (os.setsid(),
+                                                   fcntl.ioctl(0, termios.TIOCSCTTY, 0)))
+    try:
+        read_until(master, b"# ")
+        os.write(master, b"echo $((6 * 7))' is it'; stty size\n")
+        assert b"33 101" in read_until(master, b"33 101")
+        # Ctrl-C is the guest's, and ends what runs there.
+        os.write(master, b"sleep 1000; echo st''opped\n")
+        time.sleep(1)
+        os.write(master, b"\x03")
+        read_until(master, b"# ")
+        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 132, 0, 0))
+        seen, tries = b"", 0
+        while b"50 132" not in seen:
+            tries += 1
+            assert tries < 30, seen
+            os.write(master, b"stty size\n")
+            time.sleep(0.5)
+            seen += read_until(master, b"# ")
+        os.write(master, b"\x01x")
+        assert process.wait(timeout=30) == 0
+        assert process.stderr.read() == b""
+        assert termios.tcgetattr(slave)[:4] == before[:4]
+    finally:
+        process.kill()
+        process.communicate()
+        os.close(master)
+        os.close(slave)
+
+
+def test_socket(quire, tmp_path):
+    """A client that comes late sees what was printed, and talks to the shell."""
+    path = tmp_path / "console.sock"
+    process = subprocess.Popen(
+        quire.argv(cmdline=HVC + " quire.shell", end="poweroff",
+                   extra=["--console", f"socket={path}", "--serial", "null"]),
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + BOOT_SECONDS
+        while not path.exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(str(path))
+        seen = read_until(client.fileno(), b"# ")
+        assert b"quire-guest: init" in seen
+        client.sendall(b"echo $((6 * 7))' it is'\n")
+        read_until(client.fileno(), b"42 it is")
+        client.close()
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(str(path))
+        client.sendall(b"exit\n")
+        assert process.wait(timeout=BOOT_SECONDS) == 0
+    finally:
+        process.kill()
+        output, errors = process.communicate()
+    assert output == b"" and errors == b""
+    assert not path.exists()
