@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bad input to quire run: one clear line that names what and what to do, exit
 status 2 for usage and 1 for failure, nothing left behind."""
+import contextlib
 import json
 import os
 import pathlib
@@ -98,6 +99,23 @@ def test_output_that_cannot_be_written():
     assert done.returncode == 1 and b"cannot write" in done.stderr
 
 
+def thread_names(pid):
+    """Of those that are there all the while."""
+    names = []
+    for task in pathlib.Path(f"/proc/{pid}/task").glob("*/comm"):
+        with contextlib.suppress(OSError):
+            names.append(task.read_text())
+    return names
+
+
+def wait_running(vm, seconds=60):
+    """Until its first vCPU has a thread."""
+    deadline = time.monotonic() + seconds
+    while "vcpu0\n" not in thread_names(vm.pid):
+        assert vm.poll() is None and time.monotonic() < deadline, vm.args
+        time.sleep(0.05)
+
+
 @needs_kvm
 def test_missing_kernel(tmp_path):
     path = tmp_path / "nothing"
@@ -167,15 +185,14 @@ def test_locked_disk(elf, tmp_path):
     args = ["run", "--kernel", elf(), "--serial", "null", "--shutdown-timeout", "0",
             "--disk", f"path={disk}"]
     with subprocess.Popen([QUIRE, *map(str, args)], stdin=subprocess.DEVNULL) as first:
-        time.sleep(1)  # the payload halts for good
-        assert first.poll() is None
+        wait_running(first)  # the payload halts for good
         refused(quire(*args), 1, str(disk), "in use")
         first.terminate()
         first.wait(timeout=30)
     # two readers may share
     with subprocess.Popen([QUIRE, *map(str, args[:-1]), f"path={disk},readonly=on"],
                           stdin=subprocess.DEVNULL) as reader:
-        time.sleep(1)
+        wait_running(reader)
         refused(quire(*args), 1, "in use")
         reader.kill()
     refused(quire(*args[:-1], f"path={disk},readonly=on,num_queues=0"), 2, "num_queues")
@@ -236,7 +253,7 @@ def test_interrupted_run_leaves_nothing(elf, tmp_path):
             while not sock.exists():
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
-            time.sleep(0.2)
+            wait_running(vm)
             vm.send_signal(sig)
             assert vm.wait(timeout=20) == status
         assert not sock.exists()
@@ -289,7 +306,7 @@ def test_ignored_signal_stays_ignored(elf):
     args = [QUIRE, "run", "--kernel", str(elf()), "--serial", "null"]
     with subprocess.Popen(["sh", "-c", "trap '' HUP; exec \"$@\"", "sh", *args],
                           stdin=subprocess.DEVNULL) as vm:
-        time.sleep(1)
+        wait_running(vm)
         vm.send_signal(1)
         time.sleep(0.5)
         assert vm.poll() is None
@@ -308,7 +325,7 @@ def test_every_option_at_once(elf, tmp_path):
                 "--rng", "src=/dev/urandom", "--summary", "--summary-json",
                 str(tmp_path / "s.json")]
         with subprocess.Popen(args, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as vm:
-            time.sleep(1)
+            wait_running(vm)
             vm.send_signal(2)
             assert vm.wait(timeout=20) == 130, vm.stderr.read()
         assert (tmp_path / "s.json").exists()
@@ -340,7 +357,7 @@ def test_hugetlb_pool_of_exactly_the_size(elf):
         args = [QUIRE, "run", "--kernel", str(elf()), "--serial", "null",
                 "--memory", "size=64M,page=2m,populate=host"]
         with subprocess.Popen(args, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as vm:
-            time.sleep(1)
+            wait_running(vm)
             vm.send_signal(2)
             assert vm.wait(timeout=20) == 130, vm.stderr.read()
         for populate in ("", ",populate=host"):
@@ -394,7 +411,7 @@ def test_config_and_options(elf, tmp_path):
     args = ["run", "--kernel", elf(), "--disk", tmp_path / "b.img", "--memory", "size=128M",
             "--config", config, "--summary-json", tmp_path / "s.json"]
     with subprocess.Popen([QUIRE, *map(str, args)], stdin=subprocess.DEVNULL) as vm:
-        time.sleep(1)
+        wait_running(vm)
         vm.send_signal(2)
         assert vm.wait(timeout=20) == 130
     summary = json.loads((tmp_path / "s.json").read_text())
@@ -415,7 +432,7 @@ def test_log_lines(elf, tmp_path):
         args = [QUIRE, "run", "--kernel", str(elf()), "--serial", "null",
                 "--shutdown-timeout", "1", *extra]
         with subprocess.Popen(args, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as vm:
-            time.sleep(1)
+            wait_running(vm)
             vm.send_signal(15)
             _, errors = vm.communicate(timeout=20)
             assert vm.returncode == 143

@@ -44,14 +44,12 @@ def torture(*args, timeout=300):
     return done.returncode, json.loads(done.stdout)
 
 
-def assert_something_happened(result, phases):
+def much_happened(result, phases):
     """Nothing lost means little where little was written."""
-    assert result["starts"] == phases
-    assert result["rounds"] > 3 * phases
-    assert result["guest_stores"] > 1000 and result["vmm_writes"] > 100
-    assert result["pages_kvm"] > 1000 and result["pages_vmm"] > 100
-    assert result["pages_copied"] == result["pages_taken"]
-    assert result["pages_compared"] >= phases * result["mib"] * 256
+    return (result["rounds"] > 3 * phases
+            and result["guest_stores"] > 1000 and result["vmm_writes"] > 100
+            and result["pages_kvm"] > 1000 and result["pages_vmm"] > 100
+            and (result["ring_full"] > 0) == (result["method"] == "ring"))
 
 
 @pytest.mark.parametrize("page", ["4k", "thp"])
@@ -59,12 +57,18 @@ def assert_something_happened(result, phases):
 def test_nothing_is_lost(method, page):
     if page == "thp" and "[never]" in THP.read_text():
         pytest.skip("transparent huge pages are off")
-    status, result = torture("--method", method, "--page", page, "--seconds", SECONDS,
-                             "--phases", PHASES, "--vcpus", 2, "--takers", 3, "--mib", 32,
-                             "--ring-entries", RING, "--seed", 7)
-    assert status == 0 and result["pages_different"] == 0, result
-    assert_something_happened(result, PHASES)
-    assert (result["ring_full"] > 0) == (method == "ring"), result
+    # A busy machine gets longer to do as much; what is lost fails at once.
+    for seconds in (SECONDS, 4 * SECONDS, 16 * SECONDS):
+        status, result = torture("--method", method, "--page", page, "--seconds", seconds,
+                                 "--phases", PHASES, "--vcpus", 2, "--takers", 3, "--mib", 32,
+                                 "--ring-entries", RING, "--seed", 7)
+        assert status == 0 and result["pages_different"] == 0, result
+        assert result["starts"] == PHASES
+        assert result["pages_copied"] == result["pages_taken"]
+        assert result["pages_compared"] >= PHASES * result["mib"] * 256
+        if much_happened(result, PHASES):
+            return
+    pytest.fail(f"too little happened: {result}")
 
 
 @pytest.mark.parametrize("method,fault", [
