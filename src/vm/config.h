@@ -52,6 +52,7 @@ struct vm_device_config {
 	char *id;	/* unique among the VM's devices: "_disk0" */
 	json_t *fields; /* what was said, in JSON form, without the id */
 	bool from_file; /* an option on the command line may replace it */
+	bool leaving;	/* the guest was asked to let it go */
 };
 
 /* Words about memory that only have a meaning together; see memory_done(). */

@@ -143,8 +143,9 @@ void vmm_stop_machine(struct vmm *v)
 		pthread_sigmask(SIG_UNBLOCK, &v->signals, NULL);
 	machine_stop(v->machine);
 	vm_summary_take(&v->summary, v->machine, v->start_ns, v->built_ns);
-	vmm_forget_asked_devices(v);
 	machine_free(take_ptr(v->machine));
+	/* Not before: devices may use their configuration to the end. */
+	vmm_forget_asked_devices(v);
 	v->populating = false;
 }
 
@@ -464,16 +465,21 @@ int vmm_add_device(struct vmm *v, const struct virtio_class *cls,
 int vmm_remove_device(struct vmm *v, const char *id, struct err *err)
 {
 	int r = check_state(v, "remove-device", ~IN(VMM_EMPTY), err);
+	struct vm_device_config *dev;
 
 	if (r)
 		return r;
 	if (!id)
 		return err_set(err, EINVAL, "remove-device: id is missing");
-	if (!vm_config_device(&v->cfg, id))
+	dev = vm_config_device(&v->cfg, id);
+	if (!dev)
 		return err_set(err, ENOENT,
 			       "remove-device: there is no device '%s'", id);
-	if (has_machine(v))
-		return machine_request_removal(v->machine, id, err);
+	if (has_machine(v)) {
+		r = machine_request_removal(v->machine, id, err);
+		dev->leaving = !r;
+		return r;
+	}
 	vmm_emit(v, "device", "device-removed", json_pack("{s:s}", "id", id));
 	vm_config_remove_device(&v->cfg, id);
 	return 0;

@@ -179,12 +179,18 @@ static void device_removed(void *ctx, const char *id)
 /* What a guest was asked for and did not let go ends with its machine. */
 void vmm_forget_asked_devices(struct vmm *v)
 {
-	const struct machine *m = v->machine;
+	unsigned int i = 0;
 
-	for (unsigned int i = 0; i < m->num_devices; i++)
-		if (machine_removal_requested(m, i))
-			device_removed(
-				v, virtio_pci_dev(m->devices[i])->config_id);
+	while (i < v->cfg.num_devices) {
+		char id[VM_MAX_NAME];
+
+		if (!v->cfg.devices[i].leaving) {
+			i++;
+			continue;
+		}
+		snprintf(id, sizeof(id), "%s", v->cfg.devices[i].id);
+		device_removed(v, id);
+	}
 }
 
 /* ---- the end of a machine ---- */

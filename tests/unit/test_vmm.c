@@ -609,6 +609,46 @@ static void test_reboot(void **state)
 	vmm_free(v);
 }
 
+/*
+ * Plugged in while it runs; the guest, which knows no hot-plug, keeps it when
+ * asked to let it go, until its machine ends.
+ */
+static void test_hotplug(void **state)
+{
+	struct err err = ERR_INIT;
+	struct seen seen;
+	struct vmm *v;
+	json_t *config, *info = NULL;
+	const struct virtio_class *rng = virtio_classes[0];
+
+	need_kvm();
+	for (size_t i = 0; virtio_classes[i]; i++)
+		if (!strcmp(virtio_classes[i]->name, "rng"))
+			rng = virtio_classes[i];
+	v = new_vmm(&seen);
+	create(v);
+	assert_int_equal(vmm_boot(v, &err), 0);
+	config = json_pack("{s:s, s:s}", "id", "r", "src", "kernel");
+	assert_int_equal(vmm_add_device(v, rng, config, &info, &err), 0);
+	assert_string_equal(json_string_value(json_object_get(info, "id")),
+			    "r");
+	assert_int_equal(json_string_length(json_object_get(info, "bdf")), 12);
+	json_decref(info);
+	json_decref(config);
+	/* what cannot be made is not in the configuration either */
+	config = json_pack("{s:s}", "src", "/nonexistent");
+	assert_true(vmm_add_device(v, rng, config, &info, &err) < 0);
+	json_decref(config);
+	assert_int_equal(v->cfg.num_devices, 1);
+	assert_int_equal(vmm_remove_device(v, "r", &err), 0);
+	assert_int_equal(v->cfg.num_devices, 1);
+	assert_int_equal(vmm_reboot(v, &err), 0);
+	assert_int_equal(v->cfg.num_devices, 0);
+	assert_string_equal(seen.events, "created booted device-added "
+					 "device-removed rebooted");
+	vmm_free(v);
+}
+
 /* What the guest does by itself, with and without somebody who stays. */
 static int step(struct vmm *v, void *arg, struct err *err)
 {
@@ -908,6 +948,7 @@ int main(void)
 		cmocka_unit_test(test_pause),
 		cmocka_unit_test(test_shutdown_and_boot_again),
 		cmocka_unit_test(test_reboot),
+		cmocka_unit_test(test_hotplug),
 		cmocka_unit_test(test_guest_ends),
 		cmocka_unit_test(test_pause_after_the_end),
 		cmocka_unit_test(test_guest_reboots),
