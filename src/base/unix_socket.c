@@ -36,7 +36,7 @@ static bool is_stale(const struct sockaddr_un *addr)
 
 static int bind_path(int fd, const char *path, struct err *err)
 {
-	struct sockaddr_un addr;
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
 	const struct sockaddr *sa = (const struct sockaddr *)&addr;
 
 	if (unix_socket_address(&addr, path))

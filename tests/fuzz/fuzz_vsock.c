@@ -227,6 +227,9 @@ static void give_buffers(struct input *in)
 		uint32_t written;
 
 		BUG_ON(i > 100000);
+		/* Those without room for data are used up without an end. */
+		if (len == sizeof(struct vsock_header) && i == 100)
+			break;
 		build_chain(&dev->rx_chain, false, len, cuts);
 		written = vsock_send_next(dev);
 		if (written)
