@@ -12,10 +12,8 @@ static const struct tool {
 	const char *name;
 	int (*main)(int argc, char **argv);
 } tools[] = {
-	{ "init", init_main },
-	{ "memtouch", memtouch_main },
-	{ "blkverify", blkverify_main },
-	{ "vsocktest", vsocktest_main },
+	{ "init", init_main },		 { "memtouch", memtouch_main },
+	{ "blkverify", blkverify_main }, { "vsocktest", vsocktest_main },
 	{ "nettest", nettest_main },
 };
 

@@ -126,6 +126,12 @@ struct virtio_transport_ops {
 	void (*needs_reset)(void *transport);
 };
 
+/* A count of a device's own, for the API: "rx_bytes". */
+struct virtio_counter {
+	const char *name;
+	const _Atomic uint64_t *value;
+};
+
 /* Embedded first in each device's own struct. */
 struct virtio_dev {
 	const struct virtio_class *cls;
@@ -139,6 +145,9 @@ struct virtio_dev {
 	const struct virtio_transport_ops *transport;
 	void *transport_ctx;
 	_Atomic uint64_t errors; /* guest misbehaviour and failed requests */
+	/* Beyond those of the queues; set by create(), then fixed. */
+	const struct virtio_counter *counters;
+	unsigned int num_counters;
 };
 
 /*

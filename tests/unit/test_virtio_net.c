@@ -154,6 +154,15 @@ static void kick(struct fixture *f, unsigned int queue)
 	io_eventfd_signal(f->dev->queues[queue].kick_fd);
 }
 
+static uint64_t counter(struct fixture *f, const char *name)
+{
+	for (unsigned int i = 0; i < f->dev->num_counters; i++)
+		if (!strcmp(f->dev->counters[i].name, name))
+			return atomic_load(f->dev->counters[i].value);
+	fail_msg("no counter %s", name);
+	return 0;
+}
+
 /* ---- the peer ---- */
 
 static void fill(unsigned char *p, size_t len, unsigned int seed)
@@ -342,6 +351,9 @@ static void test_transmit_drops(void **state)
 	expect_used(f, TX, b, 0);
 	expect_used(f, TX, c, 0);
 	peer_expect(f, 100, 5);
+	assert_int_equal(counter(f, "tx_dropped"), 2);
+	assert_int_equal(counter(f, "tx_frames"), 1);
+	assert_int_equal(counter(f, "tx_bytes"), 100);
 	stop(f);
 }
 
@@ -547,6 +559,9 @@ static void test_unmerged(void **state)
 	peer_send(f, 9000, 2);
 	peer_send(f, 1500, 3);
 	expect_bytes(f, gpas[1], 1500, 3);
+	assert_int_equal(counter(f, "rx_dropped"), 1);
+	assert_int_equal(counter(f, "rx_frames"), 2);
+	assert_int_equal(counter(f, "rx_bytes"), 1560);
 	stop(f);
 }
 

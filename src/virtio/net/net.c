@@ -129,6 +129,23 @@ static void name_device(struct net_dev *dev, unsigned int index,
 		 mac[5]);
 }
 
+/* Names as in Cloud Hypervisor's vm.counters, and what was dropped. */
+static void name_counters(struct net_dev *dev)
+{
+	const struct virtio_counter counters[NET_COUNTERS] = {
+		{ "rx_frames", &dev->rx.frames },
+		{ "rx_bytes", &dev->rx.bytes },
+		{ "rx_dropped", &dev->rx.dropped },
+		{ "tx_frames", &dev->tx.frames },
+		{ "tx_bytes", &dev->tx.bytes },
+		{ "tx_dropped", &dev->tx.dropped },
+	};
+
+	memcpy(dev->counters, counters, sizeof(counters));
+	dev->vdev.counters = dev->counters;
+	dev->vdev.num_counters = NET_COUNTERS;
+}
+
 static int net_create(struct virtio_dev **ret, const void *config,
 		      const struct ram *ram, unsigned int num_cpus,
 		      unsigned int index, struct err *err)
@@ -159,6 +176,7 @@ static int net_create(struct virtio_dev **ret, const void *config,
 		return r;
 	}
 	name_device(dev, index, cfg->mac);
+	name_counters(dev);
 	dev->vdev.offered |= features_of(cfg, dev->backend);
 	log_info("%s: %u pair%s of queues", dev->vdev.id, dev->max_pairs,
 		 dev->max_pairs > 1 ? "s" : "");

@@ -20,11 +20,14 @@ struct net_counters {
 	_Atomic uint64_t frames, bytes, dropped;
 };
 
+#define NET_COUNTERS 6
+
 struct net_dev {
 	struct virtio_dev vdev;
 	struct net_backend *backend;
 	struct ratelimit rx_limit, tx_limit;
 	struct net_counters rx, tx;
+	struct virtio_counter counters[NET_COUNTERS]; /* names of those */
 	unsigned int max_pairs;
 	uint16_t mtu;		    /* of the configuration space, if offered */
 	_Atomic uint64_t mac;	    /* byte 0 is the lowest */

@@ -226,9 +226,9 @@ static void deliver(struct net_rx *rx)
 		rx->stock_bytes -= buf->bytes;
 		left -= len;
 	}
-	vq_push_show(vq);
 	net_count(&dev->rx.frames, 1);
 	net_count(&dev->rx.bytes, rx->frame - NET_HDR_BYTES);
+	vq_push_show(vq);
 	rx->unshown++;
 	rx->unshown_bytes += rx->frame;
 	rx->frame = 0;
