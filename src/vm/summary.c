@@ -251,7 +251,7 @@ static json_t *summary_json(const struct vm_summary *s)
 
 	return json_pack(
 		"{s:i, s:f, s:f, s:o, s:f, s:i, s:I, s:I, s:I, s:I, s:I, s:I, "
-		"s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o}",
+		"s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o}",
 		"boots", (int)s->boots, "build_s", s->build_s, "run_s",
 		s->run_s, "init_s", init, "populate_s", s->populate_s, "vcpus",
 		(int)s->num_cpus, "memory_bytes", (json_int_t)s->memory_bytes,
