@@ -29,11 +29,11 @@ static void device_fini(struct vm_device_config *dev)
 static int device_init(struct vm_device_config *dev,
 		       const struct virtio_class *cls)
 {
-	*dev = (struct vm_device_config){
-		.cls = cls,
-		.config = calloc(1, MAX(cls->config_bytes, (size_t)1)),
-		.fields = json_object(),
-	};
+	size_t bytes = MAX(cls->config_bytes, (size_t)1);
+
+	*dev = (struct vm_device_config){ .cls = cls };
+	dev->config = calloc(1, bytes);
+	dev->fields = json_object();
 	if (!dev->config || !dev->fields) {
 		device_fini(dev);
 		return -ENOMEM;

@@ -19,7 +19,7 @@ static const char *shown(const char *name, char buf[64])
 {
 	size_t i;
 
-	for (i = 0; name[i] && i < 60; i++)
+	for (i = 0; i < 60 && name[i]; i++)
 		buf[i] = name[i] >= 0x20 && name[i] < 0x7f ? name[i] : '?';
 	buf[i] = '\0';
 	return buf;
