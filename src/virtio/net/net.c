@@ -216,8 +216,8 @@ static int add_worker(struct net_dev *dev, const char *kind,
 /* Queues the driver did not enable are not served. */
 static int start_pair(struct net_dev *dev, unsigned int pair)
 {
-	bool rx = dev->vdev.queues[2 * pair].vq.started;
-	bool tx = dev->vdev.queues[2 * pair + 1].vq.started;
+	const struct virtio_queue *queue = &dev->vdev.queues[(size_t)2 * pair];
+	bool rx = queue[0].vq.started, tx = queue[1].vq.started;
 	struct net_queue *queues[] = {
 		rx ? net_rx_new(dev, pair) : NULL,
 		tx ? net_tx_new(dev, pair) : NULL,

@@ -88,7 +88,7 @@ static int set_fd(void *obj, const char *value, struct err *err)
 			p++;
 			continue;
 		}
-		if (strcmp(p, *value == '[' ? "]" : ""))
+		if (strcmp(p, *value == '[' ? "]" : "") != 0)
 			break;
 		cfg->num_fds = num;
 		return 0;

@@ -25,7 +25,7 @@ struct net_ctrl_queue {
 static void kick_receivers(struct net_dev *dev)
 {
 	for (unsigned int i = 0; i < dev->max_pairs; i++)
-		io_eventfd_signal(dev->vdev.queues[2 * i].kick_fd);
+		io_eventfd_signal(dev->vdev.queues[(size_t)2 * i].kick_fd);
 }
 
 /* Frames go only to pairs that are served: in this order. */

@@ -41,7 +41,7 @@ static void last_words(const struct passt *p, char *buf, size_t size)
 
 	text[MAX(n, 0)] = '\0';
 	while ((line = strsep(&rest, "\n")))
-		if (*line && strncmp(line, "Failed to send", 14))
+		if (*line && strncmp(line, "Failed to send", 14) != 0)
 			found = line;
 	snprintf(buf, size, "%s", found ? found : "");
 	for (char *c = buf; *c; c++)

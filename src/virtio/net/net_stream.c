@@ -37,7 +37,7 @@
 #define NS_PER_MS   1000000ull
 #define UNIX_PREFIX "socket"
 
-_Static_assert(IN_BYTES >= 2 * OUT_BYTES, "a frame must fit, and more");
+_Static_assert(IN_BYTES >= 2ull * OUT_BYTES, "a frame must fit, and more");
 
 struct stream {
 	struct net_backend b;
@@ -72,7 +72,7 @@ static int connect_to(const char *path, int *ret_fd)
 
 	if (strlen(path) >= sizeof(addr.sun_path))
 		return -ENAMETOOLONG;
-	strcpy(addr.sun_path, path);
+	memcpy(addr.sun_path, path, strlen(path) + 1);
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return -errno;
@@ -117,7 +117,7 @@ static void disconnect(struct stream *s, const char *why)
 static bool connected(struct stream *s)
 {
 	uint64_t now;
-	int fd;
+	int fd = -1;
 
 	if (s->up)
 		return true;
@@ -388,7 +388,7 @@ int net_stream_new(struct net_backend **ret, int fd, const char *path,
 static int stream_open(struct net_backend **ret,
 		       const struct net_backend_config *cfg, struct err *err)
 {
-	int fd, r = connect_to(cfg->socket, &fd);
+	int fd = -1, r = connect_to(cfg->socket, &fd);
 
 	if (r)
 		return err_errno(err, -r,

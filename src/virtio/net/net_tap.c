@@ -149,7 +149,7 @@ static int open_fds(struct tap *tap, const struct net_backend_config *cfg,
 				       "fd=%d: not opened with IFF_TAP, "
 				       "IFF_NO_PI and IFF_VNET_HDR",
 				       cfg->fds[i]);
-		if (i && strncmp(ifr.ifr_name, tap->name, IFNAMSIZ))
+		if (i && strncmp(ifr.ifr_name, tap->name, IFNAMSIZ) != 0)
 			return err_set(err, EINVAL,
 				       "fd=%d: not of the same interface as "
 				       "fd=%d",

@@ -59,7 +59,7 @@ static void sleep_for(struct net_worker *w, const struct net_wait *waits)
 	}
 	if (until && !time_left(until, &left))
 		return;
-	if (ppoll(pfds, 2 * n, until ? &left : NULL, NULL) <= 0)
+	if (ppoll(pfds, (nfds_t)2 * n, until ? &left : NULL, NULL) <= 0)
 		return;
 	for (unsigned int i = 0; i < n; i++) {
 		struct virtio_queue *queue = net_virtio_queue(w->queues[i]);
