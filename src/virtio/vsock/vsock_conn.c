@@ -16,8 +16,8 @@
  * guest's buffer, when there is one and the guest's credit allows.
  *
  * The ready list holds the connections that have something for the guest; each
- * sends one packet in its turn. schedule() puts one there, after whatever may
- * have given it something to send.
+ * sends one packet in its turn. vsock_conn_vsock_conn_schedule() puts one
+ * there, after whatever may have given it something to send.
  *
  * Ends. The host's end of file becomes SHUTDOWN(SEND), a socket that takes no
  * more SHUTDOWN(RCV); after both the guest answers RST (VSOCK_CLOSING, or is
@@ -27,7 +27,6 @@
  *
  * Source: virtio 1.2 sections 5.10.6.3 to 5.10.6.6.
  */
-#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,22 +42,8 @@
 #include "base/log.h"
 #include "virtio/vsock/vsock_priv.h"
 
-#define HELLO_BYTES 64u /* of the line CONNECT <port> */
-/* Host ports of host-initiated connections: [2^30, 2^31), above what anybody
- * listens on. */
-#define FIRST_PORT (1u << 30)
-
-#define HELLO_NS   (60 * NSEC_PER_SEC) /* a person may be typing it */
-#define ANSWER_NS  (10 * NSEC_PER_SEC) /* the guest's, to a request */
-#define CONNECT_NS (2 * NSEC_PER_SEC)  /* as long as Linux guests wait */
-#define RETRY_NS   (NSEC_PER_SEC / 50)
-#define CLOSE_NS   (10 * NSEC_PER_SEC)
-#define ACCEPT_NS  (NSEC_PER_SEC / 5) /* when descriptors ran out */
-
-static const struct sockaddr *generic(const struct sockaddr_un *addr)
-{
-	return (const struct sockaddr *)addr;
-}
+/* The guest's answer to the end of both directions. */
+#define CLOSE_NS (10 * NSEC_PER_SEC)
 
 /* -- the table -- */
 
@@ -70,8 +55,8 @@ chain_of(struct vsock_dev *dev, uint32_t host_port, uint32_t guest_port)
 	return &dev->table[(mixed >> 16) % VSOCK_HASH_SIZE];
 }
 
-static struct vsock_conn *find(struct vsock_dev *dev, uint32_t host_port,
-			       uint32_t guest_port)
+struct vsock_conn *vsock_conn_find(struct vsock_dev *dev, uint32_t host_port,
+				   uint32_t guest_port)
 {
 	struct vsock_conn *conn;
 
@@ -81,7 +66,7 @@ static struct vsock_conn *find(struct vsock_dev *dev, uint32_t host_port,
 	return NULL;
 }
 
-static void enter(struct vsock_conn *conn)
+void vsock_conn_enter(struct vsock_conn *conn)
 {
 	LIST_INSERT_HEAD(chain_of(conn->dev, conn->host_port, conn->guest_port),
 			 conn, hash);
@@ -103,8 +88,8 @@ static void unready(struct vsock_conn *conn)
 }
 
 /* fd is taken over, also on failure. */
-static struct vsock_conn *new_conn(struct vsock_dev *dev,
-				   enum vsock_state state, int fd)
+struct vsock_conn *vsock_conn_new(struct vsock_dev *dev, enum vsock_state state,
+				  int fd)
 {
 	struct epoll_event ev = {
 		.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | (uint32_t)EPOLLET,
@@ -129,7 +114,7 @@ fail:
 	return NULL;
 }
 
-static void kill_conn(struct vsock_conn *conn)
+void vsock_conn_kill(struct vsock_conn *conn)
 {
 	struct vsock_dev *dev = conn->dev;
 
@@ -170,11 +155,11 @@ void vsock_drop_all(struct vsock_dev *dev)
 	struct vsock_conn *conn;
 
 	while ((conn = TAILQ_FIRST(&dev->conns)))
-		kill_conn(conn);
+		vsock_conn_kill(conn);
 	dev->rst_head = dev->rst_tail;
 }
 
-static void set_timer(struct vsock_conn *conn, uint64_t ns)
+void vsock_conn_set_timer(struct vsock_conn *conn, uint64_t ns)
 {
 	struct vsock_dev *dev = conn->dev;
 
@@ -183,7 +168,7 @@ static void set_timer(struct vsock_conn *conn, uint64_t ns)
 		dev->timer_ns = conn->timer_ns;
 }
 
-static bool table_full(struct vsock_dev *dev)
+bool vsock_table_full(struct vsock_dev *dev)
 {
 	if (dev->num_conns < VSOCK_MAX_CONNS)
 		return false;
@@ -200,8 +185,8 @@ unsigned int vsock_num_rsts(const struct vsock_dev *dev)
 	return dev->rst_tail - dev->rst_head;
 }
 
-static void send_rst(struct vsock_dev *dev, uint64_t cid, uint32_t host_port,
-		     uint32_t guest_port)
+void vsock_send_rst(struct vsock_dev *dev, uint64_t cid, uint32_t host_port,
+		    uint32_t guest_port)
 {
 	if (vsock_num_rsts(dev) == VSOCK_RSTS_MAX)
 		return; /* see VSOCK_RSTS_MAX */
@@ -219,12 +204,12 @@ static bool is_known(const struct vsock_conn *conn)
 }
 
 /* End it on both sides. */
-static void reset(struct vsock_conn *conn)
+void vsock_conn_reset(struct vsock_conn *conn)
 {
 	if (is_known(conn))
-		send_rst(conn->dev, VSOCK_CID_HOST, conn->host_port,
-			 conn->guest_port);
-	kill_conn(conn);
+		vsock_send_rst(conn->dev, VSOCK_CID_HOST, conn->host_port,
+			       conn->guest_port);
+	vsock_conn_kill(conn);
 }
 
 /* -- credit -- */
@@ -266,7 +251,7 @@ static bool wants_to_read(const struct vsock_conn *conn)
 	       !(conn->guest_shut & VSOCK_SHUTDOWN_RCV);
 }
 
-static void schedule(struct vsock_conn *conn)
+void vsock_conn_schedule(struct vsock_conn *conn)
 {
 	bool wants = conn->due || conn->host_shut != conn->host_shut_told;
 
@@ -322,7 +307,7 @@ static void flushed(struct vsock_conn *conn)
 {
 	free(take_ptr(conn->buf));
 	if (conn->state == VSOCK_LINGER)
-		kill_conn(conn);
+		vsock_conn_kill(conn);
 	else if (conn->guest_shut & VSOCK_SHUTDOWN_SEND)
 		shutdown(conn->fd, SHUT_WR);
 }
@@ -388,7 +373,7 @@ static void receive_data(struct vsock_conn *conn, uint32_t len)
 	uint32_t sent = 0;
 
 	if (len > VSOCK_BUF_BYTES - num_buffered(conn)) {
-		reset(conn); /* more than it had credit for */
+		vsock_conn_reset(conn); /* more than it had credit for */
 		return;
 	}
 	if (!len)
@@ -409,7 +394,7 @@ static void receive_data(struct vsock_conn *conn, uint32_t len)
 	if (sent == len)
 		return;
 	if (!keep(conn, sent, len - sent))
-		reset(conn);
+		vsock_conn_reset(conn);
 	else if (was_empty)
 		flush(conn); /* up to the edge */
 }
@@ -478,7 +463,8 @@ static uint32_t read_payload(struct vsock_conn *conn)
 	else if (errno == EAGAIN)
 		conn->readable = false;
 	else
-		reset(conn); /* closed without reading what was sent */
+		vsock_conn_reset(
+			conn); /* closed without reading what was sent */
 	return 0;
 }
 
@@ -505,7 +491,7 @@ static void begin_closing(struct vsock_conn *conn)
 	close_fd(&conn->fd);
 	conn->fwd_cnt = conn->rx_cnt;
 	free(take_ptr(conn->buf));
-	set_timer(conn, CLOSE_NS);
+	vsock_conn_set_timer(conn, CLOSE_NS);
 }
 
 static bool next_packet(struct vsock_conn *conn, struct vsock_packet *packet)
@@ -575,13 +561,14 @@ uint32_t vsock_send_next(struct vsock_dev *dev)
 	    conn->host_shut_told == VSOCK_SHUTDOWN_BOTH)
 		begin_closing(conn);
 	if (conn->state != VSOCK_DEAD)
-		schedule(conn);
+		vsock_conn_schedule(conn);
 	return written;
 }
 
 /* -- packets of a connection -- */
 
-static void take_credit(struct vsock_conn *conn, const struct vsock_packet *p)
+void vsock_conn_take_credit(struct vsock_conn *conn,
+			    const struct vsock_packet *p)
 {
 	conn->peer_buf_alloc = p->buf_alloc;
 	conn->peer_fwd_cnt = p->fwd_cnt;
@@ -596,14 +583,14 @@ static void receive_response(struct vsock_conn *conn)
 	int len;
 
 	if (conn->state != VSOCK_REQUESTED || conn->due & VSOCK_DUE_REQUEST) {
-		reset(conn);
+		vsock_conn_reset(conn);
 		return;
 	}
 	len = snprintf(line, sizeof(line), "OK %u\n", conn->host_port);
 	/* Nothing was sent before: it fits, or nobody is there. */
 	if (send(conn->fd, line, (size_t)len, MSG_DONTWAIT | MSG_NOSIGNAL) !=
 	    len) {
-		reset(conn);
+		vsock_conn_reset(conn);
 		return;
 	}
 	conn->state = VSOCK_OPEN;
@@ -615,7 +602,7 @@ static void receive_shutdown(struct vsock_conn *conn, uint32_t flags)
 	conn->guest_shut |= flags & VSOCK_SHUTDOWN_BOTH;
 	if (conn->state == VSOCK_CLOSING) {
 		if (conn->guest_shut == VSOCK_SHUTDOWN_BOTH)
-			reset(conn);
+			vsock_conn_reset(conn);
 		return;
 	}
 	if (conn->guest_shut & VSOCK_SHUTDOWN_RCV) {
@@ -624,8 +611,8 @@ static void receive_shutdown(struct vsock_conn *conn, uint32_t flags)
 			conn->host_shut = VSOCK_SHUTDOWN_BOTH;
 	}
 	if (conn->guest_shut == VSOCK_SHUTDOWN_BOTH) {
-		send_rst(conn->dev, VSOCK_CID_HOST, conn->host_port,
-			 conn->guest_port);
+		vsock_send_rst(conn->dev, VSOCK_CID_HOST, conn->host_port,
+			       conn->guest_port);
 		leave(conn);
 		unready(conn);
 		conn->state = VSOCK_LINGER;
@@ -641,27 +628,27 @@ static bool may_send(const struct vsock_conn *conn)
 	       !(conn->guest_shut & VSOCK_SHUTDOWN_SEND);
 }
 
-static void receive_on(struct vsock_conn *conn, const struct vsock_packet *p)
+void vsock_conn_receive(struct vsock_conn *conn, const struct vsock_packet *p)
 {
-	take_credit(conn, p);
+	vsock_conn_take_credit(conn, p);
 	switch (p->op) {
 	case VSOCK_OP_RESPONSE:
 		receive_response(conn);
 		break;
 	case VSOCK_OP_RST:
-		kill_conn(conn);
+		vsock_conn_kill(conn);
 		break;
 	case VSOCK_OP_SHUTDOWN:
 		if (conn->state == VSOCK_OPEN || conn->state == VSOCK_CLOSING)
 			receive_shutdown(conn, p->flags);
 		else
-			reset(conn);
+			vsock_conn_reset(conn);
 		break;
 	case VSOCK_OP_RW:
 		if (may_send(conn))
 			receive_data(conn, p->len);
 		else
-			reset(conn);
+			vsock_conn_reset(conn);
 		break;
 	case VSOCK_OP_CREDIT_UPDATE:
 		break;
@@ -670,225 +657,11 @@ static void receive_on(struct vsock_conn *conn, const struct vsock_packet *p)
 		break;
 	case VSOCK_OP_REQUEST: /* of ports in use */
 	case VSOCK_OP_INVALID: /* refused before */
-		reset(conn);
+		vsock_conn_reset(conn);
 		break;
 	}
 	if (conn->state != VSOCK_DEAD)
-		schedule(conn);
-}
-
-/* -- connections that the guest begins -- */
-
-/* 0: connected, -EAGAIN: not now, else nobody listens. */
-static int connect_port(struct vsock_dev *dev, uint32_t port, int *ret_fd)
-{
-	_cleanup_close_ int fd = socket(
-		AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	int n;
-
-	if (fd < 0)
-		return -errno;
-	n = snprintf(addr.sun_path, sizeof(addr.sun_path), "%s_%u", dev->path,
-		     port);
-	if (n < 0 || (size_t)n >= sizeof(addr.sun_path))
-		return -ENAMETOOLONG;
-	if (connect(fd, generic(&addr), sizeof(addr)))
-		return -errno;
-	*ret_fd = take_fd(&fd);
-	return 0;
-}
-
-static void receive_request(struct vsock_dev *dev, const struct vsock_packet *p)
-{
-	struct vsock_conn *conn = NULL;
-	int fd = -1, r = -ENOSPC;
-
-	if (!table_full(dev))
-		r = connect_port(dev, p->dst_port, &fd);
-	if (r == 0 || r == -EAGAIN)
-		conn = new_conn(dev, r ? VSOCK_CONNECTING : VSOCK_OPEN, fd);
-	if (!conn) {
-		send_rst(dev, VSOCK_CID_HOST, p->dst_port, p->src_port);
-		return;
-	}
-	conn->host_port = p->dst_port;
-	conn->guest_port = p->src_port;
-	enter(conn);
-	take_credit(conn, p);
-	if (r == 0) {
-		conn->due = VSOCK_DUE_RESPONSE;
-		schedule(conn);
-		return;
-	}
-	conn->deadline_ns = clock_now_ns() + CONNECT_NS;
-	set_timer(conn, RETRY_NS);
-}
-
-/* The backlog was full: a new connection takes the place of this one. */
-static void retry_connect(struct vsock_conn *conn, uint64_t now_ns)
-{
-	struct epoll_event ev = {
-		.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | (uint32_t)EPOLLET,
-		.data.ptr = conn,
-	};
-	int r = connect_port(conn->dev, conn->host_port, &conn->fd);
-
-	if (!r && epoll_ctl(conn->dev->epoll_fd, EPOLL_CTL_ADD, conn->fd, &ev))
-		r = -errno;
-	if (r == -EAGAIN && now_ns < conn->deadline_ns) {
-		set_timer(conn, RETRY_NS);
-		return;
-	}
-	if (r) {
-		reset(conn);
-		return;
-	}
-	conn->state = VSOCK_OPEN;
-	conn->due = VSOCK_DUE_RESPONSE;
-	schedule(conn);
-}
-
-void vsock_receive(struct vsock_dev *dev, const struct vsock_packet *packet)
-{
-	struct vsock_conn *conn = find(dev, packet->dst_port, packet->src_port);
-
-	if (conn)
-		receive_on(conn, packet);
-	else if (packet->op == VSOCK_OP_REQUEST)
-		receive_request(dev, packet);
-	else if (packet->op != VSOCK_OP_RST)
-		send_rst(dev, VSOCK_CID_HOST, packet->dst_port,
-			 packet->src_port);
-}
-
-void vsock_refuse(struct vsock_dev *dev, const struct vsock_packet *packet)
-{
-	struct vsock_conn *conn = NULL;
-
-	if (packet->dst_cid == VSOCK_CID_HOST)
-		conn = find(dev, packet->dst_port, packet->src_port);
-	if (conn)
-		kill_conn(conn);
-	send_rst(dev, packet->dst_cid, packet->dst_port, packet->src_port);
-}
-
-/* -- connections that the host begins -- */
-
-/* "CONNECT <port>", a line without its end; false: something else. */
-static bool parse_hello(const char *line, uint32_t *ret_port)
-{
-	static const char word[] = "connect";
-	size_t len = strlen(word);
-	unsigned long port;
-	char *end;
-
-	line += strspn(line, " \t");
-	if (strncasecmp(line, word, len) != 0 || !isblank(line[len]))
-		return false;
-	line += len;
-	line += strspn(line, " \t");
-	if (!isdigit((unsigned char)*line))
-		return false;
-	errno = 0;
-	port = strtoul(line, &end, 10);
-	end += strspn(end, " \t\r");
-	if (errno || *end || port > UINT32_MAX)
-		return false;
-	*ret_port = (uint32_t)port;
-	return true;
-}
-
-/* 1: the line is there and taken, without its end; 0: not yet; else none. */
-static int read_hello(struct vsock_conn *conn, char line[HELLO_BYTES + 1])
-{
-	ssize_t n = recv(conn->fd, line, HELLO_BYTES, MSG_PEEK | MSG_DONTWAIT);
-	const char *end;
-
-	if (n < 0)
-		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
-	end = memchr(line, '\n', (size_t)n);
-	if (!end)
-		return n == 0 || n == HELLO_BYTES || conn->hung_up ? -EBADMSG
-								   : 0;
-	/* What follows the line is for the guest. */
-	n = end - line + 1;
-	if (recv(conn->fd, line, (size_t)n, MSG_DONTWAIT) != n)
-		return -EIO;
-	line[n - 1] = '\0';
-	return strlen(line) == (size_t)n - 1 ? 1 : -EBADMSG;
-}
-
-/* Host ports of such connections are ours to choose. */
-static uint32_t choose_port(struct vsock_dev *dev, uint32_t guest_port)
-{
-	uint32_t port;
-
-	/* Ends: there are fewer connections than such ports. */
-	do
-		port = FIRST_PORT + dev->next_port++ % FIRST_PORT;
-	while (find(dev, port, guest_port));
-	return port;
-}
-
-static void take_hello(struct vsock_conn *conn)
-{
-	char line[HELLO_BYTES + 1];
-	int r = read_hello(conn, line);
-
-	if (r == 0)
-		return;
-	/* One that is gone already has nobody to be told OK. */
-	if (r < 0 || conn->hung_up || !parse_hello(line, &conn->guest_port)) {
-		kill_conn(conn);
-		return;
-	}
-	conn->host_port = choose_port(conn->dev, conn->guest_port);
-	conn->state = VSOCK_REQUESTED;
-	conn->due = VSOCK_DUE_REQUEST;
-	conn->readable = true; /* the edge of what follows may be past */
-	enter(conn);
-	schedule(conn);
-	set_timer(conn, ANSWER_NS);
-}
-
-static void watch_accepting(struct vsock_dev *dev, bool accepting)
-{
-	struct epoll_event ev = {
-		.events = accepting ? EPOLLIN : 0,
-		.data.ptr = dev,
-	};
-
-	dev->accept_ns = accepting ? 0 : clock_now_ns() + ACCEPT_NS;
-	if (!accepting && (!dev->timer_ns || dev->accept_ns < dev->timer_ns))
-		dev->timer_ns = dev->accept_ns;
-	dev->accepting = accepting;
-	epoll_ctl(dev->epoll_fd, EPOLL_CTL_MOD, dev->listener.fd, &ev);
-}
-
-void vsock_accept(struct vsock_dev *dev)
-{
-	int fd = accept4(dev->listener.fd, NULL, NULL,
-			 SOCK_CLOEXEC | SOCK_NONBLOCK);
-	struct vsock_conn *conn;
-
-	if (fd < 0) {
-		if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED)
-			return; /* it went away again */
-		/* It stays in the backlog, which would wake us for ever. */
-		log_ratelimited(LOG_LEVEL_WARN,
-				"%s: cannot take a connection: %s",
-				dev->vdev.id, strerror(errno));
-		watch_accepting(dev, false);
-		return;
-	}
-	if (table_full(dev)) {
-		close(fd);
-		return;
-	}
-	conn = new_conn(dev, VSOCK_HELLO, fd);
-	if (conn)
-		set_timer(conn, HELLO_NS);
+		vsock_conn_schedule(conn);
 }
 
 /* -- events -- */
@@ -898,9 +671,9 @@ static void host_closed(struct vsock_conn *conn)
 {
 	conn->hung_up = true;
 	if (conn->state == VSOCK_REQUESTED)
-		reset(conn);
+		vsock_conn_reset(conn);
 	else if (conn->state == VSOCK_LINGER)
-		kill_conn(conn);
+		vsock_conn_kill(conn);
 	else if (is_connected(conn) && conn->guest_shut & VSOCK_SHUTDOWN_RCV)
 		/* There is nothing to be read that would show it. */
 		conn->host_shut = VSOCK_SHUTDOWN_BOTH;
@@ -915,38 +688,9 @@ void vsock_conn_event(struct vsock_conn *conn, uint32_t events)
 	if (events & (EPOLLHUP | EPOLLERR))
 		host_closed(conn);
 	if (conn->state == VSOCK_HELLO)
-		take_hello(conn);
+		vsock_take_hello(conn);
 	else if (is_connected(conn) || conn->state == VSOCK_LINGER)
 		flush(conn);
 	if (conn->state != VSOCK_DEAD)
-		schedule(conn);
-}
-
-static void timer_fired(struct vsock_conn *conn, uint64_t now_ns)
-{
-	conn->timer_ns = 0;
-	if (conn->state == VSOCK_CONNECTING)
-		retry_connect(conn, now_ns);
-	else
-		reset(conn);
-}
-
-void vsock_timers(struct vsock_dev *dev, uint64_t now_ns)
-{
-	struct vsock_conn *conn, *next;
-	uint64_t earliest = 0;
-
-	if (dev->accept_ns && dev->accept_ns <= now_ns)
-		watch_accepting(dev, true);
-	for (conn = TAILQ_FIRST(&dev->conns); conn; conn = next) {
-		next = TAILQ_NEXT(conn, all);
-		if (conn->timer_ns && conn->timer_ns <= now_ns)
-			timer_fired(conn, now_ns);
-		if (conn->state != VSOCK_DEAD && conn->timer_ns &&
-		    (!earliest || conn->timer_ns < earliest))
-			earliest = conn->timer_ns;
-	}
-	if (dev->accept_ns && (!earliest || dev->accept_ns < earliest))
-		earliest = dev->accept_ns;
-	dev->timer_ns = earliest;
+		vsock_conn_schedule(conn);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Inside virtio-vsock: the device (vsock.c), its thread (vsock_loop.c), its
- * connections (vsock_conn.c).
+ * connections (vsock_conn.c) and how they begin (vsock_connect.c).
  *
  * Threads: between activate() and deactivate() everything but ->stop belongs to
  * the device's thread; without one, to the control thread.
@@ -19,7 +19,7 @@
 /* Connections at a time, half-open and lingering ones included. */
 #define VSOCK_MAX_CONNS 1024u
 /* What a guest may send ahead of a host that does not read; of each. */
-#define VSOCK_BUF_BYTES (128u * 1024)
+#define VSOCK_BUF_BYTES 131072u
 /* Payload of one packet to the guest. */
 #define VSOCK_MAX_PAYLOAD (64u * 1024)
 /*
@@ -114,7 +114,7 @@ struct vsock_dev {
 	bool broken;
 };
 
-/* -- vsock_conn.c; all on the device's thread -- */
+/* -- vsock_conn.c, vsock_connect.c; all on the device's thread -- */
 
 /* What epoll events with this pointer mean; anything else is a connection. */
 void vsock_conn_event(struct vsock_conn *conn, uint32_t events);
@@ -147,6 +147,32 @@ bool vsock_has_unsent(const struct vsock_dev *dev);
 void vsock_drop_all(struct vsock_dev *dev);
 /* Free the dead ones: nobody holds a pointer to them any more. */
 void vsock_reap(struct vsock_dev *dev);
+
+/* -- between vsock_conn.c and vsock_connect.c -- */
+
+struct vsock_conn *vsock_conn_find(struct vsock_dev *dev, uint32_t host_port,
+				   uint32_t guest_port);
+/* fd is taken over, also on failure; -1: there will be one. */
+struct vsock_conn *vsock_conn_new(struct vsock_dev *dev, enum vsock_state state,
+				  int fd);
+/* Its ports are known: the guest's packets find it from now on. */
+void vsock_conn_enter(struct vsock_conn *conn);
+/* End it, without a word to the guest. */
+void vsock_conn_kill(struct vsock_conn *conn);
+/* End it on both sides. */
+void vsock_conn_reset(struct vsock_conn *conn);
+/* After whatever may have given it something to send to the guest. */
+void vsock_conn_schedule(struct vsock_conn *conn);
+void vsock_conn_set_timer(struct vsock_conn *conn, uint64_t ns);
+/* A well-formed packet that is the connection's. */
+void vsock_conn_receive(struct vsock_conn *conn, const struct vsock_packet *p);
+void vsock_conn_take_credit(struct vsock_conn *conn,
+			    const struct vsock_packet *p);
+bool vsock_table_full(struct vsock_dev *dev);
+void vsock_send_rst(struct vsock_dev *dev, uint64_t cid, uint32_t host_port,
+		    uint32_t guest_port);
+/* Bytes came, of a client that has yet to say CONNECT. */
+void vsock_take_hello(struct vsock_conn *conn);
 
 /* -- vsock_loop.c -- */
 
