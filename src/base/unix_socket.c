@@ -21,6 +21,21 @@ int unix_socket_address(struct sockaddr_un *ret, const char *path)
 	return 0;
 }
 
+int unix_socket_connect(const char *path, int *ret_fd, struct err *err)
+{
+	_cleanup_close_ int fd = -1;
+	struct sockaddr_un addr;
+
+	if (unix_socket_address(&addr, path))
+		return err_set(err, ENAMETOOLONG, "%s: too long for a socket",
+			       path);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0 || connect(fd, (const struct sockaddr *)&addr, sizeof(addr)))
+		return err_errno(err, errno, "connecting to %s", path);
+	*ret_fd = take_fd(&fd);
+	return 0;
+}
+
 /* A socket left behind by a process that died refuses connections. */
 static bool is_stale(const struct sockaddr_un *addr)
 {
@@ -58,8 +73,9 @@ static int bind_path(int fd, const char *path, struct err *err)
 	return err_errno(err, errno, "cannot make the socket");
 }
 
-int unix_listener_open(struct unix_listener *ret, const char *path, int backlog,
-		       struct err *err)
+/* mode: of the file, less the umask. */
+static int open_with_mode(struct unix_listener *ret, const char *path,
+			  mode_t mode, int backlog, struct err *err)
 {
 	_cleanup_close_ int fd = -1;
 	struct stat st;
@@ -67,7 +83,8 @@ int unix_listener_open(struct unix_listener *ret, const char *path, int backlog,
 
 	*ret = (struct unix_listener)UNIX_LISTENER_INIT;
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
+	/* Before bind(): the file never has a wider mode. */
+	if (fd < 0 || fchmod(fd, mode))
 		return err_errno(err, errno, "cannot make a socket");
 	r = bind_path(fd, path, err);
 	if (r)
@@ -83,6 +100,18 @@ int unix_listener_open(struct unix_listener *ret, const char *path, int backlog,
 	ret->ino = st.st_ino;
 	ret->fd = take_fd(&fd);
 	return 0;
+}
+
+int unix_listener_open(struct unix_listener *ret, const char *path, int backlog,
+		       struct err *err)
+{
+	return open_with_mode(ret, path, 0777, backlog, err);
+}
+
+int unix_listener_open_private(struct unix_listener *ret, const char *path,
+			       int backlog, struct err *err)
+{
+	return open_with_mode(ret, path, 0600, backlog, err);
 }
 
 void unix_listener_remove(struct unix_listener *l)

@@ -31,6 +31,10 @@ struct unix_listener {
 		.fd = -1   \
 	}
 
+/* Connect, blocking. The text of err names the path. */
+__must_check int unix_socket_connect(const char *path, int *ret_fd,
+				     struct err *err);
+
 /* -ENAMETOOLONG if path does not fit. */
 __must_check int unix_socket_address(struct sockaddr_un *ret, const char *path);
 
@@ -40,6 +44,10 @@ __must_check int unix_socket_address(struct sockaddr_un *ret, const char *path);
  */
 __must_check int unix_listener_open(struct unix_listener *ret, const char *path,
 				    int backlog, struct err *err);
+/* The same with mode 0600, whatever the umask: for its user alone. */
+__must_check int unix_listener_open_private(struct unix_listener *ret,
+					    const char *path, int backlog,
+					    struct err *err);
 
 /* Remove the path, if it is still ours; clients in the backlog stay. */
 void unix_listener_remove(struct unix_listener *listener);
