@@ -1,0 +1,451 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation. libmicrohttpd has no thread of its own here: the HTTP
+ * thread polls MHD's epoll descriptor beside its own (work done by the verb
+ * thread, events, listeners that hang up) and calls MHD_run(). So everything of
+ * MHD but starting and stopping happens on one thread, and nothing on that
+ * thread waits for a client or for the VM.
+ *
+ * A request that needs the VM goes to the verb thread, which calls vmm_call()
+ * and comes back with the answer; meanwhile its connection is suspended. So is
+ * a listener without events. MHD does not look at suspended connections, hence
+ * the polling for those that hang up.
+ *
+ * Time: each connection has a deadline for what the client has to do next, read
+ * or write, and is shut down when it passes; MHD then cleans up. A client that
+ * sends a byte now and then does not get more time (MHD's own time-out would
+ * give it that).
+ */
+#include "api/server.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "api/server_priv.h"
+#include "base/arith.h"
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/io.h"
+#include "base/thread.h"
+#include "vm/vmm.h"
+
+#define MS_PER_SEC 1000
+#define BACKLOG	   32
+
+/* ---- connections ---- */
+
+void api_conn_set_deadline(struct api_conn *conn, unsigned int seconds)
+{
+	conn->deadline_ns = seconds ? clock_now_ns() + seconds * NSEC_PER_SEC
+				    : 0;
+}
+
+static void add_conn(struct api_server *s, struct MHD_Connection *mhd,
+		     void **socket_context)
+{
+	struct api_conn *conn = calloc(1, sizeof(*conn));
+
+	*socket_context = conn;
+	if (!conn)
+		return; /* its first request is hung up on */
+	conn->mhd = mhd;
+	conn->fd = MHD_get_connection_info(mhd,
+					   MHD_CONNECTION_INFO_CONNECTION_FD)
+			   ->connect_fd;
+	conn->next = s->conns;
+	conn->at = &s->conns;
+	if (conn->next)
+		conn->next->at = &conn->next;
+	s->conns = conn;
+	api_conn_set_deadline(conn, API_READ_SECONDS);
+}
+
+static void remove_conn(struct api_conn *conn)
+{
+	if (!conn)
+		return;
+	*conn->at = conn->next;
+	if (conn->next)
+		conn->next->at = conn->at;
+	if (conn->stream)
+		conn->stream->conn = NULL;
+	free(conn);
+}
+
+static void on_connection(void *ctx, struct MHD_Connection *mhd,
+			  void **socket_context,
+			  enum MHD_ConnectionNotificationCode code)
+{
+	struct api_server *s = ctx;
+
+	if (code == MHD_CONNECTION_NOTIFY_STARTED)
+		add_conn(s, mhd, socket_context);
+	else {
+		remove_conn(*socket_context);
+		s->made_room = true;
+	}
+}
+
+void api_server_suspend(struct api_conn *conn)
+{
+	conn->suspended = true;
+	MHD_suspend_connection(conn->mhd);
+}
+
+static void resume(struct api_conn *conn)
+{
+	if (!conn->suspended)
+		return;
+	conn->suspended = false;
+	MHD_resume_connection(conn->mhd);
+}
+
+/* Listeners that have something to read, or no time left to do so. */
+static void serve_listener(struct api_conn *conn)
+{
+	switch (api_listener_state(conn->stream->listener)) {
+	case API_LISTENER_LATE:
+		if (!conn->deadline_ns)
+			api_conn_set_deadline(conn, API_WRITE_SECONDS);
+		resume(conn);
+		break;
+	case API_LISTENER_READY:
+		resume(conn);
+		break;
+	case API_LISTENER_EMPTY:
+		break;
+	}
+}
+
+static void cut_off_late(struct api_conn *conn, uint64_t now)
+{
+	if (!conn->deadline_ns || now < conn->deadline_ns)
+		return;
+	/* MHD sees an end of file, or an error, and closes it. */
+	shutdown(conn->fd, SHUT_RDWR);
+	conn->gone = true;
+	conn->deadline_ns = 0;
+	if (conn->stream)
+		resume(conn);
+}
+
+static void serve_conns(struct api_server *s)
+{
+	uint64_t now = clock_now_ns();
+
+	for (struct api_conn *c = s->conns; c; c = c->next) {
+		if (c->stream)
+			serve_listener(c);
+		cut_off_late(c, now);
+	}
+}
+
+/* ---- verbs ---- */
+
+static void put_done(struct api_server *s, struct api_request *q)
+{
+	pthread_mutex_lock(&s->lock);
+	q->next = s->done;
+	s->done = q;
+	pthread_mutex_unlock(&s->lock);
+	io_eventfd_signal(s->wake_fd);
+}
+
+void api_server_submit(struct api_server *s, struct api_request *q)
+{
+	bool closing;
+
+	pthread_mutex_lock(&s->lock);
+	closing = s->closing;
+	if (!closing) {
+		q->next = NULL;
+		*s->waiting_end = q;
+		s->waiting_end = &q->next;
+		pthread_cond_signal(&s->work);
+	}
+	pthread_mutex_unlock(&s->lock);
+	/* The verb thread may be gone. */
+	if (closing) {
+		api_request_carry_out(q, true);
+		put_done(s, q);
+	}
+}
+
+/* NULL: closing, and nothing is left. */
+static struct api_request *next_waiting(struct api_server *s, bool *ret_refuse)
+{
+	struct api_request *q;
+
+	pthread_mutex_lock(&s->lock);
+	while (!s->waiting && !s->closing)
+		pthread_cond_wait(&s->work, &s->lock);
+	q = s->waiting;
+	if (q) {
+		s->waiting = q->next;
+		if (!s->waiting)
+			s->waiting_end = &s->waiting;
+	}
+	*ret_refuse = s->closing;
+	pthread_mutex_unlock(&s->lock);
+	return q;
+}
+
+/* System calls of this thread: futex (locks), write (eventfd), those of malloc.
+ */
+static void *verb_main(void *arg)
+{
+	struct api_server *s = arg;
+	struct api_request *q;
+	bool refuse;
+
+	while ((q = next_waiting(s, &refuse))) {
+		api_request_carry_out(q, refuse);
+		put_done(s, q);
+	}
+	return NULL;
+}
+
+static void take_done(struct api_server *s)
+{
+	struct api_request *q, *next;
+
+	pthread_mutex_lock(&s->lock);
+	q = s->done;
+	s->done = NULL;
+	pthread_mutex_unlock(&s->lock);
+	for (; q; q = next) {
+		next = q->next;
+		resume(q->conn);
+	}
+}
+
+/* ---- the HTTP thread ---- */
+
+struct poll_set {
+	struct pollfd fds[2 + API_MAX_LISTENERS];
+	struct api_conn *conns[2 + API_MAX_LISTENERS]; /* from 2 on */
+	nfds_t num;
+	int timeout_ms;
+};
+
+static void set_timeout(struct poll_set *p, uint64_t ms)
+{
+	if (p->timeout_ms < 0 || ms < (uint64_t)p->timeout_ms)
+		p->timeout_ms = (int)ms;
+}
+
+static void prepare_poll(struct api_server *s, struct poll_set *p,
+			 uint64_t end_ns)
+{
+	const union MHD_DaemonInfo *mhd = MHD_get_daemon_info(
+		s->daemon, MHD_DAEMON_INFO_EPOLL_FD);
+	uint64_t now = clock_now_ns(), soonest = end_ns;
+	MHD_UNSIGNED_LONG_LONG mhd_ms;
+
+	p->fds[0] = (struct pollfd){ .fd = s->wake_fd, .events = POLLIN };
+	p->fds[1] = (struct pollfd){ .fd = mhd->epoll_fd, .events = POLLIN };
+	p->num = 2;
+	p->timeout_ms = -1;
+	for (struct api_conn *c = s->conns; c; c = c->next) {
+		/* POLLHUP and POLLERR need not be asked for. */
+		if (c->stream && c->suspended && p->num < ARRAY_SIZE(p->fds)) {
+			p->conns[p->num] = c;
+			p->fds[p->num++] = (struct pollfd){ .fd = c->fd };
+		}
+		if (c->deadline_ns && (!soonest || c->deadline_ns < soonest))
+			soonest = c->deadline_ns;
+	}
+	/* Rounded up: not to come round again before it is time. */
+	if (soonest)
+		set_timeout(p,
+			    soonest <= now ? 0 : (soonest - now) / 1000000 + 1);
+	/* At the limit MHD stops listening; it looks again when it runs. */
+	if (s->made_room)
+		set_timeout(p, 0);
+	s->made_room = false;
+	if (MHD_get_timeout(s->daemon, &mhd_ms) == MHD_YES)
+		set_timeout(p, MIN(mhd_ms, (MHD_UNSIGNED_LONG_LONG)MS_PER_SEC));
+}
+
+static void note_hang_ups(struct poll_set *p)
+{
+	for (nfds_t i = 2; i < p->num; i++) {
+		if (!p->fds[i].revents)
+			continue;
+		p->conns[i]->gone = true;
+		resume(p->conns[i]);
+	}
+}
+
+static bool is_closing(struct api_server *s)
+{
+	bool closing;
+
+	pthread_mutex_lock(&s->lock);
+	closing = s->closing;
+	pthread_mutex_unlock(&s->lock);
+	return closing;
+}
+
+/* No more clients; those that are there get what is theirs. */
+static uint64_t begin_draining(struct api_server *s)
+{
+	(void)MHD_quiesce_daemon(s->daemon); /* the socket stays ours */
+	api_events_end(s->events);
+	return clock_now_ns() + API_DRAIN_SECONDS * NSEC_PER_SEC;
+}
+
+/*
+ * System calls of this thread: poll, epoll_wait, epoll_ctl, accept4, recv*,
+ * send*, shutdown, close, read and write (eventfds), getpid, those of malloc.
+ */
+static void *http_main(void *arg)
+{
+	struct api_server *s = arg;
+	struct poll_set *p = &(struct poll_set){ .num = 0 };
+	uint64_t end_ns = 0;
+
+	for (;;) {
+		if (!end_ns && is_closing(s))
+			end_ns = begin_draining(s);
+		if (end_ns && (!s->num_requests || clock_now_ns() >= end_ns))
+			break;
+		take_done(s);
+		serve_conns(s);
+		prepare_poll(s, p, end_ns);
+		if (poll(p->fds, p->num, p->timeout_ms) > 0) {
+			if (p->fds[0].revents)
+				io_eventfd_drain(s->wake_fd);
+			note_hang_ups(p);
+		}
+		take_done(s);
+		serve_conns(s);
+		MHD_run(s->daemon);
+	}
+	/* MHD cannot be stopped over a suspended connection. */
+	for (struct api_conn *c = s->conns; c; c = c->next)
+		resume(c);
+	return NULL;
+}
+
+/* ---- start and stop ---- */
+
+static void on_event(void *ctx, const char *source, const char *event,
+		     const json_t *properties)
+{
+	struct api_server *s = ctx;
+
+	api_events_publish(s->events, source, event, properties);
+	io_eventfd_signal(s->wake_fd);
+}
+
+static int start_daemon(struct api_server *s, struct err *err)
+{
+	s->daemon = MHD_start_daemon(
+		MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL,
+		api_request_step, s, MHD_OPTION_LISTEN_SOCKET, s->socket.fd,
+		MHD_OPTION_CONNECTION_LIMIT, API_MAX_CONNECTIONS,
+		MHD_OPTION_NOTIFY_CONNECTION, on_connection, s,
+		MHD_OPTION_NOTIFY_COMPLETED, api_request_end, s,
+		MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
+	return s->daemon ? 0
+			 : err_errno(err, errno ? errno : EIO,
+				     "starting the API's HTTP server");
+}
+
+static int start_threads(struct api_server *s, struct err *err)
+{
+	int r = thread_start(&s->verb_thread, "api-verb", verb_main, s);
+
+	s->has_verb = !r;
+	if (!r) {
+		r = thread_start(&s->http_thread, "api-http", http_main, s);
+		s->has_http = !r;
+	}
+	return r ? err_errno(err, -r, "starting the API's threads") : 0;
+}
+
+static int start(struct api_server *s, const char *path, struct err *err)
+{
+	int r = api_events_new(&s->events);
+
+	if (r)
+		return err_errno(err, -r, "starting the API");
+	s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (s->wake_fd < 0)
+		return err_errno(err, errno, "eventfd");
+	r = unix_listener_open_private(&s->socket, path, BACKLOG, err);
+	if (!r)
+		r = start_daemon(s, err);
+	if (!r)
+		r = start_threads(s, err);
+	if (r)
+		return r;
+	/* Last: there is no way to stop listening. */
+	r = vmm_listen(s->vmm, on_event, s);
+	return r ? err_errno(err, -r, "listening to the VM's events") : 0;
+}
+
+int api_server_start(struct api_server **ret, struct vmm *vmm, const char *path,
+		     struct err *err)
+{
+	struct api_server *s = calloc(1, sizeof(*s));
+	int r;
+
+	if (!s)
+		return err_set(err, ENOMEM, "out of memory");
+	s->vmm = vmm;
+	s->wake_fd = -1;
+	s->socket = (struct unix_listener)UNIX_LISTENER_INIT;
+	s->waiting_end = &s->waiting;
+	pthread_mutex_init(&s->lock, NULL);
+	pthread_cond_init(&s->work, NULL);
+	r = start(s, path, err);
+	if (r)
+		api_server_free(s);
+	else
+		*ret = s;
+	return r;
+}
+
+void api_server_stop(struct api_server *s)
+{
+	if (!s)
+		return;
+	pthread_mutex_lock(&s->lock);
+	s->closing = true;
+	pthread_cond_signal(&s->work);
+	pthread_mutex_unlock(&s->lock);
+	if (s->has_verb)
+		pthread_join(s->verb_thread, NULL);
+	s->has_verb = false;
+	if (s->wake_fd >= 0)
+		io_eventfd_signal(s->wake_fd);
+	if (s->has_http)
+		pthread_join(s->http_thread, NULL);
+	s->has_http = false;
+	if (s->daemon) {
+		/* Or it closes our socket. Twice is fine. */
+		(void)MHD_quiesce_daemon(s->daemon);
+		MHD_stop_daemon(s->daemon);
+	}
+	s->daemon = NULL;
+	unix_listener_close(&s->socket);
+}
+
+void api_server_free(struct api_server *s)
+{
+	if (!s)
+		return;
+	api_server_stop(s);
+	api_events_free(s->events);
+	close_fd(&s->wake_fd);
+	pthread_cond_destroy(&s->work);
+	pthread_mutex_destroy(&s->lock);
+	free(s);
+}
