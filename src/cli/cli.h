@@ -7,6 +7,9 @@
 #ifndef QUIRE_CLI_CLI_H
 #define QUIRE_CLI_CLI_H
 
+#include <stdbool.h>
+#include <stddef.h>
+
 #include "base/err.h"
 
 /* Exit statuses, the same for every command (see quire(1)). */
@@ -16,6 +19,24 @@ enum cli_status {
 	CLI_USAGE = 2,	 /* unknown command, option, key or value */
 };
 
+/* A long option, for shell completion. */
+struct cli_option {
+	const char *name; /* without "--" */
+	/* What it takes, as in the help text ("FILE", "on|off", "path=FILE
+	 * [,readonly=on|off]"); "": something; NULL: nothing. */
+	const char *arg;
+};
+
+/* What stands behind a command's name, for shell completion. */
+enum cli_words {
+	CLI_WORDS_NONE,
+	CLI_WORDS_VM_VERB, /* a running VM, a verb of the API, its fields */
+	CLI_WORDS_SHELL,   /* a shell */
+	CLI_WORDS_SUB,	   /* a command of sub */
+};
+
+struct option;
+
 struct cli_command {
 	const char *name;
 	const char *summary; /* one line for `quire --help` */
@@ -23,6 +44,13 @@ struct cli_command {
 	void (*help)(void);
 	/* argv[0] is the command's name. Returns enum cli_status. */
 	int (*run)(int argc, char **argv);
+
+	/* Shell completion: its options, as a table or one by one. */
+	const struct option *options; /* ends with a zeroed one; or NULL */
+	bool (*option_at)(size_t i, struct cli_option *ret); /* or NULL */
+	enum cli_words words;
+	const struct cli_command *const
+		*sub; /* "bench touch"; ends with NULL */
 };
 
 extern const struct cli_command *const cli_commands[]; /* ends with NULL */

@@ -8,15 +8,19 @@
 #include "cli/bench.h"
 #include "cli/commands.h"
 
-static const struct {
-	const char *name; /* as typed after "quire bench" */
-	const struct cli_command *cmd;
-} benches[] = {
-	{ "touch", &cmd_bench_touch },
-	{ "populate", &cmd_bench_populate },
-	{ "walk", &cmd_bench_walk },
-	{ "dirty", &cmd_bench_dirty },
+static const struct cli_command *const benches[] = {
+	&cmd_bench_touch,
+	&cmd_bench_populate,
+	&cmd_bench_walk,
+	&cmd_bench_dirty,
+	NULL,
 };
+
+/* "touch" of "bench touch" */
+static const char *bench_name(const struct cli_command *bench)
+{
+	return bench->name + strlen("bench ");
+}
 
 static void bench_help(void)
 {
@@ -24,12 +28,12 @@ static void bench_help(void)
 	       "Measure this host with the probe guest, a few KiB of code that "
 	       "quire runs in a VM\nof its own: no guest image is needed.\n\n"
 	       "benches:\n");
-	for (size_t i = 0; i < ARRAY_SIZE(benches); i++)
-		printf("  %-10s %s\n", benches[i].name,
-		       benches[i].cmd->summary);
-	for (size_t i = 0; i < ARRAY_SIZE(benches); i++) {
+	for (size_t i = 0; benches[i]; i++)
+		printf("  %-10s %s\n", bench_name(benches[i]),
+		       benches[i]->summary);
+	for (size_t i = 0; benches[i]; i++) {
 		printf("\n");
-		benches[i].cmd->help();
+		benches[i]->help();
 	}
 }
 
@@ -37,9 +41,9 @@ static int bench_run(int argc, char **argv)
 {
 	if (argc < 2)
 		return cli_usage(&cmd_bench, "no bench named");
-	for (size_t i = 0; i < ARRAY_SIZE(benches); i++) {
-		if (!strcmp(argv[1], benches[i].name))
-			return benches[i].cmd->run(argc - 1, argv + 1);
+	for (size_t i = 0; benches[i]; i++) {
+		if (!strcmp(argv[1], bench_name(benches[i])))
+			return benches[i]->run(argc - 1, argv + 1);
 	}
 	return cli_usage(&cmd_bench, "unknown bench '%s'", argv[1]);
 }
@@ -49,4 +53,6 @@ const struct cli_command cmd_bench = {
 	.summary = "measure guest memory on this host with the probe guest",
 	.help = bench_help,
 	.run = bench_run,
+	.words = CLI_WORDS_SUB,
+	.sub = benches,
 };

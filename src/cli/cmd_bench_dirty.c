@@ -614,4 +614,5 @@ const struct cli_command cmd_bench_dirty = {
 	.summary = "what dirty page tracking costs",
 	.help = dirty_help,
 	.run = dirty_run,
+	.options = dirty_options,
 };

@@ -507,4 +507,5 @@ const struct cli_command cmd_bench_populate = {
 	.summary = "filling guest memory ahead, against the bare system call",
 	.help = populate_help,
 	.run = populate_bench,
+	.options = populate_options,
 };

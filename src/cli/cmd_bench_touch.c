@@ -475,4 +475,5 @@ const struct cli_command cmd_bench_touch = {
 	.summary = "first and second use of fresh guest memory",
 	.help = touch_help,
 	.run = touch_run,
+	.options = touch_options,
 };

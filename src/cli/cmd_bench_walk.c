@@ -606,4 +606,5 @@ const struct cli_command cmd_bench_walk = {
 	.summary = "random access by page size: the cost of TLB misses",
 	.help = walk_help,
 	.run = walk_run,
+	.options = walk_options,
 };

@@ -74,13 +74,14 @@ static int print_report(const struct doctor_report *report, bool json)
 	return r;
 }
 
+static const struct option options[] = {
+	{ "json", no_argument, NULL, 'j' },
+	{ "help", no_argument, NULL, 'h' },
+	{ NULL, 0, NULL, 0 },
+};
+
 static int run(int argc, char **argv)
 {
-	static const struct option options[] = {
-		{ "json", no_argument, NULL, 'j' },
-		{ "help", no_argument, NULL, 'h' },
-		{ NULL, 0, NULL, 0 },
-	};
 	struct doctor_report *report;
 	struct err err = ERR_INIT;
 	bool json = false;
@@ -122,4 +123,5 @@ const struct cli_command cmd_doctor = {
 	.summary = "show what this host offers to quire",
 	.help = help,
 	.run = run,
+	.options = options,
 };

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/service.h"
 #include "base/log.h"
 #include "base/size.h"
 #include "cli/cli.h"
@@ -30,6 +31,7 @@ struct run_args {
 	char *config; /* path or NULL */
 	bool print_summary;
 	char *summary_json; /* path or NULL */
+	char *api_socket;   /* path or NULL */
 	enum log_format log_format;
 	/* Options with one value that the command line has given already. */
 	uint64_t seen_vm, seen_run;
@@ -56,6 +58,11 @@ static int set_string(char **dst, const char *value, struct err *err)
 static int set_config(struct run_args *a, const char *v, struct err *err)
 {
 	return set_string(&a->config, v, err);
+}
+
+static int set_api_socket(struct run_args *a, const char *v, struct err *err)
+{
+	return set_string(&a->api_socket, v, err);
 }
 
 static int set_summary(struct run_args *a, const char *v, struct err *err)
@@ -102,6 +109,10 @@ static const struct run_option run_options[] = {
 	{ "config", "FILE",
 	  "all that can be said here as JSON; options add to it and win",
 	  set_config },
+	{ "api-socket", "PATH",
+	  "where the control API listens; without --kernel: wait there for a "
+	  "VM",
+	  set_api_socket },
 	{ "summary", NULL, "print times, memory and statistics at the end",
 	  set_summary },
 	{ "summary-json", "FILE", "write the same as JSON", set_summary_json },
@@ -129,7 +140,8 @@ static void help_option(const char *name, const char *arg, const char *help)
 static void run_help(void)
 {
 	printf("usage: quire run --kernel FILE [OPTION...]\n"
-	       "       quire run --config FILE [OPTION...]\n\n"
+	       "       quire run --config FILE [OPTION...]\n"
+	       "       quire run --api-socket PATH [OPTION...]\n\n"
 	       "Boot a Linux kernel in a virtual machine.\n\noptions:\n");
 	for (size_t i = 0; i < vm_num_options; i++)
 		help_option(vm_options[i].name, vm_options[i].arg,
@@ -290,6 +302,13 @@ static int parse_pass(struct run_args *args, enum pass pass, int argc,
 	return CLI_OK;
 }
 
+/* The VM comes over the API. */
+static bool starts_empty(const struct run_args *args)
+{
+	return args->api_socket && !args->config && !args->cfg.kernel &&
+	       !args->cfg.num_devices;
+}
+
 static int parse_args(struct run_args *args, int argc, char **argv)
 {
 	struct err err = ERR_INIT;
@@ -304,7 +323,7 @@ static int parse_args(struct run_args *args, int argc, char **argv)
 		status = parse_pass(args, PASS_OTHERS, argc, argv);
 	if (status != CLI_OK)
 		return status;
-	if (vm_config_check(&args->cfg, &err))
+	if (!starts_empty(args) && vm_config_check(&args->cfg, &err))
 		return cli_usage(&cmd_run, "%s", err.text);
 	log_set_format(args->log_format);
 	return CLI_OK;
@@ -340,8 +359,13 @@ static int report(const struct vm_result *res)
 static int run_vmm(struct vmm *vmm, struct run_args *args,
 		   struct vm_result *ret, struct err *err)
 {
-	int r = vmm_create_config(vmm, &args->cfg, err);
+	int r = 0;
 
+	/* Who drives quire over the API decides when it ends. */
+	vmm_set_stays(vmm, args->api_socket != NULL);
+	if (starts_empty(args))
+		return vmm_run(vmm, ret, err);
+	r = vmm_create_config(vmm, &args->cfg, err);
 	if (!r)
 		r = vmm_boot(vmm, err);
 	/* The signal that ended the boot is waiting for the loop. */
@@ -373,14 +397,25 @@ static int run_and_account(struct run_args *args, struct vmm *vmm)
 
 static int run_vm(struct run_args *args)
 {
+	struct api_service *api = NULL;
 	struct err err = ERR_INIT;
 	struct vmm *vmm;
 	int status;
 
 	if (vmm_new(&vmm, &err))
 		return cli_fail(&cmd_run, &err);
-	status = run_and_account(args, vmm);
+	/* Before the VM is built: a name that is taken is known at once. */
+	if (api_service_start(&api, vmm, args->cfg.name, args->api_socket,
+			      &err))
+		status = cli_fail(&cmd_run, &err);
+	else
+		status = run_and_account(args, vmm);
+	/* Whoever waits for the VM is told that it will not come. */
+	vmm_interrupt_calls(vmm);
+	api_service_stop(api);
 	vmm_free(vmm);
+	/* The last events went there. */
+	api_service_free(api);
 	return status;
 }
 
@@ -396,7 +431,35 @@ static int run_main(int argc, char **argv)
 	vm_config_fini(&args.cfg);
 	free(args.config);
 	free(args.summary_json);
+	free(args.api_socket);
 	return status;
+}
+
+/* For completion: all that build_long_options() knows, with what it takes. */
+static bool run_option_at(size_t i, struct cli_option *ret)
+{
+	if (i < vm_num_options) {
+		*ret = (struct cli_option){ vm_options[i].name,
+					    vm_options[i].arg };
+		return true;
+	}
+	i -= vm_num_options;
+	if (i < ARRAY_SIZE(run_options)) {
+		*ret = (struct cli_option){ run_options[i].name,
+					    run_options[i].arg };
+		return true;
+	}
+	i -= ARRAY_SIZE(run_options);
+	for (size_t c = 0; virtio_classes[c]; c++) {
+		const struct virtio_class *cls = virtio_classes[c];
+
+		if (cls->option && !i--) {
+			*ret = (struct cli_option){ cls->option + 2,
+						    cls->option_args };
+			return true;
+		}
+	}
+	return false;
 }
 
 const struct cli_command cmd_run = {
@@ -404,4 +467,5 @@ const struct cli_command cmd_run = {
 	.summary = "boot a kernel in a virtual machine",
 	.help = run_help,
 	.run = run_main,
+	.option_at = run_option_at,
 };

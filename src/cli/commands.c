@@ -5,9 +5,15 @@
 #include "cli/cli.h"
 #include "cli/commands.h"
 
+/* One line each. */
+/* clang-format off */
 const struct cli_command *const cli_commands[] = {
 	&cmd_run,
+	&cmd_ps,
+	&cmd_ctl,
 	&cmd_doctor,
 	&cmd_bench,
+	&cmd_completion,
 	NULL,
 };
+/* clang-format on */

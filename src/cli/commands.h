@@ -8,5 +8,8 @@
 extern const struct cli_command cmd_run;
 extern const struct cli_command cmd_doctor;
 extern const struct cli_command cmd_bench;
+extern const struct cli_command cmd_ps;
+extern const struct cli_command cmd_ctl;
+extern const struct cli_command cmd_completion;
 
 #endif
