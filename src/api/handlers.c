@@ -20,6 +20,7 @@ PLAIN_VERB(api_vm_reboot, vmm_reboot)
 PLAIN_VERB(api_vm_power_button, vmm_power_button)
 PLAIN_VERB(api_vm_shutdown, vmm_shutdown)
 PLAIN_VERB(api_vm_delete, vmm_delete)
+PLAIN_VERB(api_vm_renew_generation_id, vmm_renew_generation_id)
 
 int api_vm_create(struct vmm *vmm, void *arg, struct err *err)
 {

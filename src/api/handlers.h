@@ -21,6 +21,7 @@ int api_vm_shutdown(struct vmm *vmm, void *arg, struct err *err);
 int api_vm_delete(struct vmm *vmm, void *arg, struct err *err);
 int api_vm_add_device(struct vmm *vmm, void *arg, struct err *err);
 int api_vm_remove_device(struct vmm *vmm, void *arg, struct err *err);
+int api_vm_renew_generation_id(struct vmm *vmm, void *arg, struct err *err);
 int api_vm_populate(struct vmm *vmm, void *arg, struct err *err);
 int api_vm_memory_stats(struct vmm *vmm, void *arg, struct err *err);
 /* Takes what api_metrics_render() makes text of. */

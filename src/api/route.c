@@ -78,6 +78,8 @@ static const struct api_route routes[] = {
 		.num_fields = ARRAY_SIZE(populate_fields),
 		.handle = api_vm_populate,
 	},
+	PUT_VERB("vm.renew-generation-id", api_vm_renew_generation_id,
+		 "tell the guest that it may have been copied"),
 	GET_VERB("vm.memory-stats", api_vm_memory_stats,
 		 "coverage, population and tracking of guest memory"),
 	{

@@ -94,6 +94,7 @@ FAKE_VERB(vmm_reboot)
 FAKE_VERB(vmm_power_button)
 FAKE_VERB(vmm_shutdown)
 FAKE_VERB(vmm_delete)
+FAKE_VERB(vmm_renew_generation_id)
 FAKE_VERB(vmm_end)
 
 int vmm_pause(struct vmm *v, struct err *err)

@@ -47,8 +47,9 @@ static void test_fields(void **state)
 			  "   \"num_queues\": 2, \"id\": \"second\"}],"
 			  " \"rng\": {\"src\": \"/dev/hwrng\"},"
 			  " \"irqchip\": \"split\", \"on_reboot\": \"stop\","
-			  " \"on_crash\": \"restart\","
-			  " \"shutdown_timeout\": 5, \"debug_exit\": true}",
+			  " \"on_crash\": \"restart\", \"on_panic\": \"stop\","
+			  " \"watchdog\": true, \"shutdown_timeout\": 5, "
+			  "\"debug_exit\": true}",
 			  &err),
 		0);
 	assert_string_equal(cfg.name, "web-1");
@@ -71,6 +72,8 @@ static void test_fields(void **state)
 	assert_int_equal(cfg.irqchip, IRQCHIP_SPLIT);
 	assert_int_equal(cfg.on_reboot, VM_ACTION_STOP);
 	assert_int_equal(cfg.on_crash, VM_ACTION_RESTART);
+	assert_int_equal(cfg.on_panic, VM_PANIC_STOP);
+	assert_true(cfg.watchdog);
 	assert_int_equal(cfg.shutdown_timeout_s, 5);
 	assert_true(cfg.debug_exit);
 	assert_int_equal(cfg.num_devices, 3);
@@ -144,6 +147,8 @@ static void test_refused(void **state)
 		{ "{\"on_crash\": \"cry\"}", "on_crash: not one of restart" },
 		{ "{\"on-crash\": \"stop\"}", "on-crash: unknown field" },
 		{ "{\"name\": \"../x\"}", "name: not a name" },
+		{ "{\"on_panic\": \"cry\"}", "on_panic: not one of continue" },
+		{ "{\"watchdog\": \"maybe\"}", "watchdog: neither on nor off" },
 		{ "{\"debug_exit\": 2}", "debug_exit: neither on nor off" },
 	};
 
