@@ -249,6 +249,9 @@ static void attack(struct cpu *c)
 	/* Pull the rug now and then: the VM is rebuilt under load. */
 	if (rnd(c, 4000) == 0)
 		port_out8(PORT_RESET, 6);
+	/* Let go of everything that it may have been asked for, and more. */
+	if (rnd(c, 100) == 0)
+		port_out32(PORT_HOTPLUG + 8, UINT32_MAX);
 	c->careless = rnd(c, 2) != 0;
 	switch (rnd(c, 16)) {
 	case 0:

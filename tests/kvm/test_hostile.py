@@ -6,6 +6,7 @@ them on two CPUs. quire runs it under ASan+UBSan where that build is at hand
 (QUIRE_BUILD_ASAN), restarting it whenever it manages to crash itself.
 QUIRE_HOSTILE_SECONDS is the time for all configurations together (default 60).
 """
+import http.client
 import itertools
 import json
 import os
@@ -205,3 +206,66 @@ def test_hostile_guest(name, tmp_path):
     print(f"{name}: {total} actions, {runs} runs, {boots} boots, "
           f"{after.kib} KiB resident")
     assert total > 0
+
+
+class Api(http.client.HTTPConnection):
+    """The control API of a quire, over its Unix socket."""
+
+    def __init__(self, path):
+        super().__init__("localhost", timeout=STOP_SECONDS)
+        self.path = str(path)
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+    def ask(self, method, verb, body=None):
+        self.request(method, f"/api/v1/{verb}", body and json.dumps(body),
+                     {"Content-Type": "application/json"} if body else {})
+        answer = self.getresponse()
+        text = answer.read()
+        self.close()
+        return answer.status, json.loads(text) if text else None
+
+
+def devices(api):
+    status, counters = api.ask("GET", "vm.counters")
+    assert status == 200
+    return set(counters) - {"_vm"}
+
+
+def test_devices_come_and_go_under_attack(tmp_path):
+    """Two CPUs write anything to the hot-plug registers and to every device, while disks
+    are plugged and asked back: each goes once, and no other."""
+    need_kvm()
+    attack = Attack(tmp_path, ["--cpus", "boot=2", "--api-socket", "{dir}/api",
+                               "--watchdog", "--verbose"])
+    api, cycles = Api(tmp_path / "api"), 0
+    end = time.monotonic() + max(SECONDS / len(CONFIGS), 5)
+    try:
+        while not (tmp_path / "api").exists():
+            assert attack.proc.poll() is None, attack.said()
+            time.sleep(0.05)
+        boot = devices(api)
+        while time.monotonic() < end or not cycles:
+            name = f"hot{cycles}"
+            status, answer = api.ask("PUT", "vm.add-disk",
+                                     {"path": f"{tmp_path}/c.img", "id": name})
+            assert status == 200, answer
+            assert devices(api) == boot | {name}
+            asked = time.monotonic()
+            while name in devices(api):
+                # a restart of the machine lets it go as well: then it is unknown
+                assert api.ask("PUT", "vm.remove-device", {"id": name})[0] in (204, 404)
+                assert time.monotonic() < asked + 2 * STALL_SECONDS, attack.said()[-4000:]
+                time.sleep(0.02)
+            assert devices(api) == boot
+            assert attack.proc.poll() is None, attack.said()[-8000:]
+            cycles += 1
+        attack.stop()
+    finally:
+        attack.kill()
+    ejected = attack.said().count(": removed")
+    print(f"{cycles} cycles, {ejected} of them by the guest's eject")
+    assert cycles > 0
