@@ -303,7 +303,7 @@ static void test_frees_under_readers(void **state)
 		assert_int_equal(pthread_create(&threads[i], NULL,
 						mortal_reader, &m),
 				 0);
-	for (int i = 0; i < 200 || atomic_load(&m.reads) < MIN_READS; i++) {
+	for (int i = 0; i < 40 || atomic_load(&m.reads) < 10000; i++) {
 		struct mortal *mortal = calloc(1, sizeof(*mortal));
 
 		assert_non_null(mortal);

@@ -620,7 +620,7 @@ static void test_unplug_under_vcpus(void **state)
 		assert_int_equal(pthread_create(&threads[i], NULL, crowd_vcpu,
 						&crowd),
 				 0);
-	for (int i = 0; i < 200 || atomic_load(&crowd.seen) < 200; i++) {
+	for (int i = 0; i < 40 || atomic_load(&crowd.seen) < 40; i++) {
 		struct fake *fake = malloc(sizeof(*fake));
 
 		assert_non_null(fake);
