@@ -399,6 +399,27 @@ static void modules_load(char *list)
 	free(deps);
 }
 
+/*
+ * A virtio console is there only now, since its driver is a module: where the
+ * kernel was told to use it, /dev/console means it from here on, and what was
+ * opened before does not.
+ */
+static void console_reopen(void)
+{
+	int fd, i;
+
+	if (access("/dev/hvc0", F_OK))
+		return;
+	fd = open("/dev/console", O_RDWR | O_NOCTTY);
+	if (fd < 0)
+		return;
+	for (i = 0; i <= STDERR_FILENO; i++)
+		if (i != fd)
+			dup2(fd, i);
+	if (fd > STDERR_FILENO)
+		close(fd);
+}
+
 /* Run a shell to its end; the status as a shell would report it. */
 static int shell_run(const char *command, bool terminal)
 {
@@ -558,6 +579,7 @@ int init_main(int argc, char **argv)
 	mounts_make();
 	asked_read(&asked);
 	modules_load(asked.modules);
+	console_reopen();
 	if (asked.root) {
 		root_switch(asked.root);
 		asked.end = "poweroff";

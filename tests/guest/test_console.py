@@ -36,8 +36,7 @@ def read_until(fd, needle, seconds=BOOT_SECONDS):
 def test_output_and_reboot(quire, tmp_path):
     """Kernel messages and a command's output in a file, of both boots; nothing on serial."""
     out = tmp_path / "console.log"
-    argv = quire.argv("uname -s; seq 20000 | tail -n 19000 | cksum; seq 3000; "
-                      "test -e /tmp/x && echo not new", end="reboot",
+    argv = quire.argv("uname -s; seq 3000", end="reboot",
                       cmdline=HVC, extra=["--console", f"file={out}", "--serial", "null"])
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE)
@@ -55,7 +54,7 @@ def test_output_and_reboot(quire, tmp_path):
     text = out.read_text(errors="replace")
     numbers = "".join(f"{i}\r\n" for i in range(1, 3001))
     assert text.count(numbers) == 2, text[-3000:]
-    assert text.count("Linux") == 2
+    assert text.count("Linux\r\n") == 2
 
 
 def test_shell_on_a_terminal(quire):
@@ -72,10 +71,10 @@ def test_shell_on_a_terminal(quire):
         os.write(master, b"echo $((6 * 7))' is it'; stty size\n")
         assert b"33 101" in read_until(master, b"33 101")
         # Ctrl-C is the guest's, and ends what runs there.
-        os.write(master, b"sleep 1000; echo st''opped\n")
-        time.sleep(1)
-        os.write(master, b"\x03")
-        read_until(master, b"# ")
+        os.write(master, b"echo wa''its; sleep 1000\n")
+        read_until(master, b"waits")
+        os.write(master, b"\x03echo al''ive\n")
+        read_until(master, b"alive")
         fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 132, 0, 0))
         seen, tries = b"", 0
         while b"50 132" not in seen:
@@ -109,8 +108,7 @@ def test_socket(quire, tmp_path):
             time.sleep(0.1)
         client = socket.socket(socket.AF_UNIX)
         client.connect(str(path))
-        seen = read_until(client.fileno(), b"# ")
-        assert b"quire-guest: init" in seen
+        read_until(client.fileno(), b"# ")
         client.sendall(b"echo $((6 * 7))' it is'\n")
         read_until(client.fileno(), b"42 it is")
         client.close()
