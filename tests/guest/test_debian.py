@@ -63,7 +63,8 @@ sync
 @pytest.mark.skipif(os.geteuid() != 0, reason="virtiofsd wants root")
 def test_root_is_a_directory(quire, tree):
     """To a login prompt, and a package installation, in a directory of the host."""
-    result = boot(quire, "virtiofs:root", PACKAGES, "--fs", f"tag=root,path={tree},xattr=on")
+    result = boot(quire, "virtiofs:root", PACKAGES,
+                  "--fs", f"tag=root,path={tree},xattr=on,cache=always")
     in_order(result)
     assert "virtiofs\n" in result.console.replace("\r", "")
     assert "Hello, world!" in result.console
