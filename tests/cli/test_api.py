@@ -81,6 +81,21 @@ def test_fields_of_the_specification_are_accepted(server, tmp_path):
     assert "unknown field" in server.verb("create", {"colour": "red"})[1]["error"]
 
 
+def test_every_device_option_is_a_field_of_the_specification():
+    """--console and the like: fields of VmConfig with the keys as theirs."""
+    schema = json_schema({"$ref": "#/components/schemas/VmConfig"})["properties"]
+    done = subprocess.run([QUIRE, "run", "--help"], capture_output=True, text=True, check=True)
+    devices = done.stdout.split("\ndevices")[1]
+    found = re.findall(r"^  --([a-z-]+) (\S+)", devices, re.M)
+    assert {"disk", "rng"} <= {name for name, _ in found}
+    for name, argument in found:
+        field = schema.get(name) or schema.get(name + "s")
+        assert field, f"VmConfig in docs/api/openapi.yaml lacks --{name}"
+        fields = field.get("items", field)["properties"]
+        for key in re.findall(r"([a-z_-]+)=", argument):
+            assert key.replace("-", "_") in fields, f"--{name} {key}="
+
+
 # ---- states ----
 
 
