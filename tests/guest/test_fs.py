@@ -3,7 +3,6 @@
 import hashlib
 import os
 import pathlib
-import shutil
 import signal
 import subprocess
 import time

@@ -319,13 +319,14 @@ static int run_program(struct fs_backend *b, const char *program, int listener,
 		.null = null,
 		.readonly = b->readonly ? path : NULL,
 	};
-	int pipe_fds[2], r;
+	int pipe_fds[2] = { -1, -1 }, r;
 
 	if (!path)
 		return err_errno(err, errno, "path=%s", b->path);
 	if (null < 0 || pipe2(pipe_fds, O_CLOEXEC))
 		return err_errno(err, errno, "starting %s", program);
-	l.log = log = pipe_fds[1];
+	log = pipe_fds[1];
+	l.log = log;
 	b->log_fd = pipe_fds[0];
 	snprintf(fd_arg, sizeof(fd_arg), "--fd=%d", listener);
 	snprintf(source, sizeof(source), "source=%s", path);
@@ -380,7 +381,7 @@ static int start(struct fs_backend *b, uint64_t features,
 {
 	_cleanup_close_ int listener = -1;
 	const char *program = NULL;
-	int fd, r = check_directory(b->path, err);
+	int fd = -1, r = check_directory(b->path, err);
 
 	if (!r)
 		r = find_program(b, &program, err);

@@ -136,7 +136,7 @@ static int tell_vring_fd(struct vhost_user *vu, uint32_t request,
 
 static int agree_protocol(struct vhost_user *vu, struct err *err)
 {
-	uint64_t offered, value;
+	uint64_t offered = 0, value = 0;
 	int r = get_u64(vu, VHOST_USER_GET_PROTOCOL_FEATURES, &offered, err);
 
 	if (r)
