@@ -7,11 +7,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pty.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -439,6 +442,70 @@ static void test_bad_chains(void **state)
 	stop(f);
 }
 
+/* cols and rows as the driver reads them. */
+static bool window_is(struct fixture *f, uint16_t cols, uint16_t rows)
+{
+	uint16_t size[2] = { 0, 0 };
+
+	f->dev->cls->config_read(f->dev, 0, size, sizeof(size));
+	return le16toh(size[0]) == cols && le16toh(size[1]) == rows;
+}
+
+static unsigned int wait_for_change(struct fixture *f, unsigned int before)
+{
+	for (int i = 0; i < WAIT_MS && f->transport.config_changes == before;
+	     i++)
+		usleep(1000);
+	return f->transport.config_changes;
+}
+
+/* On a terminal of its own; returns 0, or which step was wrong. */
+static int window_child(struct fixture *f, int slave)
+{
+	struct winsize size = { .ws_col = 132, .ws_row = 50 };
+
+	setsid();
+	if (ioctl(slave, TIOCSCTTY, 0) || dup2(slave, 0) < 0 ||
+	    dup2(slave, 1) < 0)
+		return 1;
+	start(f, "tty");
+	if (!(f->dev->features & 1) || !window_is(f, 101, 33))
+		return 2;
+	/* Without a change, too, for that is how Linux learns of it. */
+	if (wait_for_change(f, 0) != 1)
+		return 3;
+	usleep(150000);
+	print_text(f, "hello");
+	if (wait_for_change(f, 1) != 2)
+		return 4;
+	if (ioctl(1, TIOCSWINSZ, &size))
+		return 5;
+	if (wait_for_change(f, 2) != 3 || !window_is(f, 132, 50))
+		return 6;
+	stop(f);
+	return 0;
+}
+
+static void test_window(void **state)
+{
+	struct winsize size = { .ws_col = 101, .ws_row = 33 };
+	struct fixture *f = *state;
+	int master, slave, status;
+	pid_t pid;
+
+	assert_int_equal(openpty(&master, &slave, NULL, NULL, &size), 0);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (!pid)
+		_exit(window_child(f, slave));
+	expect_text(master, "hello");
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 0);
+	close(master);
+	close(slave);
+}
+
 static void refuse(struct fixture *f, const char *options, const char *text)
 {
 	struct err err = ERR_INIT;
@@ -495,6 +562,7 @@ int main(void)
 		CONSOLE_TEST(test_restarts),
 		CONSOLE_TEST(test_stuck_reader),
 		CONSOLE_TEST(test_bad_chains),
+		CONSOLE_TEST(test_window),
 		CONSOLE_TEST(test_config),
 	};
 

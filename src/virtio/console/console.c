@@ -33,6 +33,7 @@
 
 #include "base/arith.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/io.h"
 #include "base/log.h"
 #include "base/thread.h"
@@ -45,6 +46,15 @@
 /* 5.3.2, 5.3.3, 5.3.4 */
 enum { QUEUE_RX = 0, QUEUE_TX = 1, NUM_QUEUES = 2 };
 #define F_SIZE (1ull << 0)
+
+/*
+ * Linux reads the window's size only when it is told of a change, and drops
+ * what it is told before its port is in place, which nothing shows. So it is
+ * told when it starts, and with output that follows, at growing intervals:
+ * 8 times, over 12 s.
+ */
+#define SIZE_NOTICES  8u
+#define SIZE_FIRST_NS (NSEC_PER_SEC / 10)
 
 struct config_space {
 	uint16_t cols, rows;
@@ -73,7 +83,10 @@ struct console_dev {
 	pthread_t tx_thread;
 	bool tx_running;
 	_Atomic bool tx_stop;
-	struct vq_chain tx_chain; /* the transmit thread's */
+	/* The transmit thread's. */
+	struct vq_chain tx_chain;
+	unsigned int size_notices;
+	uint64_t size_next_ns; /* not before */
 };
 
 /* -- configuration -- */
@@ -359,6 +372,19 @@ static bool tx_stopping(struct console_dev *dev)
 	return atomic_load_explicit(&dev->tx_stop, memory_order_acquire);
 }
 
+static void tell_size(struct console_dev *dev)
+{
+	uint64_t now;
+
+	if (!(dev->vdev.features & F_SIZE) || dev->size_notices == SIZE_NOTICES)
+		return;
+	now = clock_now_ns();
+	if (now < dev->size_next_ns)
+		return;
+	dev->size_next_ns = now + (SIZE_FIRST_NS << dev->size_notices++);
+	virtio_config_changed(&dev->vdev);
+}
+
 static void write_chain(struct console_dev *dev)
 {
 	const struct vq_chain *chain = &dev->tx_chain;
@@ -384,6 +410,7 @@ static bool serve_tx(struct console_dev *dev)
 						  memory_order_relaxed);
 			/* Its writer may wait for each: tell it at once. */
 			virtio_queue_interrupt(&dev->vdev, QUEUE_TX);
+			tell_size(dev);
 		}
 		if (r < 0)
 			virtio_dev_broken(&dev->vdev, "bad descriptor chain");
@@ -399,6 +426,7 @@ static void *tx_main(void *arg)
 	struct pollfd pfd = { .fd = queue->kick_fd, .events = POLLIN };
 	bool working = true;
 
+	tell_size(dev);
 	while (!tx_stopping(dev)) {
 		if (working)
 			working = serve_tx(dev);
@@ -430,6 +458,8 @@ static int start_tx(struct console_dev *dev)
 	int r;
 
 	atomic_store(&dev->tx_stop, false);
+	dev->size_notices = 0;
+	dev->size_next_ns = 0;
 	chardev_set_waiting(dev->backend->chr, true);
 	r = thread_start(&dev->tx_thread, "console-tx", tx_main, dev);
 	dev->tx_running = r == 0;
