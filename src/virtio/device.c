@@ -62,6 +62,8 @@ void virtio_dev_hold(struct virtio_dev *dev, bool held)
 		if (!held)
 			io_eventfd_signal(queue->kick_fd);
 	}
+	if (dev->cls->hold)
+		dev->cls->hold(dev, held);
 }
 
 void virtio_queue_interrupt(struct virtio_dev *dev, unsigned int queue)

@@ -102,6 +102,11 @@ struct virtio_class {
 	 */
 	int (*activate)(struct virtio_dev *dev);
 	void (*deactivate)(struct virtio_dev *dev);
+	/*
+	 * Its part of virtio_dev_hold(), where queues are served by somebody
+	 * whom vq_hold() does not reach. NULL: there is none.
+	 */
+	void (*hold)(struct virtio_dev *dev, bool held);
 };
 
 /* One queue as device and transport share it. */

@@ -517,6 +517,45 @@ static void test_error_eventfd(void **state)
 	fake_vhost_join(&f->fake);
 }
 
+/* A paused machine: requests wait, and are answered when it goes on. */
+static void test_hold(void **state)
+{
+	struct fixture *f = *state;
+	struct vring_used_elem used;
+	struct request req;
+
+	start_fake(f);
+	parse_socket(f);
+	create(f);
+	virtio_dev_hold(f->dev, true); /* before there is a driver */
+	virtio_dev_hold(f->dev, false);
+	activate(f);
+	req = send_request(f, FUSE_INIT, true);
+	expect_done(f, &req);
+	for (int i = 0; i < 3; i++) {
+		virtio_dev_hold(f->dev, true);
+		req = send_request(f, FUSE_LOOKUP, true);
+		/* it gave both queues back, so there is nobody to take it */
+		assert_int_equal(fake_vhost_count(&f->fake,
+						  VHOST_USER_GET_VRING_BASE),
+				 NUM_QUEUES * (i + 1));
+		assert_false(vring_take_used(&f->rings[REQUESTS], &used));
+		virtio_dev_hold(f->dev, false);
+		expect_done(f, &req);
+	}
+	assert_int_equal(atomic_load(&f->fake.served), 4);
+
+	/* it dies meanwhile */
+	virtio_dev_hold(f->dev, true);
+	req = send_request(f, FUSE_LOOKUP, true);
+	kill_fake(f);
+	virtio_dev_hold(f->dev, false);
+	expect_not_connected(f, &req);
+	deactivate(f);
+	destroy(f);
+	drop_config(f);
+}
+
 static void skip_without_virtiofsd(void)
 {
 	if (access("/usr/lib/qemu/virtiofsd", X_OK) || geteuid()) {
@@ -558,6 +597,13 @@ static void test_virtiofsd(void **state)
 		deactivate(f);
 		activate(f);
 	}
+	/* paused and let go on: the session stands */
+	virtio_dev_hold(f->dev, true);
+	req = send_request(f, FUSE_STATFS, true);
+	virtio_dev_hold(f->dev, false);
+	assert_true(wait_reply(f, &req) > sizeof(out));
+	memcpy(&out, vring_ptr(&f->rings[REQUESTS], req.in), sizeof(out));
+	assert_int_equal(out.error, 0);
 	pid = dev->backend->pid;
 	assert_int_equal(kill(pid, SIGKILL), 0);
 	wait_until(is_quires, f);
@@ -587,7 +633,8 @@ int main(void)
 		TEST(test_config_space),     TEST(test_reboot),
 		TEST(test_death_and_return), TEST(test_return_and_reset),
 		TEST(test_fails_to_start),   TEST(test_bad_chain),
-		TEST(test_error_eventfd),    TEST(test_virtiofsd),
+		TEST(test_error_eventfd),    TEST(test_hold),
+		TEST(test_virtiofsd),
 	};
 
 	/* What is provoked here is reported on purpose. */

@@ -301,6 +301,11 @@ static void fs_deactivate(struct virtio_dev *vdev)
 	fs_watch_deactivate(container_of(vdev, struct fs_dev, vdev));
 }
 
+static void fs_hold(struct virtio_dev *vdev, bool held)
+{
+	fs_watch_hold(container_of(vdev, struct fs_dev, vdev), held);
+}
+
 const struct virtio_class virtio_fs_class = {
 	.name = "fs",
 	.device_id = DEVICE_ID,
@@ -327,4 +332,5 @@ const struct virtio_class virtio_fs_class = {
 	.config_read = fs_config_read,
 	.activate = fs_activate,
 	.deactivate = fs_deactivate,
+	.hold = fs_hold,
 };

@@ -27,6 +27,7 @@ enum fs_server {
 	FS_NOBODY,  /* the device is not active */
 	FS_BACKEND, /* virtiofsd */
 	FS_QUIRE,   /* fs_watch.c, which answers with errors */
+	FS_HELD, /* nobody: the machine is paused, virtiofsd gave them back */
 };
 
 struct fs_dev {
@@ -54,5 +55,7 @@ void fs_watch_stop(struct fs_dev *dev);
 /* DRIVER_OK and its end: the rings go to the back end, and come back. */
 void fs_watch_activate(struct fs_dev *dev);
 void fs_watch_deactivate(struct fs_dev *dev);
+/* Pausing a machine and letting it go on: the same, but the session stays. */
+void fs_watch_hold(struct fs_dev *dev, bool held);
 
 #endif

@@ -148,6 +148,37 @@ void fs_watch_deactivate(struct fs_dev *dev)
 	pthread_mutex_unlock(&dev->lock);
 }
 
+static void hold_locked(struct fs_dev *dev)
+{
+	struct err err = ERR_INIT;
+	char what[560];
+
+	if (vhost_user_stop(&dev->backend->vu, &dev->vdev, STOP_MS, &err)) {
+		snprintf(what, sizeof(what), "virtiofsd does not stop (%s)",
+			 err.text);
+		lose_backend_locked(dev, what);
+		return;
+	}
+	/* It has completed what it took: that is where it will go on. */
+	for (unsigned int i = 0; i < dev->vdev.num_queues; i++)
+		vq_adopt(&dev->vdev.queues[i].vq);
+	dev->server = FS_HELD;
+}
+
+void fs_watch_hold(struct fs_dev *dev, bool held)
+{
+	pthread_mutex_lock(&dev->lock);
+	if (held && dev->server == FS_BACKEND)
+		hold_locked(dev);
+	if (!held && dev->server == FS_HELD && connected(dev))
+		give_rings_locked(dev);
+	/* It is gone, since, or could not take them. */
+	if (!held && dev->server == FS_HELD)
+		take_rings_locked(dev);
+	wake(dev);
+	pthread_mutex_unlock(&dev->lock);
+}
+
 /* ---- answering without a back end ---- */
 
 /*
