@@ -9,6 +9,7 @@
  *   R  from the caller: run this; NUL-ended strings: directory, number of
  *      arguments, arguments, environment
  *   O  E  to the caller: bytes of standard output, standard error
+ *   A  to the caller, every ALIVE_MS while the command runs: it is alive
  *   X  to the caller: the command ended; the payload is its exit status as
  *      text, 128 + N where signal N killed it
  *
@@ -38,6 +39,7 @@
 #define ARGS_MAX    65536
 /* What a command leaves running may hold its output open: do not wait long. */
 #define DRAIN_MS 300
+#define ALIVE_MS 5000
 
 struct frame {
 	uint8_t type;
@@ -226,18 +228,23 @@ static int command_follow(pid_t command, int signals, int out, int err)
 		{ .fd = err, .events = POLLIN },
 		{ .fd = signals, .events = POLLIN },
 	};
-	long long deadline = 0;
+	long long deadline = 0, alive = now_ms() + ALIVE_MS;
 	int status = 125;
 
 	for (;;) {
-		long long left = deadline ? deadline - now_ms() : -1;
+		long long left = (deadline ? deadline : alive) - now_ms();
 		struct signalfd_siginfo info;
 		int i;
 
 		if (deadline && (left <= 0 || (fds[0].fd < 0 && fds[1].fd < 0)))
 			return status;
-		if (poll(fds, 3, (int)left) < 0 && errno != EINTR)
+		if (poll(fds, 3, left > 0 ? (int)left : 0) < 0 &&
+		    errno != EINTR)
 			die("poll: %s", strerror(errno));
+		if (now_ms() >= alive) {
+			frame_send('A', "", 0);
+			alive = now_ms() + ALIVE_MS;
+		}
 		for (i = 0; i < 2; i++)
 			if (fds[i].revents && !pump(fds[i].fd, "OE"[i]))
 				fds[i].fd = -1;

@@ -28,7 +28,7 @@ class Frames:
         self._held += data
         while len(self._held) >= _HEAD.size:
             kind, length = _HEAD.unpack_from(self._held)
-            if kind not in b"HOEX" or length > _LENGTH_MAX:
+            if kind not in b"HOEAX" or length > _LENGTH_MAX:
                 raise LabError("the agent's port carried something else "
                                f"than frames: {bytes(self._held[:32])!r}")
             end = _HEAD.size + length
