@@ -61,6 +61,7 @@ class Machine:
         self._inherited = []
         self.agent = None
         self.console = None
+        self._monitor = None
         self.notes = []
 
     def start(self):
@@ -74,9 +75,11 @@ class Machine:
         share = self._start_virtiofsd()
         self.agent, agent = socket.socketpair()
         self.console, console = socket.socketpair()
-        self._inherited += [agent, console]
+        self._monitor, monitor = socket.socketpair()
+        self._inherited += [agent, console, monitor]
         self._spawn("qemu", self._qemu_command(
-            share.fileno(), agent.fileno(), console.fileno()))
+            share.fileno(), agent.fileno(), console.fileno(),
+            monitor.fileno()))
         for mine in self._inherited:
             mine.close()
         self._inherited.clear()
@@ -95,13 +98,25 @@ class Machine:
                 return f"{name} ended with status {status}"
         return "the nested host crashed or shut itself down"
 
+    def state(self, seconds=3):
+        """What QEMU says of a machine that does nothing, as text."""
+        said = bytearray()
+        try:
+            self._monitor.sendall(b"info registers\ninfo lapic\n")
+            self._monitor.settimeout(seconds)
+            while data := self._monitor.recv(65536):
+                said += data
+        except OSError:
+            pass  # it has said all, or is not there
+        return said.decode(errors="replace").replace("\r", "")
+
     def stop(self):
         for process in self._processes.values():
             if process.poll() is None:
                 process.kill()
         for process in self._processes.values():
             process.wait()
-        for mine in (self.agent, self.console, *self.notes, *self._inherited):
+        for mine in (self.agent, self.console, self._monitor, *self.notes, *self._inherited):
             if mine:
                 mine.close()
         self.notes.clear()
@@ -138,17 +153,19 @@ class Machine:
         self._inherited[:] = [share]
         return share
 
-    def _qemu_command(self, share, agent, console):
+    def _qemu_command(self, share, agent, console, monitor):
         options, assets = self._options, self._assets
         kernel = assets.kernel(options.kernel)
         threads = "single" if options.one_thread else "multi"
         command = [
             QEMU, "-nodefaults", "-no-user-config", "-display", "none",
-            "-monitor", "none", "-no-reboot",
+            "-chardev", f"socket,id=monitor,fd={monitor}",
+            "-mon", "chardev=monitor,mode=readline", "-no-reboot",
             "-name", "quire-lab", "-M", "q35,hpet=off,smbus=off,sata=off",
             "-accel", f"tcg,thread={threads},tb-size=1024",
-            # QEMU 7.2 mis-emulates cmpxchg16b, which 6.12 uses.
-            "-cpu", "max,-cx16", "-smp", str(options.smp),
+            # QEMU 7.2 mis-emulates cmpxchg16b, which 6.12 uses. MWAIT it takes
+            # for HLT, but only where there is one CPU.
+            "-cpu", "max,-cx16,-monitor", "-smp", str(options.smp),
             # The ELF file has a PVH entry: no unpacking inside the emulator.
             "-kernel", str(kernel / "vmlinux"),
             "-initrd", str(assets.image(options.kernel, "l1")),

@@ -300,7 +300,7 @@ static int begin(struct vm_config *cfg, const struct virtio_class *cls,
 int vm_config_add_device(struct vm_config *cfg, const struct virtio_class *cls,
 			 const char *text, struct err *err)
 {
-	struct parse p = { .where = cls->option };
+	struct parse p = { .where = cls->option, .dev.cls = cls };
 	int r = begin(cfg, cls, &p, err);
 
 	if (r)
@@ -319,7 +319,7 @@ int vm_config_add_device_json(struct vm_config *cfg,
 			      const json_t *fields, const char *path,
 			      const char **ret_id, struct err *err)
 {
-	struct parse p = { .where = path, .json = true };
+	struct parse p = { .where = path, .dev.cls = cls, .json = true };
 	int r = begin(cfg, cls, &p, err);
 	const char *id;
 

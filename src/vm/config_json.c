@@ -360,17 +360,20 @@ static int read_file(const char *path, char *buf, size_t size, size_t *ret_len,
 int vm_config_load(struct vm_config *cfg, const char *path,
 		   const struct vm_config_others *others, struct err *err)
 {
-	_cleanup_free_ char *text = malloc(VM_CONFIG_MAX_BYTES + 1);
-	json_t *doc = NULL;
+	char *text = malloc(VM_CONFIG_MAX_BYTES + 1);
+	json_t *doc;
 	size_t len = 0;
 	int r;
 
 	if (!text)
 		return err_set(err, ENOMEM, "out of memory");
 	r = read_file(path, text, VM_CONFIG_MAX_BYTES + 1, &len, err);
-	if (r)
+	if (r) {
+		free(text);
 		return r;
+	}
 	doc = vm_config_parse_text(text, len, err);
+	free(text);
 	r = doc ? vm_config_from_json(cfg, doc, others, err) : -EINVAL;
 	json_decref(doc);
 	if (r)

@@ -17,7 +17,7 @@
 #include "vm/config.h"
 
 /* Of the file or body, in bytes. */
-#define VM_CONFIG_MAX_BYTES (1024 * 1024)
+#define VM_CONFIG_MAX_BYTES 0x100000
 /* Objects and arrays within each other. */
 #define VM_CONFIG_MAX_DEPTH 16
 

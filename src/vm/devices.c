@@ -142,7 +142,7 @@ static void forget(struct machine *m, unsigned int i)
 	unsigned int after = m->num_devices - i - 1;
 
 	memmove(&m->devices[i], &m->devices[i + 1],
-		after * sizeof(m->devices[0]));
+		after * sizeof(struct virtio_pci *));
 	memmove(&m->device_index[i], &m->device_index[i + 1],
 		after * sizeof(m->device_index[0]));
 	m->num_devices--;
