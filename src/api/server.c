@@ -262,8 +262,9 @@ static void prepare_poll(struct api_server *s, struct poll_set *p,
 	}
 	/* Rounded up: not to come round again before it is time. */
 	if (soonest)
-		set_timeout(p,
-			    soonest <= now ? 0 : (soonest - now) / 1000000 + 1);
+		set_timeout(p, soonest <= now
+				       ? 0
+				       : (soonest - now) / NSEC_PER_MSEC + 1);
 	/* At the limit MHD stops listening; it looks again when it runs. */
 	if (s->made_room)
 		set_timeout(p, 0);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/arith.h"
+#include "base/clock.h"
 #include "bus/iobus.h"
 #include "x86/layout.h"
 
@@ -16,7 +17,7 @@ enum {
 	WD_COUNT = 8,
 };
 
-#define UNIT_NS (WATCHDOG_UNIT_MS * 1000000ull)
+#define UNIT_NS (WATCHDOG_UNIT_MS * NSEC_PER_MSEC)
 
 struct watchdog {
 	struct watchdog_config cfg;

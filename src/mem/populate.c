@@ -48,7 +48,7 @@ const char *const populate_mode_names[4] = {
 #define UNIT_MIN_BYTES	     PAGE_2M
 #define UNITS_PER_THREAD     8
 #define POPULATE_MAX_THREADS 256
-#define WAIT_SLICE_NS	     (50 * 1000000ull)
+#define WAIT_SLICE_NS	     (50 * NSEC_PER_MSEC)
 
 struct unit {
 	uint64_t gpa, len;

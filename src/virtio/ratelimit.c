@@ -5,8 +5,7 @@
 #include <string.h>
 
 #include "base/arith.h"
-
-#define NSEC_PER_MSEC 1000000ull
+#include "base/clock.h"
 
 /* Debts beyond this are forgiven: nothing may stop for longer. */
 #define MAX_DEBT_NS ((int64_t)(RATELIMIT_MAX_REFILL_MS * NSEC_PER_MSEC))

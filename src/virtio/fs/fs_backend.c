@@ -40,7 +40,6 @@
 #define WAIT_MS	   3000 /* for a user's virtiofsd to be there at all */
 #define RETRY_MS   100
 #define END_MS	   2000 /* for virtiofsd to end by itself */
-#define NS_PER_MS  1000000ull
 #define EXIT_SETUP 127
 
 const char *const fs_cache_names[3] = {
@@ -432,7 +431,7 @@ static bool may_come(int r)
 static int attach(struct fs_backend *b, uint64_t features,
 		  unsigned int num_queues, struct err *err)
 {
-	uint64_t end = clock_now_ns() + WAIT_MS * NS_PER_MS;
+	uint64_t end = clock_now_ns() + WAIT_MS * NSEC_PER_MSEC;
 	int r = fs_backend_reopen(b, features, num_queues, err);
 
 	while (may_come(r) && clock_now_ns() < end) {

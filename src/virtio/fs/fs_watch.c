@@ -40,7 +40,6 @@
 #define STOP_MS	       10000
 #define BACKOFF_MIN_MS 100u
 #define BACKOFF_MAX_MS 5000u
-#define NS_PER_MS      1000000ull
 #define FIXED_FDS      4
 
 /* ---- the rings ---- */
@@ -57,7 +56,7 @@ static bool connected(const struct fs_dev *dev)
 
 static void schedule_retry_locked(struct fs_dev *dev)
 {
-	dev->retry_ns = clock_now_ns() + dev->backoff_ms * NS_PER_MS;
+	dev->retry_ns = clock_now_ns() + dev->backoff_ms * NSEC_PER_MSEC;
 	dev->backoff_ms = MIN(dev->backoff_ms * 2, BACKOFF_MAX_MS);
 }
 
@@ -304,7 +303,7 @@ static int timeout_locked(const struct fs_dev *dev)
 		return -1;
 	return now >= dev->retry_ns
 		       ? 0
-		       : (int)((dev->retry_ns - now) / NS_PER_MS + 1);
+		       : (int)((dev->retry_ns - now) / NSEC_PER_MSEC + 1);
 }
 
 /*

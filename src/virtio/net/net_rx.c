@@ -305,7 +305,7 @@ static size_t read_room(struct net_rx *rx)
 
 static void wait_ms(struct net_wait *wait, int ms)
 {
-	wait->until_ns = clock_now_ns() + (uint64_t)ms * 1000000 + 1;
+	wait->until_ns = clock_now_ns() + (uint64_t)ms * NSEC_PER_MSEC + 1;
 }
 
 /* There is a frame of n bytes behind its header, or an error. */

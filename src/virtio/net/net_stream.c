@@ -34,7 +34,6 @@
 #define LEN_BYTES   4u
 #define IN_BYTES    (256 * KIB)
 #define OUT_BYTES   (LEN_BYTES + NET_MAX_FRAME)
-#define NS_PER_MS   1000000ull
 #define UNIX_PREFIX "socket"
 
 _Static_assert(IN_BYTES >= 2ull * OUT_BYTES, "a frame must fit, and more");
@@ -107,7 +106,7 @@ static void disconnect(struct stream *s, const char *why)
 			s->path ? " until it is there again" : "");
 	shutdown(s->fd, SHUT_RDWR);
 	s->retry_ms = NET_STREAM_RETRY_MIN_MS;
-	s->retry_at_ns = clock_now_ns() + s->retry_ms * NS_PER_MS;
+	s->retry_at_ns = clock_now_ns() + s->retry_ms * NSEC_PER_MSEC;
 	set_link(s, false);
 	if (!s->path && s->hooks.ended)
 		s->hooks.ended(s->hooks.ctx);
@@ -129,7 +128,7 @@ static bool connected(struct stream *s)
 	if (connect_to(s->path, &fd)) {
 		s->retry_ms = MIN(s->retry_ms * 2,
 				  (unsigned int)NET_STREAM_RETRY_MAX_MS);
-		s->retry_at_ns = now + s->retry_ms * NS_PER_MS;
+		s->retry_at_ns = now + s->retry_ms * NSEC_PER_MSEC;
 		return false;
 	}
 	/* Beside a sender that waits on the old one: that is dead already. */
@@ -240,7 +239,7 @@ static int stream_recv_wait(struct net_backend *b, unsigned int pair,
 	now = clock_now_ns();
 	return now >= s->retry_at_ns
 		       ? 0
-		       : (int)div_round_up(s->retry_at_ns - now, NS_PER_MS);
+		       : (int)div_round_up(s->retry_at_ns - now, NSEC_PER_MSEC);
 }
 
 /* ---- sending ---- */

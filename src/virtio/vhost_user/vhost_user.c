@@ -22,7 +22,6 @@
 #include "virtio/vhost_user/vhost_user_io.h"
 
 #define USER_BASE (1ull << 46) /* of guest address 0 in that space */
-#define NS_PER_MS 1000000ull
 
 #define WANTED_PROTOCOL                                               \
 	(VHOST_USER_PROTOCOL_F_MQ | VHOST_USER_PROTOCOL_F_REPLY_ACK | \
@@ -47,7 +46,7 @@ bool vhost_user_hung_up(const struct vhost_user *vu)
 
 static void set_deadline(struct vhost_user *vu, unsigned int timeout_ms)
 {
-	vu->deadline_ns = clock_now_ns() + timeout_ms * NS_PER_MS;
+	vu->deadline_ns = clock_now_ns() + timeout_ms * NSEC_PER_MSEC;
 }
 
 /* Whatever fails, the two sides disagree about their state from now on. */

@@ -10,7 +10,6 @@
 #include "base/arith.h"
 #include "base/clock.h"
 
-#define NS_PER_MS   1000000u
 #define MAX_WAIT_MS 60000u
 
 /* 0 when fd is ready for events or in trouble, which the next call tells. */
@@ -24,7 +23,7 @@ static int wait_ready(int fd, short events, uint64_t deadline_ns)
 
 		if (now >= deadline_ns)
 			return -ETIMEDOUT;
-		left_ms = (deadline_ns - now) / NS_PER_MS + 1;
+		left_ms = (deadline_ns - now) / NSEC_PER_MSEC + 1;
 		n = poll(&pfd, 1, (int)MIN(left_ms, (uint64_t)MAX_WAIT_MS));
 		if (n > 0)
 			return 0;

@@ -16,8 +16,8 @@
  * guest's buffer, when there is one and the guest's credit allows.
  *
  * The ready list holds the connections that have something for the guest; each
- * sends one packet in its turn. vsock_conn_vsock_conn_schedule() puts one
- * there, after whatever may have given it something to send.
+ * sends one packet in its turn. vsock_conn_schedule() puts one there, after
+ * whatever may have given it something to send.
  *
  * Ends. The host's end of file becomes SHUTDOWN(SEND), a socket that takes no
  * more SHUTDOWN(RCV); after both the guest answers RST (VSOCK_CLOSING, or is

@@ -208,7 +208,8 @@ static int timeout_ms(const struct vsock_dev *dev)
 	now = clock_now_ns();
 	if (now >= dev->timer_ns)
 		return 0;
-	return (int)MIN(div_round_up(dev->timer_ns - now, 1000000), 1000u);
+	return (int)MIN(div_round_up(dev->timer_ns - now, NSEC_PER_MSEC),
+			1000u);
 }
 
 static void wait_for_events(struct vsock_dev *dev, bool more)
