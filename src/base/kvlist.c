@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "base/arith.h"
 #include "base/kvlist.h"
 
 #include <errno.h>
@@ -170,6 +171,31 @@ int kvlist_u32(const char *value, uint32_t min, uint32_t max, uint32_t *ret,
 		return err_set(err, EINVAL, "not a number from %u to %u", min,
 			       max);
 	*ret = (uint32_t)v;
+	return 0;
+}
+
+int kvlist_pow2(const char *value, uint32_t min, uint32_t max, uint32_t *ret,
+		struct err *err)
+{
+	uint32_t v = 0;
+	int r = kvlist_u32(value, min, max, &v, err);
+
+	if (r)
+		return r;
+	if (!is_pow2(v))
+		return err_set(err, EINVAL, "not a power of two");
+	*ret = v;
+	return 0;
+}
+
+int kvlist_string(const char *value, char **ret, struct err *err)
+{
+	char *copy = strdup(value);
+
+	if (!copy)
+		return err_set(err, ENOMEM, "out of memory");
+	free(*ret);
+	*ret = copy;
 	return 0;
 }
 

@@ -48,10 +48,17 @@ int kvlist_unknown(const char *option, const char *key,
 		   const struct kvlist_key *keys, size_t num_keys,
 		   struct err *err);
 
-/* Setters' building blocks: a size, a bounded number, on|off, one of names. */
+/*
+ * Setters' building blocks: a copy of the text, in the place of what *ret had;
+ * a size, a bounded number, one that is a power of two as well, on|off, one of
+ * names.
+ */
+__must_check int kvlist_string(const char *value, char **ret, struct err *err);
 __must_check int kvlist_size(const char *value, uint64_t *ret, struct err *err);
 __must_check int kvlist_u32(const char *value, uint32_t min, uint32_t max,
 			    uint32_t *ret, struct err *err);
+__must_check int kvlist_pow2(const char *value, uint32_t min, uint32_t max,
+			     uint32_t *ret, struct err *err);
 __must_check int kvlist_bool(const char *value, bool *ret, struct err *err);
 __must_check int kvlist_enum(const char *value, const char *const *names,
 			     size_t num_names, int *ret, struct err *err);

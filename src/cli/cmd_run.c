@@ -44,25 +44,14 @@ struct run_option {
 	int (*set)(struct run_args *args, const char *value, struct err *err);
 };
 
-static int set_string(char **dst, const char *value, struct err *err)
-{
-	char *copy = strdup(value);
-
-	if (!copy)
-		return err_set(err, ENOMEM, "out of memory");
-	free(*dst);
-	*dst = copy;
-	return 0;
-}
-
 static int set_config(struct run_args *a, const char *v, struct err *err)
 {
-	return set_string(&a->config, v, err);
+	return kvlist_string(v, &a->config, err);
 }
 
 static int set_api_socket(struct run_args *a, const char *v, struct err *err)
 {
-	return set_string(&a->api_socket, v, err);
+	return kvlist_string(v, &a->api_socket, err);
 }
 
 static int set_summary(struct run_args *a, const char *v, struct err *err)
@@ -72,7 +61,7 @@ static int set_summary(struct run_args *a, const char *v, struct err *err)
 
 static int set_summary_json(struct run_args *a, const char *v, struct err *err)
 {
-	return set_string(&a->summary_json, v, err);
+	return kvlist_string(v, &a->summary_json, err);
 }
 
 static int set_log_level(struct run_args *a, const char *v, struct err *err)

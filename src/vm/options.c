@@ -28,17 +28,6 @@ const char *const vm_action_names[2] = {
 
 static const char *const irqchip_names[] = { "kernel", "split" };
 
-static int set_string(char **dst, const char *value, struct err *err)
-{
-	char *copy = strdup(value);
-
-	if (!copy)
-		return err_set(err, ENOMEM, "out of memory");
-	free(*dst);
-	*dst = copy;
-	return 0;
-}
-
 static json_t *get_string(const char *value)
 {
 	return value ? json_text(value) : NULL;
@@ -66,7 +55,7 @@ static int set_name(struct vm_config *cfg, const char *value, struct err *err)
 {
 	int r = vm_config_check_name(value, err);
 
-	return r ? r : set_string(&cfg->name, value, err);
+	return r ? r : kvlist_string(value, &cfg->name, err);
 }
 
 static json_t *get_name(const struct vm_config *cfg)
@@ -76,7 +65,7 @@ static json_t *get_name(const struct vm_config *cfg)
 
 static int set_kernel(struct vm_config *cfg, const char *value, struct err *err)
 {
-	return set_string(&cfg->kernel, value, err);
+	return kvlist_string(value, &cfg->kernel, err);
 }
 
 static json_t *get_kernel(const struct vm_config *cfg)
@@ -87,7 +76,7 @@ static json_t *get_kernel(const struct vm_config *cfg)
 static int set_initramfs(struct vm_config *cfg, const char *value,
 			 struct err *err)
 {
-	return set_string(&cfg->initramfs, value, err);
+	return kvlist_string(value, &cfg->initramfs, err);
 }
 
 static json_t *get_initramfs(const struct vm_config *cfg)
@@ -98,7 +87,7 @@ static json_t *get_initramfs(const struct vm_config *cfg)
 static int set_cmdline(struct vm_config *cfg, const char *value,
 		       struct err *err)
 {
-	return set_string(&cfg->cmdline, value, err);
+	return kvlist_string(value, &cfg->cmdline, err);
 }
 
 static json_t *get_cmdline(const struct vm_config *cfg)
@@ -373,14 +362,8 @@ static json_t *get_memory_dirty_log(const struct vm_config *cfg)
 
 static int memory_dirty_ring(void *obj, const char *value, struct err *err)
 {
-	uint32_t v = 0;
-	int r = kvlist_u32(value, 1, DIRTY_RING_MAX_ENTRIES, &v, err);
-
-	if (!r && !is_pow2(v))
-		return err_set(err, EINVAL, "not a power of two");
-	if (!r)
-		((struct vm_config *)obj)->dirty_ring = v;
-	return r;
+	return kvlist_pow2(value, 1, DIRTY_RING_MAX_ENTRIES,
+			   &((struct vm_config *)obj)->dirty_ring, err);
 }
 
 static json_t *get_memory_dirty_ring(const struct vm_config *cfg)

@@ -161,6 +161,25 @@ static void test_kvlist_bad(void **state)
 	}
 }
 
+static void test_kvlist_setters(void **state)
+{
+	struct err err = ERR_INIT;
+	char *text = NULL;
+	uint32_t num = 7;
+
+	assert_int_equal(kvlist_string("a", &text, &err), 0);
+	assert_int_equal(kvlist_string("b,c", &text, &err), 0);
+	assert_string_equal(text, "b,c");
+	free(text);
+	assert_int_equal(kvlist_pow2("12", 2, 16, &num, &err), -EINVAL);
+	assert_non_null(strstr(err.text, "not a power of two"));
+	assert_int_equal(kvlist_pow2("1", 2, 16, &num, &err), -EINVAL);
+	assert_int_equal(kvlist_pow2("32", 2, 16, &num, &err), -EINVAL);
+	assert_int_equal(num, 7);
+	assert_int_equal(kvlist_pow2("16", 2, 16, &num, &err), 0);
+	assert_int_equal(num, 16);
+}
+
 static void test_err_text(void **state)
 {
 	struct err err = ERR_INIT;
@@ -337,6 +356,7 @@ int main(void)
 		cmocka_unit_test(test_range_ok),
 		cmocka_unit_test(test_kvlist_good),
 		cmocka_unit_test(test_kvlist_bad),
+		cmocka_unit_test(test_kvlist_setters),
 		cmocka_unit_test(test_err_text),
 		cmocka_unit_test(test_evloop),
 		cmocka_unit_test(test_small_files),

@@ -39,10 +39,7 @@ struct blk_config {
 
 static int set_path(void *obj, const char *value, struct err *err)
 {
-	struct blk_config *cfg = obj;
-
-	cfg->path = strdup(value);
-	return cfg->path ? 0 : err_set(err, ENOMEM, "out of memory");
+	return kvlist_string(value, &((struct blk_config *)obj)->path, err);
 }
 
 static int set_readonly(void *obj, const char *value, struct err *err)
@@ -63,16 +60,8 @@ static int set_num_queues(void *obj, const char *value, struct err *err)
 
 static int set_queue_size(void *obj, const char *value, struct err *err)
 {
-	struct blk_config *cfg = obj;
-	uint32_t size;
-	int r = kvlist_u32(value, MIN_QUEUE_SIZE, VQ_MAX_SIZE, &size, err);
-
-	if (r)
-		return r;
-	if (!is_pow2(size))
-		return err_set(err, EINVAL, "not a power of two");
-	cfg->queue_size = size;
-	return 0;
+	return kvlist_pow2(value, MIN_QUEUE_SIZE, VQ_MAX_SIZE,
+			   &((struct blk_config *)obj)->queue_size, err);
 }
 
 static int set_serial(void *obj, const char *value, struct err *err)

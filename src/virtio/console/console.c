@@ -128,9 +128,7 @@ static int set_path(char **dst, const char *value, struct err *err)
 {
 	if (!*value)
 		return err_set(err, EINVAL, "the path is missing");
-	free(*dst);
-	*dst = strdup(value);
-	return *dst ? 0 : err_set(err, ENOMEM, "out of memory");
+	return kvlist_string(value, dst, err);
 }
 
 static int set_file(void *obj, const char *value, struct err *err)

@@ -38,12 +38,6 @@ static int out_of_memory(struct err *err)
 	return err_set(err, ENOMEM, "out of memory");
 }
 
-static int set_string(char **ret, const char *value, struct err *err)
-{
-	*ret = strdup(value);
-	return *ret ? 0 : out_of_memory(err);
-}
-
 static int set_tag(void *obj, const char *value, struct err *err)
 {
 	struct fs_config *cfg = obj;
@@ -64,7 +58,7 @@ static int set_path(void *obj, const char *value, struct err *err)
 	if (strpbrk(value, ",\\"))
 		return err_set(err, EINVAL,
 			       "virtiofsd takes no comma or backslash");
-	return set_string(&cfg->backend->path, value, err);
+	return kvlist_string(value, &cfg->backend->path, err);
 }
 
 static int set_socket(void *obj, const char *value, struct err *err)
@@ -76,14 +70,14 @@ static int set_socket(void *obj, const char *value, struct err *err)
 		return out_of_memory(err);
 	if (!*value || strlen(value) > max)
 		return err_set(err, EINVAL, "not 1 to %zu bytes", max);
-	return set_string(&cfg->backend->socket, value, err);
+	return kvlist_string(value, &cfg->backend->socket, err);
 }
 
 static int set_daemon(void *obj, const char *value, struct err *err)
 {
 	struct fs_config *cfg = obj;
 
-	return cfg->backend ? set_string(&cfg->backend->daemon, value, err)
+	return cfg->backend ? kvlist_string(value, &cfg->backend->daemon, err)
 			    : out_of_memory(err);
 }
 
@@ -133,16 +127,8 @@ static int set_num_queues(void *obj, const char *value, struct err *err)
 
 static int set_queue_size(void *obj, const char *value, struct err *err)
 {
-	struct fs_config *cfg = obj;
-	uint32_t size;
-	int r = kvlist_u32(value, MIN_QUEUE_SIZE, VQ_MAX_SIZE, &size, err);
-
-	if (r)
-		return r;
-	if (!is_pow2(size))
-		return err_set(err, EINVAL, "not a power of two");
-	cfg->queue_size = size;
-	return 0;
+	return kvlist_pow2(value, MIN_QUEUE_SIZE, VQ_MAX_SIZE,
+			   &((struct fs_config *)obj)->queue_size, err);
 }
 
 static const struct kvlist_key keys[] = {

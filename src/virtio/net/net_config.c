@@ -22,12 +22,6 @@
 #define MAC_LOCAL     0x02
 #define MAC_MULTICAST 0x01
 
-static int set_text(char **field, const char *value, struct err *err)
-{
-	*field = strdup(value);
-	return *field ? 0 : err_set(err, ENOMEM, "out of memory");
-}
-
 static int set_mode(void *obj, const char *value, struct err *err)
 {
 	const char *names[8];
@@ -47,7 +41,7 @@ static int set_tap(void *obj, const char *value, struct err *err)
 	if (strlen(value) >= IFNAMSIZ || strpbrk(value, "/% \t\n") ||
 	    !strcmp(value, ".") || !strcmp(value, ".."))
 		return err_set(err, EINVAL, "not the name of an interface");
-	return set_text(&((struct net_config *)obj)->tap, value, err);
+	return kvlist_string(value, &((struct net_config *)obj)->tap, err);
 }
 
 static int set_socket(void *obj, const char *value, struct err *err)
@@ -55,17 +49,19 @@ static int set_socket(void *obj, const char *value, struct err *err)
 	if (strlen(value) >= sizeof(((struct sockaddr_un *)NULL)->sun_path))
 		return err_set(err, ENAMETOOLONG,
 			       "too long for a socket's path");
-	return set_text(&((struct net_config *)obj)->socket, value, err);
+	return kvlist_string(value, &((struct net_config *)obj)->socket, err);
 }
 
 static int set_tcp_ports(void *obj, const char *value, struct err *err)
 {
-	return set_text(&((struct net_config *)obj)->tcp_ports, value, err);
+	return kvlist_string(value, &((struct net_config *)obj)->tcp_ports,
+			     err);
 }
 
 static int set_udp_ports(void *obj, const char *value, struct err *err)
 {
-	return set_text(&((struct net_config *)obj)->udp_ports, value, err);
+	return kvlist_string(value, &((struct net_config *)obj)->udp_ports,
+			     err);
 }
 
 /* "7" or "7+8+9", in brackets or not ("[7,8]" as Cloud Hypervisor has it). */
@@ -173,14 +169,8 @@ static int set_num_queues(void *obj, const char *value, struct err *err)
 
 static int set_queue_size(void *obj, const char *value, struct err *err)
 {
-	uint32_t size;
-	int r = kvlist_u32(value, MIN_QUEUE_SIZE, VQ_MAX_SIZE, &size, err);
-
-	if (!r && !is_pow2(size))
-		return err_set(err, EINVAL, "not a power of two");
-	if (!r)
-		((struct net_config *)obj)->queue_size = size;
-	return r;
+	return kvlist_pow2(value, MIN_QUEUE_SIZE, VQ_MAX_SIZE,
+			   &((struct net_config *)obj)->queue_size, err);
 }
 
 static int set_mtu(void *obj, const char *value, struct err *err)

@@ -50,10 +50,7 @@ struct rng_dev {
 
 static int set_src(void *obj, const char *value, struct err *err)
 {
-	struct rng_config *cfg = obj;
-
-	cfg->src = strdup(value);
-	return cfg->src ? 0 : err_set(err, ENOMEM, "out of memory");
+	return kvlist_string(value, &((struct rng_config *)obj)->src, err);
 }
 
 static const struct kvlist_key keys[] = {

@@ -56,9 +56,7 @@ static int set_socket(void *obj, const char *value, struct err *err)
 			       "socket's may have %zu bytes, so this one %zu",
 			       UNIX_SOCKET_PATH_MAX,
 			       UNIX_SOCKET_PATH_MAX - SUFFIX_BYTES);
-	free(cfg->socket);
-	cfg->socket = strdup(value);
-	return cfg->socket ? 0 : err_set(err, ENOMEM, "out of memory");
+	return kvlist_string(value, &cfg->socket, err);
 }
 
 static const struct kvlist_key keys[] = {
