@@ -216,10 +216,12 @@ int api_client_ask(const struct api_client_request *q, struct api_answer *ret,
 		   struct err *err)
 {
 	_cleanup_close_ int fd = -1;
-	int r = unix_socket_connect(q->socket, &fd, err);
+	int r = unix_socket_connect(q->socket, 0, &fd);
 
 	*ret = (struct api_answer){ .status = 0 };
-	if (!r)
+	if (r)
+		err_errno(err, -r, "connecting to %s", q->socket);
+	else
 		r = set_timeout(fd, q->timeout_s, err);
 	if (!r)
 		r = send_request(fd, q, err);

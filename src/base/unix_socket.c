@@ -21,17 +21,17 @@ int unix_socket_address(struct sockaddr_un *ret, const char *path)
 	return 0;
 }
 
-int unix_socket_connect(const char *path, int *ret_fd, struct err *err)
+int unix_socket_connect(const char *path, int flags, int *ret_fd)
 {
 	_cleanup_close_ int fd = -1;
 	struct sockaddr_un addr;
+	int r = unix_socket_address(&addr, path);
 
-	if (unix_socket_address(&addr, path))
-		return err_set(err, ENAMETOOLONG, "%s: too long for a socket",
-			       path);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (r)
+		return r;
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
 	if (fd < 0 || connect(fd, (const struct sockaddr *)&addr, sizeof(addr)))
-		return err_errno(err, errno, "connecting to %s", path);
+		return -errno;
 	*ret_fd = take_fd(&fd);
 	return 0;
 }

@@ -31,9 +31,11 @@ struct unix_listener {
 		.fd = -1   \
 	}
 
-/* Connect, blocking. The text of err names the path. */
-__must_check int unix_socket_connect(const char *path, int *ret_fd,
-				     struct err *err);
+/*
+ * A close-on-exec socket connected to path; flags: SOCK_NONBLOCK, or 0. With it
+ * -EAGAIN: its backlog is full. -ENOENT, -ECONNREFUSED: nobody listens there.
+ */
+__must_check int unix_socket_connect(const char *path, int flags, int *ret_fd);
 
 /* -ENAMETOOLONG if path does not fit. */
 __must_check int unix_socket_address(struct sockaddr_un *ret, const char *path);

@@ -394,11 +394,20 @@ static void a_socket_is_private_and_goes(void **state)
 	assert_int_equal(unix_listener_open_private(&s, path, 1, &err), 0);
 	assert_int_equal(stat(path, &st), 0);
 	assert_int_equal(st.st_mode & 0777, 0600);
-	assert_int_equal(unix_socket_connect(path, &fd, &err), 0);
+	assert_int_equal(unix_socket_connect(path, 0, &fd), 0);
 	close(fd);
 	unix_listener_close(&s);
 	assert_int_equal(access(path, F_OK), -1);
-	assert_int_equal(unix_socket_connect(path, &fd, &err), -ENOENT);
+	assert_int_equal(unix_socket_connect(path, 0, &fd), -ENOENT);
+	/* Who asks over it is told which socket. */
+	assert_int_equal(api_client_ask(
+				 &(struct api_client_request){
+					 .socket = path,
+					 .method = "GET",
+					 .path = "/",
+				 },
+				 &(struct api_answer){ .status = 0 }, &err),
+			 -ENOENT);
 	assert_non_null(strstr(err.text, path));
 }
 
@@ -521,7 +530,7 @@ static void a_socket_elsewhere_is_linked_to(void **state)
 	assert_int_equal(unix_listener_open(&s, in_folder("other"), 1, &err),
 			 0);
 	assert_int_equal(rundir_claim_link(c, in_folder("other"), &err), 0);
-	assert_int_equal(unix_socket_connect(rundir_claim_socket(c), &fd, &err),
+	assert_int_equal(unix_socket_connect(rundir_claim_socket(c), 0, &fd),
 			 0);
 	close(fd);
 	unix_listener_close(&s);

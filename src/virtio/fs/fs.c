@@ -14,10 +14,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/un.h>
 
 #include "base/arith.h"
 #include "base/cleanup.h"
+#include "base/unix_socket.h"
 #include "virtio/fs/fs_priv.h"
 
 #define DEVICE_ID	   26
@@ -64,12 +64,12 @@ static int set_path(void *obj, const char *value, struct err *err)
 static int set_socket(void *obj, const char *value, struct err *err)
 {
 	struct fs_config *cfg = obj;
-	const size_t max = sizeof(((struct sockaddr_un *)0)->sun_path) - 1;
 
 	if (!cfg->backend)
 		return out_of_memory(err);
-	if (!*value || strlen(value) > max)
-		return err_set(err, EINVAL, "not 1 to %zu bytes", max);
+	if (!*value || strlen(value) > UNIX_SOCKET_PATH_MAX)
+		return err_set(err, EINVAL, "not 1 to %zu bytes",
+			       UNIX_SOCKET_PATH_MAX);
 	return kvlist_string(value, &cfg->backend->socket, err);
 }
 

@@ -34,6 +34,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/unix_socket.h"
 
 #define START_MS   20000 /* for virtiofsd to start and shake hands */
 #define REOPEN_MS  3000
@@ -411,16 +412,12 @@ static int start(struct fs_backend *b, uint64_t features,
 int fs_backend_reopen(struct fs_backend *b, uint64_t features,
 		      unsigned int num_queues, struct err *err)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	_cleanup_close_ int fd = -1;
+	int fd = -1, r = unix_socket_connect(b->socket, SOCK_NONBLOCK, &fd);
 
-	/* Its length has been checked with the options. */
-	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", b->socket);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0 || connect(fd, (struct sockaddr *)&addr, sizeof(addr)))
-		return err_errno(err, errno, "socket=%s", b->socket);
-	return vhost_user_connect(&b->vu, take_fd(&fd), features, num_queues,
-				  REOPEN_MS, err);
+	if (r)
+		return err_errno(err, -r, "socket=%s", b->socket);
+	return vhost_user_connect(&b->vu, fd, features, num_queues, REOPEN_MS,
+				  err);
 }
 
 static bool may_come(int r)

@@ -7,10 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <sys/un.h>
 
 #include "base/arith.h"
 #include "base/cleanup.h"
+#include "base/unix_socket.h"
 #include "virtio/virtio.h"
 
 #define MIN_QUEUE_SIZE	   16u
@@ -46,7 +46,7 @@ static int set_tap(void *obj, const char *value, struct err *err)
 
 static int set_socket(void *obj, const char *value, struct err *err)
 {
-	if (strlen(value) >= sizeof(((struct sockaddr_un *)NULL)->sun_path))
+	if (strlen(value) > UNIX_SOCKET_PATH_MAX)
 		return err_set(err, ENAMETOOLONG,
 			       "too long for a socket's path");
 	return kvlist_string(value, &((struct net_config *)obj)->socket, err);

@@ -24,12 +24,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #include "base/arith.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/unix_socket.h"
 
 #define LEN_BYTES   4u
 #define IN_BYTES    (256 * KIB)
@@ -63,26 +63,6 @@ static struct stream *stream_of(struct net_backend *b)
 }
 
 /* ---- the connection ---- */
-
-static int connect_to(const char *path, int *ret_fd)
-{
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	int fd, r;
-
-	if (strlen(path) >= sizeof(addr.sun_path))
-		return -ENAMETOOLONG;
-	memcpy(addr.sun_path, path, strlen(path) + 1);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		return -errno;
-	if (connect(fd, (struct sockaddr *)&addr, sizeof(addr))) {
-		r = -errno;
-		close(fd);
-		return r;
-	}
-	*ret_fd = fd;
-	return 0;
-}
 
 static void set_link(struct stream *s, bool link)
 {
@@ -125,7 +105,7 @@ static bool connected(struct stream *s)
 	now = clock_now_ns();
 	if (now < s->retry_at_ns)
 		return false;
-	if (connect_to(s->path, &fd)) {
+	if (unix_socket_connect(s->path, SOCK_NONBLOCK, &fd)) {
 		s->retry_ms = MIN(s->retry_ms * 2,
 				  (unsigned int)NET_STREAM_RETRY_MAX_MS);
 		s->retry_at_ns = now + s->retry_ms * NSEC_PER_MSEC;
@@ -387,7 +367,8 @@ int net_stream_new(struct net_backend **ret, int fd, const char *path,
 static int stream_open(struct net_backend **ret,
 		       const struct net_backend_config *cfg, struct err *err)
 {
-	int fd = -1, r = connect_to(cfg->socket, &fd);
+	int fd = -1;
+	int r = unix_socket_connect(cfg->socket, SOCK_NONBLOCK, &fd);
 
 	if (r)
 		return err_errno(err, -r,

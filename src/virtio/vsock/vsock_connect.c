@@ -29,31 +29,16 @@
 #define RETRY_NS   (NSEC_PER_SEC / 50)
 #define ACCEPT_NS  (NSEC_PER_SEC / 5) /* when descriptors ran out */
 
-static const struct sockaddr *generic(const struct sockaddr_un *addr)
-{
-	return (const struct sockaddr *)addr;
-}
-
 /* -- connections that the guest begins -- */
 
 /* 0: connected, -EAGAIN: not now, else nobody listens. */
 static int connect_port(struct vsock_dev *dev, uint32_t port, int *ret_fd)
 {
-	_cleanup_close_ int fd = socket(
-		AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	int n;
+	char path[UNIX_SOCKET_PATH_MAX + 1];
 
-	if (fd < 0)
-		return -errno;
-	n = snprintf(addr.sun_path, sizeof(addr.sun_path), "%s_%u", dev->path,
-		     port);
-	if (n < 0 || (size_t)n >= sizeof(addr.sun_path))
-		return -ENAMETOOLONG;
-	if (connect(fd, generic(&addr), sizeof(addr)))
-		return -errno;
-	*ret_fd = take_fd(&fd);
-	return 0;
+	/* Its length was checked with the longest port (vsock.c). */
+	snprintf(path, sizeof(path), "%s_%u", dev->path, port);
+	return unix_socket_connect(path, SOCK_NONBLOCK, ret_fd);
 }
 
 static void receive_request(struct vsock_dev *dev, const struct vsock_packet *p)
