@@ -26,13 +26,6 @@
 
 #define PCI_CLASS 0x020000 /* Ethernet */
 
-/*
- * Threads of a pair of queues: one for both directions, or one for each.
- */
-#ifndef NET_THREAD_PER_PAIR
-#define NET_THREAD_PER_PAIR 0
-#endif
-
 static struct net_dev *net_dev_of(struct virtio_dev *vdev)
 {
 	return container_of(vdev, struct net_dev, vdev);
@@ -197,54 +190,40 @@ static void net_deactivate(struct virtio_dev *vdev)
 	free(take_ptr(dev->workers));
 }
 
-/* One worker for these queues, of which those that are NULL are left out. */
+/* A thread for queue; -ENOMEM: there is no queue. */
 static int add_worker(struct net_dev *dev, const char *kind,
-		      unsigned int number, struct net_queue *const *queues,
-		      unsigned int num)
+		      unsigned int number, struct net_queue *queue)
 {
-	struct net_worker *w = &dev->workers[dev->num_workers++];
 	char name[16];
 
-	for (unsigned int i = 0; i < num; i++)
-		if (queues[i])
-			w->queues[w->num_queues++] = queues[i];
+	if (!queue)
+		return -ENOMEM;
 	snprintf(name, sizeof(name), "%.4s-%s%u", dev->vdev.id, kind,
 		 number % 100);
-	return w->num_queues ? net_worker_start(w, dev, name) : 0;
+	return net_worker_start(&dev->workers[dev->num_workers++], queue, name);
 }
 
 /* Queues the driver did not enable are not served. */
 static int start_pair(struct net_dev *dev, unsigned int pair)
 {
 	const struct virtio_queue *queue = &dev->vdev.queues[(size_t)2 * pair];
-	bool rx = queue[0].vq.started, tx = queue[1].vq.started;
-	struct net_queue *queues[] = {
-		rx ? net_rx_new(dev, pair) : NULL,
-		tx ? net_tx_new(dev, pair) : NULL,
-	};
-	int r;
+	int r = 0;
 
-	if (NET_THREAD_PER_PAIR) {
-		r = add_worker(dev, "q", pair, queues, 2);
-	} else {
-		r = add_worker(dev, "rx", pair, &queues[0], 1);
-		/* Also when that failed: it takes the queue. */
-		if (add_worker(dev, "tx", pair, &queues[1], 1))
-			r = -EAGAIN;
-	}
-	return (rx && !queues[0]) || (tx && !queues[1]) ? -ENOMEM : r;
+	if (queue[0].vq.started)
+		r = add_worker(dev, "rx", pair, net_rx_new(dev, pair));
+	if (!r && queue[1].vq.started)
+		r = add_worker(dev, "tx", pair, net_tx_new(dev, pair));
+	return r;
 }
 
 static int start_ctrl(struct net_dev *dev)
 {
 	/* Behind the pairs there may be, or the one there is (5.1.2). */
 	unsigned int i = (dev->features & NET_F_MQ) ? 2 * dev->max_pairs : 2;
-	struct net_queue *q;
 
 	if (!(dev->features & NET_F_CTRL_VQ) || !dev->vdev.queues[i].vq.started)
 		return 0;
-	q = net_ctrl_new(dev, i);
-	return q ? add_worker(dev, "c", 0, &q, 1) : -ENOMEM;
+	return add_worker(dev, "c", 0, net_ctrl_new(dev, i));
 }
 
 static int settle_backend(struct net_dev *dev)

@@ -80,7 +80,7 @@ static inline struct virtio_queue *net_virtio_queue(const struct net_queue *q)
 
 static inline bool net_stopping(const struct net_dev *dev)
 {
-	/* Pairs with the store in net_workers_stop(), before its wake-up. */
+	/* Pairs with the store in net_deactivate(), before its wake-up. */
 	return atomic_load_explicit(&dev->stop, memory_order_acquire);
 }
 
@@ -92,24 +92,20 @@ static inline void net_count(_Atomic uint64_t *counter, uint64_t n)
 /* The driver broke the rules on this queue: no more is done with it. */
 void net_queue_broken(struct net_queue *q, const char *why);
 
-/* A thread and the queues it serves. */
-#define NET_WORKER_QUEUES 2
+/* Until when (CLOCK_MONOTONIC) the limit forbids a frame; 0: it does not. */
+uint64_t net_limited_until(struct ratelimit *limit);
 
+/* A thread and the queue it serves. */
 struct net_worker {
-	struct net_dev *dev;
+	struct net_queue *queue;
 	pthread_t thread;
 	bool running;
-	unsigned int num_queues;
-	struct net_queue *queues[NET_WORKER_QUEUES];
 };
 
-/*
- * Start it on its queues; takes them, also on failure (they are freed by
- * net_worker_stop() then).
- */
-__must_check int net_worker_start(struct net_worker *w, struct net_dev *dev,
+/* Takes the queue, also on failure (net_worker_stop() frees it then). */
+__must_check int net_worker_start(struct net_worker *w, struct net_queue *queue,
 				  const char *name);
-/* dev->stop is set and the queues are kicked: wait for the end. */
+/* dev->stop is set and the queue is kicked: wait for the end. */
 void net_worker_stop(struct net_worker *w);
 
 #endif

@@ -359,18 +359,6 @@ static int receive(struct net_rx *rx, struct net_wait *wait)
 			wait);
 }
 
-static uint64_t limited_until(struct net_rx *rx)
-{
-	struct ratelimit *limit = &rx->q.dev->rx_limit;
-	uint64_t now, wait;
-
-	if (!limit->on)
-		return 0;
-	now = clock_now_ns();
-	wait = ratelimit_wait(limit, now);
-	return wait ? now + wait : 0;
-}
-
 /* No buffers, or not enough: tell the driver what was used, ask for a kick. */
 static bool want_buffers(struct net_rx *rx)
 {
@@ -387,7 +375,7 @@ static bool serve_peer(struct net_rx *rx, struct net_wait *wait)
 			return false;
 		if (rx->frame && !finish_frame(rx))
 			return !rx->q.broken && want_buffers(rx);
-		wait->until_ns = limited_until(rx);
+		wait->until_ns = net_limited_until(&rx->q.dev->rx_limit);
 		if (wait->until_ns)
 			return false;
 		r = receive(rx, wait);

@@ -81,19 +81,6 @@ static enum sent send_chain(struct net_tx *tx)
 	return SENT;
 }
 
-/* Until when the rate limit forbids to send; 0: it does not. */
-static uint64_t limited_until(struct net_tx *tx)
-{
-	struct ratelimit *limit = &tx->q.dev->tx_limit;
-	uint64_t now, wait;
-
-	if (!limit->on)
-		return 0;
-	now = clock_now_ns();
-	wait = ratelimit_wait(limit, now);
-	return wait ? now + wait : 0;
-}
-
 static bool serve_ring(struct net_tx *tx, struct net_wait *wait)
 {
 	struct virtqueue *vq = &net_virtio_queue(&tx->q)->vq;
@@ -104,7 +91,7 @@ static bool serve_ring(struct net_tx *tx, struct net_wait *wait)
 
 		if (net_stopping(tx->q.dev))
 			return false;
-		wait->until_ns = limited_until(tx);
+		wait->until_ns = net_limited_until(&tx->q.dev->tx_limit);
 		if (wait->until_ns)
 			return false;
 		r = vq_pop(vq, &tx->chain);
