@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "api/rundir.h"
 
-#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -20,35 +19,23 @@
 #define CLAIM_TRIES 100 /* against others that clean up in between */
 
 struct rundir_claim {
-	char name[RUNDIR_MAX_NAME + 1];
+	char name[VM_MAX_NAME];
 	char socket[RUNDIR_MAX_PATH];
 	int root_fd, dir_fd, lock_fd;
 };
 
 bool rundir_name_ok(const char *name)
 {
-	size_t len = strlen(name);
-
-	if (!len || len > RUNDIR_MAX_NAME || !isalnum((unsigned char)name[0]))
-		return false;
-	for (size_t i = 0; i < len; i++) {
-		unsigned char c = (unsigned char)name[i];
-
-		if (c >= 0x80 || (!isalnum(c) && !strchr("._-", c)))
-			return false;
-	}
-	return true;
+	return !vm_config_check_name(name, NULL);
 }
 
 static int check_name(const char *name, struct err *err)
 {
-	if (rundir_name_ok(name))
-		return 0;
-	return err_set(err, EINVAL,
-		       "'%.80s' is no name for a VM: it has to begin with a "
-		       "letter or digit, and have only those and . _ - in it, "
-		       "%d at most",
-		       name, RUNDIR_MAX_NAME);
+	int r = vm_config_check_name(name, err);
+
+	if (r)
+		err_prefix(err, "'%.80s'", name);
+	return r;
 }
 
 /* ---- the folder ---- */

@@ -22,11 +22,11 @@
 #include <sys/types.h>
 
 #include "base/err.h"
+#include "vm/config.h"
 
-#define RUNDIR_MAX_NAME 63
 #define RUNDIR_MAX_PATH 108 /* of a socket, its end included */
 
-/* A letter or digit, then up to 62 of these or one of "._-". */
+/* A name that a VM can have: vm_config_check_name(). */
 bool rundir_name_ok(const char *name);
 
 struct rundir_claim;
@@ -47,7 +47,7 @@ __must_check int rundir_claim_link(struct rundir_claim *c, const char *path,
 void rundir_release(struct rundir_claim *c);
 
 struct rundir_entry {
-	char name[RUNDIR_MAX_NAME + 1];
+	char name[VM_MAX_NAME];
 	pid_t pid; /* 0: not known yet */
 	char socket[RUNDIR_MAX_PATH];
 };

@@ -156,7 +156,10 @@ __must_check int vm_option_set(struct vm_config *cfg,
 /* Is name, with '_' for '-', field? How JSON names a key. */
 bool vm_field_is(const char *name, const char *field);
 
-/* 1 to VM_MAX_NAME - 1 of A-Z a-z 0-9 . _ - , the first none of . and - */
+/*
+ * 1 to VM_MAX_NAME - 1 of A-Z a-z 0-9 . _ - , the first a letter or digit. The
+ * id of a device may have a '_' before such a name.
+ */
 __must_check int vm_config_check_name(const char *name, struct err *err);
 
 /*

@@ -97,7 +97,10 @@ static int set_id(struct parse *p, const char *value, struct err *err)
 
 	if (p->dev.id)
 		return err_set(err, EINVAL, "given twice");
-	r = vm_config_check_name(value, err);
+	/* As those have that are made here, and exported. */
+	r = vm_config_check_name(*value == '_' ? value + 1 : value, err);
+	if (!r && strlen(value) >= VM_MAX_NAME)
+		r = err_set(err, EINVAL, "longer than %d", VM_MAX_NAME - 1);
 	if (r)
 		return r;
 	p->dev.id = strdup(value);

@@ -43,10 +43,10 @@ int vm_config_check_name(const char *name, struct err *err)
 	size_t len = strlen(name);
 
 	if (!len || len >= VM_MAX_NAME || strspn(name, letters) != len ||
-	    *name == '.' || *name == '-')
+	    strchr("_.-", *name))
 		return err_set(err, EINVAL,
 			       "not a name: 1 to %d of A-Z a-z 0-9 . _ - , "
-			       "the first none of . and -",
+			       "the first a letter or digit",
 			       VM_MAX_NAME - 1);
 	return 0;
 }
