@@ -24,13 +24,10 @@ const char *const vmm_state_names[5] = {
 	[VMM_SHUTDOWN] = "Shutdown",
 };
 
-#define IN(state) (1u << (state))
-
-/* What a verb is called in messages, and the states that it is for. */
-static int check_state(const struct vmm *v, const char *verb,
-		       unsigned int states, struct err *err)
+int vmm_check_state(const struct vmm *v, const char *verb, unsigned int states,
+		    struct err *err)
 {
-	if (IN(v->state) & states)
+	if (VMM_IN(v->state) & states)
 		return 0;
 	if (v->state == VMM_EMPTY)
 		return err_set(err, ENOENT, "%s: there is no VM; create one",
@@ -302,7 +299,8 @@ static int host_failure(int r)
 
 int vmm_boot(struct vmm *v, struct err *err)
 {
-	int r = check_state(v, "boot", IN(VMM_CREATED) | IN(VMM_SHUTDOWN), err);
+	int r = vmm_check_state(
+		v, "boot", VMM_IN(VMM_CREATED) | VMM_IN(VMM_SHUTDOWN), err);
 
 	if (r)
 		return r;
@@ -314,7 +312,7 @@ int vmm_boot(struct vmm *v, struct err *err)
 
 int vmm_pause(struct vmm *v, struct err *err)
 {
-	int r = check_state(v, "pause", IN(VMM_RUNNING), err);
+	int r = vmm_check_state(v, "pause", VMM_IN(VMM_RUNNING), err);
 
 	if (r)
 		return r;
@@ -326,7 +324,7 @@ int vmm_pause(struct vmm *v, struct err *err)
 
 int vmm_resume(struct vmm *v, struct err *err)
 {
-	int r = check_state(v, "resume", IN(VMM_PAUSED), err);
+	int r = vmm_check_state(v, "resume", VMM_IN(VMM_PAUSED), err);
 
 	if (r)
 		return r;
@@ -340,7 +338,8 @@ int vmm_resume(struct vmm *v, struct err *err)
 
 int vmm_reboot(struct vmm *v, struct err *err)
 {
-	int r = check_state(v, "reboot", IN(VMM_RUNNING) | IN(VMM_PAUSED), err);
+	int r = vmm_check_state(v, "reboot",
+				VMM_IN(VMM_RUNNING) | VMM_IN(VMM_PAUSED), err);
 
 	if (r)
 		return r;
@@ -358,7 +357,7 @@ int vmm_reboot(struct vmm *v, struct err *err)
 
 int vmm_power_button(struct vmm *v, struct err *err)
 {
-	int r = check_state(v, "power-button", IN(VMM_RUNNING), err);
+	int r = vmm_check_state(v, "power-button", VMM_IN(VMM_RUNNING), err);
 
 	if (!r)
 		platform_power_button(v->machine->platform);
@@ -367,8 +366,8 @@ int vmm_power_button(struct vmm *v, struct err *err)
 
 int vmm_shutdown(struct vmm *v, struct err *err)
 {
-	int r = check_state(v, "shutdown", IN(VMM_RUNNING) | IN(VMM_PAUSED),
-			    err);
+	int r = vmm_check_state(v, "shutdown",
+				VMM_IN(VMM_RUNNING) | VMM_IN(VMM_PAUSED), err);
 
 	if (r)
 		return r;
@@ -383,7 +382,7 @@ int vmm_shutdown(struct vmm *v, struct err *err)
 
 int vmm_delete(struct vmm *v, struct err *err)
 {
-	int r = check_state(v, "delete", ~IN(VMM_EMPTY), err);
+	int r = vmm_check_state(v, "delete", ~VMM_IN(VMM_EMPTY), err);
 
 	if (r)
 		return r;
@@ -439,7 +438,7 @@ static int plug_device(struct vmm *v, const char *id, json_t **ret_info,
 int vmm_add_device(struct vmm *v, const struct virtio_class *cls,
 		   const json_t *config, json_t **ret_info, struct err *err)
 {
-	int r = check_state(v, "add-device", ~IN(VMM_EMPTY), err);
+	int r = vmm_check_state(v, "add-device", ~VMM_IN(VMM_EMPTY), err);
 	json_t *info = NULL;
 	const char *id;
 
@@ -464,7 +463,7 @@ int vmm_add_device(struct vmm *v, const struct virtio_class *cls,
 
 int vmm_remove_device(struct vmm *v, const char *id, struct err *err)
 {
-	int r = check_state(v, "remove-device", ~IN(VMM_EMPTY), err);
+	int r = vmm_check_state(v, "remove-device", ~VMM_IN(VMM_EMPTY), err);
 	struct vm_device_config *dev;
 
 	if (r)
@@ -487,104 +486,8 @@ int vmm_remove_device(struct vmm *v, const char *id, struct err *err)
 
 int vmm_renew_generation_id(struct vmm *v, struct err *err)
 {
-	int r = check_state(v, "renew-generation-id",
-			    IN(VMM_RUNNING) | IN(VMM_PAUSED), err);
+	int r = vmm_check_state(v, "renew-generation-id",
+				VMM_IN(VMM_RUNNING) | VMM_IN(VMM_PAUSED), err);
 
 	return r ? r : machine_renew_generation_id(v->machine, err);
-}
-
-/* ---- population ---- */
-
-static int read_number(const json_t *object, const char *field, uint64_t *ret,
-		       struct err *err)
-{
-	const json_t *value = json_object_get(object, field);
-
-	if (!value || json_is_null(value))
-		return 0;
-	if (!json_is_integer(value) || json_integer_value(value) < 0)
-		return err_set(err, EINVAL,
-			       "range.%s: not an integer from 0 on", field);
-	*ret = (uint64_t)json_integer_value(value);
-	return 0;
-}
-
-static int read_range(const json_t *range, uint64_t *start, uint64_t *size,
-		      struct err *err)
-{
-	const char *field;
-	json_t *value;
-	int r;
-
-	if (!range || json_is_null(range))
-		return 0;
-	if (!json_is_object(range))
-		return err_set(err, EINVAL, "range: not an object");
-	json_object_foreach((json_t *)range, field, value) if (
-		strcmp(field, "start") != 0 &&
-		strcmp(field, "size") !=
-			0) return err_set(err, EINVAL,
-					  "range: unknown field (known: start, "
-					  "size)");
-	r = read_number(range, "start", start, err);
-	return r ? r : read_number(range, "size", size, err);
-}
-
-static int read_mode(const json_t *mode, enum keeper_work *ret, struct err *err)
-{
-	int i, r;
-
-	if (!mode || json_is_null(mode))
-		return 0;
-	if (!json_is_string(mode))
-		return err_set(err, EINVAL, "mode: not a string");
-	r = kvlist_enum(json_string_value(mode), keeper_work_names,
-			KEEPER_NUM_WORKS, &i, err);
-	if (r)
-		err_prefix(err, "mode");
-	else
-		*ret = (enum keeper_work)i;
-	return r;
-}
-
-static int read_request(const json_t *request, enum keeper_work *work,
-			uint64_t *start, uint64_t *size, struct err *err)
-{
-	const char *field;
-	json_t *value;
-	int r;
-
-	if (!request)
-		return 0;
-	if (!json_is_object(request))
-		return err_set(err, EINVAL, "not an object");
-	json_object_foreach((json_t *)request, field, value) if (
-		strcmp(field, "range") != 0 &&
-		strcmp(field, "mode") !=
-			0) return err_set(err, EINVAL,
-					  "unknown field (known: range, mode)");
-	r = read_mode(json_object_get(request, "mode"), work, err);
-	return r ? r
-		 : read_range(json_object_get(request, "range"), start, size,
-			      err);
-}
-
-int vmm_populate(struct vmm *v, const json_t *request, struct err *err)
-{
-	enum keeper_work work = KEEPER_POPULATE;
-	uint64_t start = 0, size = UINT64_MAX;
-	int r = check_state(v, "populate", IN(VMM_RUNNING) | IN(VMM_PAUSED),
-			    err);
-
-	if (!r)
-		r = read_request(request, &work, &start, &size, err);
-	if (r)
-		return r;
-	if (start >= v->machine->memory.ram.span || !size)
-		return err_set(err, EINVAL,
-			       "range: the guest has no memory there");
-	r = vm_memory_request(&v->machine->memory, work, GPA(start), size, err);
-	if (!r)
-		v->populating = true;
-	return r;
 }

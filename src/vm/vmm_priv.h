@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the files of the vmm share: vmm.c the states and verbs, vmm_loop.c the
- * signals and the end of a machine, vmm_calls.c the queue, vmm_info.c what is
- * told about it.
+ * What the files of the vmm share: vmm.c the states and verbs, vmm_populate.c
+ * the verb for memory, vmm_loop.c the signals and the end of a machine,
+ * vmm_calls.c the queue, vmm_info.c what is told about it.
  */
 #ifndef QUIRE_VM_VMM_PRIV_H
 #define QUIRE_VM_VMM_PRIV_H
@@ -80,6 +80,14 @@ struct vmm {
 /* Tell the listeners; takes properties, which may be NULL. */
 void vmm_emit(struct vmm *v, const char *source, const char *event,
 	      json_t *properties);
+
+/*
+ * vmm.c: does the verb, so called in messages, fit one of these states (VMM_IN
+ * of each)?
+ */
+#define VMM_IN(state) (1u << (state))
+__must_check int vmm_check_state(const struct vmm *v, const char *verb,
+				 unsigned int states, struct err *err);
 
 /* vmm.c: build a machine and run it; end the one that runs. */
 __must_check int vmm_start_machine(struct vmm *v, struct err *err);
