@@ -131,9 +131,11 @@ struct virtio_transport_ops {
 	void (*needs_reset)(void *transport);
 };
 
+#define VIRTIO_MAX_COUNTERS 8
+
 /* A count of a device's own, for the API: "rx_bytes". */
 struct virtio_counter {
-	const char *name;
+	const char *name; /* a literal: it outlives the device */
 	const _Atomic uint64_t *value;
 };
 
@@ -150,7 +152,10 @@ struct virtio_dev {
 	const struct virtio_transport_ops *transport;
 	void *transport_ctx;
 	_Atomic uint64_t errors; /* guest misbehaviour and failed requests */
-	/* Beyond those of the queues; set by create(), then fixed. */
+	/*
+	 * Beyond those of the queues, VIRTIO_MAX_COUNTERS at most; set by
+	 * create(), then fixed.
+	 */
 	const struct virtio_counter *counters;
 	unsigned int num_counters;
 };

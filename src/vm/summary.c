@@ -10,6 +10,7 @@
 
 #include <jansson.h>
 
+#include "base/json.h"
 #include "base/arith.h"
 #include "base/clock.h"
 #include "base/size.h"
@@ -67,6 +68,12 @@ static void take_device(struct vm_summary_device *out,
 	out->kicks = count.kicks;
 	out->interrupts = count.interrupts;
 	out->errors = count.errors;
+	BUG_ON(dev->num_counters > VIRTIO_MAX_COUNTERS);
+	out->num_own = dev->num_counters;
+	for (unsigned int i = 0; i < dev->num_counters; i++) {
+		out->own[i].name = dev->counters[i].name;
+		out->own[i].value = atomic_load(dev->counters[i].value);
+	}
 }
 
 static void take_memory(struct vm_summary *s, struct machine *m)
@@ -217,20 +224,30 @@ void vm_summary_print(const struct vm_summary *s, FILE *out)
 	print_devices(s, out);
 }
 
+json_t *vm_summary_device_json(const struct vm_summary_device *d)
+{
+	json_t *o = json_pack("{s:I, s:I, s:I, s:I}", "requests",
+			      json_int_u64(d->requests), "kicks",
+			      json_int_u64(d->kicks), "interrupts",
+			      json_int_u64(d->interrupts), "errors",
+			      json_int_u64(d->errors));
+
+	for (unsigned int i = 0; i < d->num_own; i++)
+		json_object_set_new(
+			o, d->own[i].name,
+			json_integer(json_int_u64(d->own[i].value)));
+	return o;
+}
+
 static json_t *devices_json(const struct vm_summary *s)
 {
 	json_t *array = json_array();
 
 	for (unsigned int i = 0; i < s->num_devices; i++) {
-		const struct vm_summary_device *d = &s->devices[i];
+		json_t *o = vm_summary_device_json(&s->devices[i]);
 
-		json_array_append_new(
-			array,
-			json_pack("{s:s, s:I, s:I, s:I, s:I}", "id", d->id,
-				  "requests", (json_int_t)d->requests, "kicks",
-				  (json_int_t)d->kicks, "interrupts",
-				  (json_int_t)d->interrupts, "errors",
-				  (json_int_t)d->errors));
+		json_object_set_new(o, "id", json_string(s->devices[i].id));
+		json_array_append_new(array, o);
 	}
 	return array;
 }

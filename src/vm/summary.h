@@ -20,7 +20,16 @@ struct vm_summary_device {
 	char id[64];
 	char config_id[64]; /* "_disk0" */
 	uint64_t requests, kicks, interrupts, errors;
+	/* Of its own kind: "rx_bytes". */
+	struct {
+		const char *name;
+		uint64_t value;
+	} own[VIRTIO_MAX_COUNTERS];
+	unsigned int num_own;
 };
+
+/* {"requests": N, ...}, its own ones among them. */
+json_t *vm_summary_device_json(const struct vm_summary_device *device);
 
 struct vm_summary {
 	unsigned int boots; /* 1 + restarts; all else is of the last one */

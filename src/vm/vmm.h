@@ -161,7 +161,8 @@ int vmm_populate(struct vmm *v, const json_t *request, struct err *err);
  *
  * vmm_info: {"config", "state", "memory_actual_size", "boots", "leaving": [ids
  * of devices that the guest was asked for and has not let go]} vmm_counters:
- * {"_disk0": {"requests", "kicks", "interrupts", "errors"}, ...,
+ * {"_disk0": {"requests", "kicks", "interrupts", "errors", and what a class
+ * counts besides, as "rx_bytes"}, ...,
  * "_vm": {...}}, all integers
  * vmm_memory_stats: see vm/memory_stats.h
  */

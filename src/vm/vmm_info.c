@@ -54,15 +54,6 @@ json_t *vmm_info(struct vmm *v)
 			 (int)(v->summary.boots + (v->machine != NULL)));
 }
 
-static json_t *device_counters(const struct vm_summary_device *d)
-{
-	return json_pack("{s:I, s:I, s:I, s:I}", "requests",
-			 json_int_u64(d->requests), "kicks",
-			 json_int_u64(d->kicks), "interrupts",
-			 json_int_u64(d->interrupts), "errors",
-			 json_int_u64(d->errors));
-}
-
 json_t *vmm_counters(struct vmm *v)
 {
 	struct vm_summary *s = account(v, true);
@@ -70,7 +61,7 @@ json_t *vmm_counters(struct vmm *v)
 
 	for (unsigned int i = 0; o && i < s->num_devices; i++)
 		json_object_set_new(o, s->devices[i].config_id,
-				    device_counters(&s->devices[i]));
+				    vm_summary_device_json(&s->devices[i]));
 	if (o && s->boots)
 		json_object_set_new(
 			o, "_vm",

@@ -65,7 +65,7 @@ static int read_range(const json_t *range, struct request *ret, struct err *err)
 
 static int read_mode(const json_t *mode, struct request *ret, struct err *err)
 {
-	int i, r;
+	int i = 0, r;
 
 	if (is_absent(mode))
 		return 0;

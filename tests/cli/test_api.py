@@ -135,6 +135,22 @@ def test_created(vm, tmp_path):
 
 
 @needs_kvm
+def test_counters_of_a_class(vm, tmp_path):
+    """What a network counts beyond its queues' requests, in the API and in metrics."""
+    path = tmp_path / "net.sock"
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.bind(str(path))
+        peer.listen(1)
+        assert vm.verb("boot")[0] == 204
+        assert vm.verb("add-net", {"socket": str(path), "id": "lan"})[0] == 200
+        counters = vm.get("counters")[1]["lan"]
+        assert {"requests", "rx_frames", "rx_bytes", "rx_dropped", "tx_frames", "tx_bytes",
+                "tx_dropped"} <= counters.keys()
+        metrics = vm.ask("GET", "/metrics", checked=True)[1]
+        assert 'quire_device_rx_frames_total{device="lan"} 0' in metrics
+
+
+@needs_kvm
 def test_states(vm):
     """All verbs in all states, and the answers as they are documented."""
     assert vm.verb("boot")[0] == 204

@@ -111,7 +111,36 @@ def communicate(process, timeout):
         except subprocess.TimeoutExpired:
             if time.monotonic() > deadline or (WATCH and len(WATCH.seen()) >= ENDLESS):
                 hung = True
+                print(hang_report(process.pid))
                 process.kill()
+
+
+def read_all(paths):
+    """Text of each file that can be read, by its path."""
+    texts = {}
+    for path in paths:
+        try:
+            texts[path] = path.read_text().strip()
+        except OSError:
+            pass  # a task that ended, a statistic that is write-only
+    return texts
+
+
+def hang_report(pid):
+    """What a quire that does not end is doing: its threads, and KVM's counts in a second."""
+    tasks = list(pathlib.Path(f"/proc/{pid}/task").glob("*"))
+    counts = list(pathlib.Path("/sys/kernel/debug/kvm").glob(f"{pid}-*/*"))
+    before = read_all(counts)
+    ran = read_all([task / "schedstat" for task in tasks])
+    lines = WATCH.sample(1) if WATCH and not WATCH.seen() else []
+    for path, text in read_all([task / "schedstat" for task in tasks]).items():
+        state = read_all([path.with_name(name) for name in ("comm", "wchan", "stack", "syscall")])
+        busy = (int(text.split()[0]) - int(ran.get(path, text).split()[0])) / 1e9
+        lines.append(f"{path.parent.name} ran {busy:.3f} s; " + "; ".join(state.values()))
+    for path, text in read_all(counts).items():
+        if text != before.get(path):
+            lines.append(f"{path.name}: {before.get(path)} -> {text}")
+    return "\n".join(["hung:", *lines])
 
 
 class Watch:
@@ -135,10 +164,10 @@ class Watch:
         if not start:
             raise LookupError("__svm_vcpu_run")
         end = min((a for a in places if a > start), default=start + 0x200)
-        event = TRACING / "events/kvm/kvm_exit"
-        (event / "filter").write_text(
-            f"guest_rip >= {start:#x} && guest_rip < {min(end, start + 0x200):#x}")
-        (event / "enable").write_text("1")
+        self.filter = f"guest_rip >= {start:#x} && guest_rip < {min(end, start + 0x200):#x}"
+        self.event = TRACING / "events/kvm/kvm_exit"
+        (self.event / "filter").write_text(self.filter)
+        (self.event / "enable").write_text("1")
 
     def restart(self):
         (TRACING / "trace").write_text("")
@@ -147,6 +176,23 @@ class Watch:
         """Such exits since restart(), if there were any: lines of the trace."""
         with open(TRACING / "trace") as trace:
             return [line.strip() for line in trace if "kvm_exit:" in line]
+
+    def sample(self, seconds):
+        """Some of all events of KVM within so many seconds."""
+        (self.event / "filter").write_text("0")
+        others = [TRACING / "events/kvm" / name / "enable"
+                  for name in ("kvm_inj_virq", "kvm_pio", "kvm_mmio", "kvm_msr")]
+        others = [path for path in others if path.exists()]
+        for path in others:
+            path.write_text("1")
+        time.sleep(seconds)
+        with open(TRACING / "trace") as trace:
+            lines = [line.strip() for line in trace if ": kvm_" in line]
+        for path in others:
+            path.write_text("0")
+        (self.event / "filter").write_text(self.filter)
+        self.restart()
+        return lines[-60:]
 
 
 def make_watch():
