@@ -35,7 +35,8 @@
  * What is zapped behind a pass while it goes on would so be taken for the
  * measure. Therefore the pass adds up what it mapped; if the second stage has
  * less than that at its end, there is another one, up to MAX_REPEATS times: a
- * host that zaps for ever is not to be run after.
+ * host that zaps for ever is not to be run after. What is asked for again while
+ * the pass goes on is done again and added up once.
  */
 #define UNIT_BYTES  PAGE_2M
 #define MAX_REPEATS 8
@@ -70,6 +71,7 @@ struct keeper {
 	pthread_mutex_t lock; /* all below */
 	pthread_cond_t changed;
 	uint64_t *todo[KEEPER_NUM_WORKS];
+	uint64_t *done[KEEPER_NUM_WORKS];    /* of the pass that goes on */
 	uint64_t num_todo[KEEPER_NUM_WORKS]; /* bits set */
 	uint64_t coalesce_at_ns;	     /* the next pass over all RAM */
 	bool busy;
@@ -80,6 +82,7 @@ struct piece {
 	enum keeper_work work;
 	struct gpa gpa;
 	uint64_t len;
+	bool again; /* all of it was done before in this pass */
 };
 
 /* ---- the list of work; lock held ---- */
@@ -108,19 +111,23 @@ static bool take_piece(struct keeper *k, struct piece *ret)
 {
 	for (unsigned int w = 0; w < KEEPER_NUM_WORKS; w++) {
 		uint64_t first, end;
+		bool again;
 
 		if (!k->num_todo[w])
 			continue;
 		first = first_unit(k->todo[w], k->num_units);
+		again = bitmap_test(k->done[w], first);
 		end = first;
 		while (end < k->num_units && end - first < RUN_MAX_UNITS &&
-		       bitmap_test(k->todo[w], end)) {
+		       bitmap_test(k->todo[w], end) &&
+		       bitmap_test(k->done[w], end) == again) {
 			bitmap_clear(k->todo[w], end++);
 			k->num_todo[w]--;
 		}
 		*ret = (struct piece){ .work = (enum keeper_work)w,
 				       .gpa = GPA(first * UNIT_BYTES),
-				       .len = (end - first) * UNIT_BYTES };
+				       .len = (end - first) * UNIT_BYTES,
+				       .again = again };
 		return true;
 	}
 	return false;
@@ -173,7 +180,9 @@ static int fill(struct keeper *k, const struct piece *piece, bool host,
 	};
 	int r = populate_run(k->cfg.ram, &req, &result, err);
 
-	k->pass_bytes[piece->work] += result.second_stage_bytes;
+	/* Busy: it comes again, whole. */
+	if (r != -EBUSY && !piece->again)
+		k->pass_bytes[piece->work] += result.second_stage_bytes;
 	return r;
 }
 
@@ -257,7 +266,8 @@ static int coalesce(struct keeper *k, const struct piece *piece,
 		return err_errno(err, -r, "/proc/self/pagemap");
 	for (uint64_t off = 0; !r && off < piece->len && !atomic_load(&k->stop);
 	     off += UNIT_BYTES) {
-		struct piece unit = { .gpa = gpa_add(piece->gpa, off),
+		struct piece unit = { .work = piece->work,
+				      .gpa = gpa_add(piece->gpa, off),
 				      .len = UNIT_BYTES };
 
 		if (in_region(k->cfg.ram, unit.gpa.v))
@@ -321,6 +331,7 @@ static void settle(struct keeper *k, enum keeper_work work)
 	if (k->num_todo[work])
 		return;
 	k->pass_bytes[work] = 0;
+	memset(k->done[work], 0, BITMAP_WORDS(k->num_units) * sizeof(uint64_t));
 	if (!k->cfg.watch || work == KEEPER_COALESCE)
 		return;
 	if (k->covered_bytes + UNIT_BYTES > mapped) {
@@ -358,6 +369,14 @@ static void account(struct keeper *k, const struct piece *piece, uint64_t ns,
 		s->bytes += piece->len;
 }
 
+static void mark_done(struct keeper *k, const struct piece *piece)
+{
+	uint64_t first = piece->gpa.v / UNIT_BYTES;
+
+	for (uint64_t i = first; i < first + piece->len / UNIT_BYTES; i++)
+		bitmap_set(k->done[piece->work], i);
+}
+
 /* Lock held on entry and return. */
 static void run_piece(struct keeper *k, const struct piece *piece)
 {
@@ -380,6 +399,7 @@ static void run_piece(struct keeper *k, const struct piece *piece)
 		return;
 	}
 	account(k, piece, clock_now_ns() - began, r);
+	mark_done(k, piece);
 	k->covered_bytes = covered_now(k);
 	settle(k, piece->work);
 	pthread_cond_broadcast(&k->changed);
@@ -433,9 +453,11 @@ static int start(struct keeper *k)
 	int r = 0;
 
 	for (unsigned int w = 0; !r && w < KEEPER_NUM_WORKS; w++) {
-		k->todo[w] = calloc(BITMAP_WORDS(k->num_units),
-				    sizeof(uint64_t));
-		if (!k->todo[w])
+		uint64_t words = BITMAP_WORDS(k->num_units);
+
+		k->todo[w] = calloc(words, sizeof(uint64_t));
+		k->done[w] = calloc(words, sizeof(uint64_t));
+		if (!k->todo[w] || !k->done[w])
 			r = -ENOMEM;
 	}
 	/* Without statistics there is nothing to watch; all else works. */
@@ -479,8 +501,10 @@ void keeper_free(struct keeper *k)
 	if (k->started)
 		pthread_join(k->thread, NULL);
 	kvm_stats_close(k->vm_stats);
-	for (unsigned int w = 0; w < KEEPER_NUM_WORKS; w++)
+	for (unsigned int w = 0; w < KEEPER_NUM_WORKS; w++) {
 		free(k->todo[w]);
+		free(k->done[w]);
+	}
 	pthread_cond_destroy(&k->changed);
 	pthread_mutex_destroy(&k->lock);
 	free(k);

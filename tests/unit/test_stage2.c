@@ -320,6 +320,33 @@ static void test_watch_repairs(void **state)
 	end_running(&s);
 }
 
+/* What the keeper itself does twice, or maps by another kind of work, is no
+ * loss. */
+static void test_own_work_is_no_zap(void **state)
+{
+	struct keeper_stats stats;
+	struct running s;
+	uint64_t span;
+
+	skip_without_ioctl();
+	start_running(&s, true);
+	span = probe_ram(s.probe)->span;
+	for (int i = 0; i < 20; i++) {
+		keeper_request(s.keeper, KEEPER_POPULATE, GPA(0), span);
+		usleep(1000);
+	}
+	assert_int_equal(keeper_wait_idle(s.keeper, PATIENCE), 0);
+	keeper_request(s.keeper, KEEPER_COALESCE, GPA(0), span);
+	assert_int_equal(keeper_wait_idle(s.keeper, PATIENCE), 0);
+	keeper_request(s.keeper, KEEPER_REPAIR, GPA(0), span);
+	assert_int_equal(keeper_wait_idle(s.keeper, PATIENCE), 0);
+	keeper_read_stats(s.keeper, &stats);
+	assert_true(stats.works[KEEPER_POPULATE].runs > 1);
+	assert_true(stats.coalesced_units > 0);
+	assert_int_equal(stats.zaps_seen, 0);
+	end_running(&s);
+}
+
 /* 4K everywhere, then 2M in both tables, and still no fault. */
 static void test_coalesce_both_tables(void **state)
 {
@@ -354,6 +381,7 @@ int main(void)
 		cmocka_unit_test(test_none_touches_no_vcpu),
 		cmocka_unit_test(test_populate_beside_the_guest),
 		cmocka_unit_test(test_watch_repairs),
+		cmocka_unit_test(test_own_work_is_no_zap),
 		cmocka_unit_test(test_coalesce_both_tables),
 	};
 
