@@ -190,40 +190,45 @@ static void net_deactivate(struct virtio_dev *vdev)
 	free(take_ptr(dev->workers));
 }
 
-/* A thread for queue; -ENOMEM: there is no queue. */
-static int add_worker(struct net_dev *dev, const char *kind,
-		      unsigned int number, struct net_queue *queue)
+static int start_worker(struct net_dev *dev, struct net_worker *w,
+			const char *kind, unsigned int number)
 {
 	char name[16];
 
-	if (!queue)
-		return -ENOMEM;
 	snprintf(name, sizeof(name), "%.4s-%s%u", dev->vdev.id, kind,
 		 number % 100);
-	return net_worker_start(&dev->workers[dev->num_workers++], queue, name);
+	return net_worker_start(w, dev, name);
 }
 
-/* Queues the driver did not enable are not served. */
+/*
+ * Queues the driver did not enable are not served. Sending goes first: what it
+ * makes the other end answer is then received in the same turn.
+ */
 static int start_pair(struct net_dev *dev, unsigned int pair)
 {
 	const struct virtio_queue *queue = &dev->vdev.queues[(size_t)2 * pair];
+	struct net_worker *w = &dev->workers[dev->num_workers++];
 	int r = 0;
 
-	if (queue[0].vq.started)
-		r = add_worker(dev, "rx", pair, net_rx_new(dev, pair));
-	if (!r && queue[1].vq.started)
-		r = add_worker(dev, "tx", pair, net_tx_new(dev, pair));
-	return r;
+	if (queue[1].vq.started)
+		r = net_worker_add(w, net_tx_new(dev, pair));
+	if (!r && queue[0].vq.started)
+		r = net_worker_add(w, net_rx_new(dev, pair));
+	return r ? r : start_worker(dev, w, "q", pair);
 }
 
 static int start_ctrl(struct net_dev *dev)
 {
 	/* Behind the pairs there may be, or the one there is (5.1.2). */
 	unsigned int i = (dev->features & NET_F_MQ) ? 2 * dev->max_pairs : 2;
+	struct net_worker *w;
+	int r;
 
 	if (!(dev->features & NET_F_CTRL_VQ) || !dev->vdev.queues[i].vq.started)
 		return 0;
-	return add_worker(dev, "c", 0, net_ctrl_new(dev, i));
+	w = &dev->workers[dev->num_workers++];
+	r = net_worker_add(w, net_ctrl_new(dev, i));
+	return r ? r : start_worker(dev, w, "c", 0);
 }
 
 static int settle_backend(struct net_dev *dev)

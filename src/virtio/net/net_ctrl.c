@@ -116,7 +116,8 @@ static bool ctrl_serve(struct net_queue *q, struct net_wait *wait)
 	if (r < 0)
 		net_queue_broken(q, "bad descriptor chain");
 	virtio_queue_interrupt(&q->dev->vdev, q->index);
-	return !q->broken && !net_stopping(q->dev) && vq_enable_kick(vq);
+	wait->driver = true;
+	return false;
 }
 
 static void ctrl_finish(struct net_queue *q)

@@ -42,6 +42,7 @@ struct net_dev {
 /* What a queue waits for when it has nothing to do. */
 struct net_wait {
 	struct pollfd peer; /* fd -1: not for the other end */
+	bool driver;	    /* for more from the driver, which is to kick */
 	/* Nanoseconds of CLOCK_MONOTONIC; 0: no time is set. */
 	uint64_t until_ns;
 };
@@ -50,9 +51,10 @@ struct net_queue;
 
 struct net_queue_ops {
 	/*
-	 * Do what there is to do, up to a budget; true: there is more. Else
-	 * *wait (cleared by the caller) is set, and the queue's kick is waited
-	 * for in any case: a stop and a change of pairs come by it.
+	 * Do what there is to do, up to a budget, with kicks off; true: there
+	 * is more. Else *wait (cleared by the caller) is set, and the queue's
+	 * kick is waited for in any case: a stop and a change of pairs come by
+	 * it.
 	 */
 	bool (*serve)(struct net_queue *q, struct net_wait *wait);
 	/* No more serve: every popped chain goes back. Frees the queue. */
@@ -95,17 +97,24 @@ void net_queue_broken(struct net_queue *q, const char *why);
 /* Until when (CLOCK_MONOTONIC) the limit forbids a frame; 0: it does not. */
 uint64_t net_limited_until(struct ratelimit *limit);
 
-/* A thread and the queue it serves. */
+/* A thread and the queues it serves, in this order. */
+#define NET_WORKER_QUEUES 2
+
 struct net_worker {
-	struct net_queue *queue;
+	struct net_dev *dev;
+	unsigned int num_queues;
+	struct net_queue *queues[NET_WORKER_QUEUES];
+	struct net_wait waits[NET_WORKER_QUEUES]; /* of the last serving */
 	pthread_t thread;
 	bool running;
 };
 
-/* Takes the queue, also on failure (net_worker_stop() frees it then). */
-__must_check int net_worker_start(struct net_worker *w, struct net_queue *queue,
+/* Before it is started; takes the queue. -ENOMEM: it is NULL. */
+__must_check int net_worker_add(struct net_worker *w, struct net_queue *queue);
+/* Serves what was added, if that is anything. */
+__must_check int net_worker_start(struct net_worker *w, struct net_dev *dev,
 				  const char *name);
-/* dev->stop is set and the queue is kicked: wait for the end. */
+/* dev->stop is set and the queues are kicked: wait for the end, free them. */
 void net_worker_stop(struct net_worker *w);
 
 #endif

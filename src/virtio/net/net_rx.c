@@ -359,13 +359,6 @@ static int receive(struct net_rx *rx, struct net_wait *wait)
 			wait);
 }
 
-/* No buffers, or not enough: tell the driver what was used, ask for a kick. */
-static bool want_buffers(struct net_rx *rx)
-{
-	interrupt(rx);
-	return vq_enable_kick(&net_virtio_queue(&rx->q)->vq);
-}
-
 static bool serve_peer(struct net_rx *rx, struct net_wait *wait)
 {
 	for (unsigned int n = 0; n < BUDGET; n++) {
@@ -373,14 +366,15 @@ static bool serve_peer(struct net_rx *rx, struct net_wait *wait)
 
 		if (net_stopping(rx->q.dev) || rx->q.broken)
 			return false;
-		if (rx->frame && !finish_frame(rx))
-			return !rx->q.broken && want_buffers(rx);
+		if (rx->frame && !finish_frame(rx)) {
+			wait->driver = true;
+			return false;
+		}
 		wait->until_ns = net_limited_until(&rx->q.dev->rx_limit);
 		if (wait->until_ns)
 			return false;
 		r = receive(rx, wait);
-		if (r == -ENOBUFS)
-			return want_buffers(rx);
+		wait->driver = r == -ENOBUFS;
 		if (r <= 0)
 			return false;
 	}

@@ -100,8 +100,8 @@ static bool serve_ring(struct net_tx *tx, struct net_wait *wait)
 			return false;
 		}
 		if (!r) {
-			show(tx);
-			return vq_enable_kick(vq);
+			wait->driver = true;
+			return false;
 		}
 		switch (send_chain(tx)) {
 		case SENT:

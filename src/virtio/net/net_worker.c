@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The threads of a network device, one for each queue: serve while there is
- * work, then sleep until a kick, the other end, or a time. One thread for both
- * queues of a pair was tried: 1.14 and 0.90 of this, sending and receiving, on
- * a loaded machine, which is no reason to have both.
+ * The threads of a network device, one for each pair of queues and one for the
+ * control queue: serve while there is work, then sleep until a kick, the other
+ * end, or a time. A thread for each direction was measured: where the host has
+ * few CPUs each acknowledgement wakes the receiving one in the midst of
+ * sending. So was polling before sleeping, as disks do: it gained nothing
+ * (bench/README.md).
  *
  * system calls of these threads: ppoll, read (eventfd), write (eventfd, the
  * interrupt), clock_gettime, those of the back end's recv and send (readv,
@@ -48,46 +50,103 @@ static bool time_left(uint64_t until_ns, struct timespec *ret)
 	return true;
 }
 
-static void sleep_for(struct net_queue *q, const struct net_wait *wait)
+/* Earliest of the two times, 0 being none. */
+static uint64_t earlier(uint64_t a, uint64_t b)
 {
-	struct virtio_queue *queue = net_virtio_queue(q);
-	struct pollfd pfds[] = {
-		{ .fd = queue->kick_fd, .events = POLLIN },
-		{ .fd = wait->peer.fd, .events = wait->peer.events },
-	};
+	return !a || (b && b < a) ? b : a;
+}
+
+static uint64_t waits_until(const struct net_worker *w)
+{
+	uint64_t until = 0;
+
+	for (unsigned int i = 0; i < w->num_queues; i++)
+		until = earlier(until, w->waits[i].until_ns);
+	return until;
+}
+
+static void sleep_for_work(struct net_worker *w)
+{
+	struct pollfd pfds[2 * NET_WORKER_QUEUES];
+	unsigned int n = w->num_queues;
+	uint64_t until = waits_until(w);
 	struct timespec left = { 0 };
 
-	if (wait->until_ns && !time_left(wait->until_ns, &left))
+	for (unsigned int i = 0; i < n; i++) {
+		pfds[i] = (struct pollfd){
+			.fd = net_virtio_queue(w->queues[i])->kick_fd,
+			.events = POLLIN,
+		};
+		pfds[n + i] = w->waits[i].peer;
+	}
+	if (until && !time_left(until, &left))
 		return;
-	if (ppoll(pfds, ARRAY_SIZE(pfds), wait->until_ns ? &left : NULL,
-		  NULL) <= 0 ||
-	    !pfds[0].revents)
+	if (ppoll(pfds, (nfds_t)2 * n, until ? &left : NULL, NULL) <= 0)
 		return;
-	io_eventfd_drain(queue->kick_fd);
-	net_count(&queue->kicks, 1);
+	for (unsigned int i = 0; i < n; i++) {
+		if (!pfds[i].revents)
+			continue;
+		io_eventfd_drain(pfds[i].fd);
+		net_count(&net_virtio_queue(w->queues[i])->kicks, 1);
+	}
+}
+
+/* Serve each queue once; true: there is more to do. */
+static bool serve(struct net_worker *w)
+{
+	bool more = false;
+
+	for (unsigned int i = 0; i < w->num_queues; i++) {
+		struct net_queue *q = w->queues[i];
+
+		w->waits[i] = (struct net_wait){ .peer.fd = -1 };
+		if (!q->broken && q->ops->serve(q, &w->waits[i]))
+			more = true;
+	}
+	return more;
+}
+
+/* Have the drivers kick; true: one has added something before. */
+static bool enable_kicks(struct net_worker *w)
+{
+	bool more = false;
+
+	for (unsigned int i = 0; i < w->num_queues; i++) {
+		if (w->waits[i].driver &&
+		    vq_enable_kick(&net_virtio_queue(w->queues[i])->vq))
+			more = true;
+	}
+	return more;
 }
 
 static void *worker_main(void *arg)
 {
-	struct net_queue *q = arg;
+	struct net_worker *w = arg;
 
-	while (!net_stopping(q->dev)) {
-		struct net_wait wait = { .peer.fd = -1 };
-		bool more = !q->broken && q->ops->serve(q, &wait);
-
-		if (!more && !net_stopping(q->dev))
-			sleep_for(q, &wait);
+	while (!net_stopping(w->dev)) {
+		if (!serve(w) && !net_stopping(w->dev) && !enable_kicks(w))
+			sleep_for_work(w);
 	}
 	return NULL;
 }
 
-int net_worker_start(struct net_worker *w, struct net_queue *queue,
+int net_worker_add(struct net_worker *w, struct net_queue *queue)
+{
+	if (!queue)
+		return -ENOMEM;
+	w->queues[w->num_queues++] = queue;
+	return 0;
+}
+
+int net_worker_start(struct net_worker *w, struct net_dev *dev,
 		     const char *name)
 {
 	int r;
 
-	w->queue = queue;
-	r = thread_start(&w->thread, name, worker_main, queue);
+	w->dev = dev;
+	if (!w->num_queues)
+		return 0;
+	r = thread_start(&w->thread, name, worker_main, w);
 	if (!r)
 		w->running = true;
 	return r;
@@ -98,7 +157,7 @@ void net_worker_stop(struct net_worker *w)
 	if (w->running)
 		pthread_join(w->thread, NULL);
 	w->running = false;
-	if (w->queue)
-		w->queue->ops->finish(w->queue);
-	w->queue = NULL;
+	for (unsigned int i = 0; i < w->num_queues; i++)
+		w->queues[i]->ops->finish(w->queues[i]);
+	w->num_queues = 0;
 }
