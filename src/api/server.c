@@ -195,8 +195,11 @@ static struct api_request *next_waiting(struct api_server *s, bool *ret_refuse)
 	return q;
 }
 
-/* System calls of this thread: futex (locks), write (eventfd), those of malloc.
- */
+static const struct thread_class verb_class = {
+	.name = "api-verb",
+	.what = "hands the API's verbs to the control thread",
+};
+
 static void *verb_main(void *arg)
 {
 	struct api_server *s = arg;
@@ -301,10 +304,32 @@ static uint64_t begin_draining(struct api_server *s)
 	return clock_now_ns() + API_DRAIN_SECONDS * NSEC_PER_SEC;
 }
 
-/*
- * System calls of this thread: poll, epoll_wait, epoll_ctl, accept4, recv*,
- * send*, shutdown, close, read and write (eventfds), getpid, those of malloc.
- */
+static const struct thread_call http_calls[] = {
+	CALL(poll),
+	/* libmicrohttpd's: its connections. */
+	CALL(epoll_wait),
+	RARE("a client", epoll_ctl),
+	RARE("a client", accept4),
+	RARE("a client", recvfrom),
+	RARE("a client", sendto),
+	RARE("a client", sendmsg),
+	RARE("a client", setsockopt),
+	RARE("a client", shutdown),
+	RARE("a client", close),
+};
+
+static const struct thread_class http_class = {
+	.name = "api-http",
+	.what = "serves the control API",
+	THREAD_CALLS(http_calls),
+};
+
+const struct thread_class *const api_thread_classes[] = {
+	&verb_class,
+	&http_class,
+	NULL,
+};
+
 static void *http_main(void *arg)
 {
 	struct api_server *s = arg;
@@ -361,11 +386,13 @@ static int start_daemon(struct api_server *s, struct err *err)
 
 static int start_threads(struct api_server *s, struct err *err)
 {
-	int r = thread_start(&s->verb_thread, "api-verb", verb_main, s);
+	int r = thread_start(&s->verb_thread, &verb_class, "api-verb",
+			     verb_main, s);
 
 	s->has_verb = !r;
 	if (!r) {
-		r = thread_start(&s->http_thread, "api-http", http_main, s);
+		r = thread_start(&s->http_thread, &http_class, "api-http",
+				 http_main, s);
 		s->has_http = !r;
 	}
 	return r ? err_errno(err, -r, "starting the API's threads") : 0;
@@ -381,10 +408,13 @@ static int start(struct api_server *s, const char *path, struct err *err)
 	if (s->wake_fd < 0)
 		return err_errno(err, errno, "eventfd");
 	r = unix_listener_open_private(&s->socket, path, BACKLOG, err);
-	if (!r)
-		r = start_daemon(s, err);
-	if (!r)
-		r = start_threads(s, err);
+	return r ? r : start_daemon(s, err);
+}
+
+int api_server_serve(struct api_server *s, struct err *err)
+{
+	int r = start_threads(s, err);
+
 	if (r)
 		return r;
 	/* Last: there is no way to stop listening. */
@@ -392,8 +422,8 @@ static int start(struct api_server *s, const char *path, struct err *err)
 	return r ? err_errno(err, -r, "listening to the VM's events") : 0;
 }
 
-int api_server_start(struct api_server **ret, struct vmm *vmm, const char *path,
-		     struct err *err)
+int api_server_open(struct api_server **ret, struct vmm *vmm, const char *path,
+		    struct err *err)
 {
 	struct api_server *s = calloc(1, sizeof(*s));
 	int r;

@@ -3,8 +3,8 @@
  * The control API: HTTP/1.1 and JSON on a Unix socket, for one VM. What can be
  * asked is in api/route.h; docs/api/ describes it for clients.
  *
- *	api_server_start -> vmm_run -> api_server_stop -> vmm_free
- *		-> api_server_free
+ *	api_server_open -> api_server_serve -> vmm_run -> api_server_stop
+ *		-> vmm_free -> api_server_free
  *
  * All on the control thread. The server has two threads of its own: one that
  * does all HTTP and never waits for the VM, and one that carries verbs to the
@@ -29,11 +29,14 @@ struct vmm;
 #define API_DRAIN_SECONDS   1  /* at the end, for answers on their way */
 
 /*
- * path: of the socket, which only its user (and root) can connect to; err does
- * not name it.
+ * Listen, and start no thread yet. path: of the socket, which only its user
+ * (and root) can connect to; err does not name it.
  */
-__must_check int api_server_start(struct api_server **ret, struct vmm *vmm,
-				  const char *path, struct err *err);
+__must_check int api_server_open(struct api_server **ret, struct vmm *vmm,
+				 const char *path, struct err *err);
+
+/* Answer. */
+__must_check int api_server_serve(struct api_server *s, struct err *err);
 
 /*
  * Verbs under way are finished or refused, answers sent as far as their readers

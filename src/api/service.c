@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "api/rundir.h"
 #include "api/server.h"
@@ -32,14 +33,14 @@ static int start(struct api_service *s, struct vmm *vmm, const char *name,
 		r = rundir_claim_link(s->claim, path, err);
 	if (r)
 		return r;
-	r = api_server_start(&s->server, vmm, socket, err);
+	r = api_server_open(&s->server, vmm, socket, err);
 	if (r && !path)
 		err_prefix(err, "%s", socket);
 	return r;
 }
 
-int api_service_start(struct api_service **ret, struct vmm *vmm,
-		      const char *name, const char *path, struct err *err)
+int api_service_open(struct api_service **ret, struct vmm *vmm,
+		     const char *name, const char *path, struct err *err)
 {
 	struct api_service *s = calloc(1, sizeof(*s));
 	int r;
@@ -60,6 +61,30 @@ int api_service_start(struct api_service **ret, struct vmm *vmm,
 	}
 	log_info("without a control API: %s", err->text);
 	return 0;
+}
+
+int api_service_serve(struct api_service *s, struct err *err)
+{
+	return s ? api_server_serve(s->server, err) : 0;
+}
+
+int api_service_paths(const struct api_service *s, struct sandbox_paths *paths,
+		      struct err *err)
+{
+	char dir[RUNDIR_MAX_PATH];
+	int r;
+
+	if (!s || !s->claim)
+		return 0;
+	snprintf(dir, sizeof(dir), "%s", rundir_claim_socket(s->claim));
+	/* The entry, and the folder that it is removed from. */
+	*strrchr(dir, '/') = '\0';
+	r = sandbox_paths_add(paths, dir, SANDBOX_REMOVE | SANDBOX_RMDIR, true,
+			      err);
+	if (r)
+		return r;
+	*strrchr(dir, '/') = '\0';
+	return sandbox_paths_add(paths, dir, SANDBOX_RMDIR, true, err);
 }
 
 void api_service_stop(struct api_service *s)

@@ -53,3 +53,13 @@ void err_prefix(struct err *err, const char *fmt, ...)
 	len = strlen(err->text);
 	snprintf(err->text + len, sizeof(err->text) - len, ": %s", old);
 }
+
+void err_append(struct err *err, const char *more)
+{
+	size_t len;
+
+	if (!err)
+		return;
+	len = strlen(err->text);
+	snprintf(err->text + len, sizeof(err->text) - len, "; %s", more);
+}

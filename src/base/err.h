@@ -37,4 +37,7 @@ int err_errno(struct err *err, int code, const char *fmt, ...)
 /* Put "<prefix>: " in front of the text that is there. */
 void err_prefix(struct err *err, const char *fmt, ...) __printf_fmt(2, 3);
 
+/* Put "; <more>" behind it. */
+void err_append(struct err *err, const char *more);
+
 #endif

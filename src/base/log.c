@@ -35,7 +35,7 @@ const char *const log_format_names[3] = {
 /* The layers; scripts/check-layers compares. */
 static const char *const modules[] = {
 	"base",	  "kvm",    "mem", "x86",   "stage2", "boot", "bus", "block",
-	"virtio", "device", "vm",  "probe", "doctor", "api",  "cli",
+	"virtio", "device", "vm",  "probe", "doctor", "api",  "cli", "sandbox",
 };
 
 #define NUM_MODULES ARRAY_SIZE(modules)
@@ -153,6 +153,11 @@ void log_set_format(enum log_format format)
 void log_set_raw_terminal(bool raw)
 {
 	atomic_store(&log_raw, raw);
+}
+
+bool log_is_raw_terminal(void)
+{
+	return atomic_load(&log_raw);
 }
 
 /* ---- lines ---- */

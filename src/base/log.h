@@ -54,6 +54,7 @@ void log_set_format(enum log_format format);
  * (serial on stdio). Any time.
  */
 void log_set_raw_terminal(bool raw);
+bool log_is_raw_terminal(void);
 
 /* The highest level any module logs at: what is above costs no call. */
 extern _Atomic int log_max_level;

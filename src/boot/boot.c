@@ -11,8 +11,10 @@
 
 #include <elf.h>
 #include <errno.h>
+#include <fcntl.h>
 
 #include "base/arith.h"
+#include "base/cleanup.h"
 #include "base/log.h"
 #include "base/size.h"
 #include "boot/boot_priv.h"
@@ -227,27 +229,77 @@ int boot_load_files(const struct ram *ram, const struct boot_file *kernel_file,
 	return write_start(ram, &kernel, &extras, ret_state, err);
 }
 
-int boot_load(const struct ram *ram, const struct boot_config *cfg,
-	      struct start_state *ret_state, struct err *err)
+int boot_files_open(const struct boot_config *cfg, struct boot_files *ret,
+		    struct err *err)
+{
+	struct boot_file file;
+	int r;
+
+	*ret = (struct boot_files){ .kernel = -1, .initramfs = -1 };
+	r = boot_file_open("kernel", cfg->kernel, &file, err);
+	if (r)
+		return r;
+	ret->kernel = file.fd;
+	if (!cfg->initramfs)
+		return 0;
+	r = boot_file_open("initramfs", cfg->initramfs, &file, err);
+	if (r)
+		boot_files_close(ret);
+	else
+		ret->initramfs = file.fd;
+	return r;
+}
+
+void boot_files_close(struct boot_files *files)
+{
+	close_fd(&files->kernel);
+	close_fd(&files->initramfs);
+}
+
+/* Looked at anew each time: files change, and are hostile. */
+static int look_at(int fd, const char *what, const char *path,
+		   struct boot_file *ret, struct err *err)
+{
+	int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+
+	if (copy < 0)
+		return err_errno(err, errno, "%s %s", what, path);
+	return boot_file_init(copy, what, path, ret, err);
+}
+
+static int load_from(const struct ram *ram, const struct boot_config *cfg,
+		     const struct boot_files *files,
+		     struct start_state *ret_state, struct err *err)
 {
 	struct boot_file initramfs = { .fd = -1 };
 	struct boot_file kernel = { .fd = -1 };
-	int rc;
+	int rc = look_at(files->kernel, "kernel", cfg->kernel, &kernel, err);
 
-	rc = boot_file_open("kernel", cfg->kernel, &kernel, err);
-	if (rc)
-		return rc;
-	if (cfg->initramfs) {
-		rc = boot_file_open("initramfs", cfg->initramfs, &initramfs,
-				    err);
-		if (rc)
-			goto out;
-	}
-	rc = boot_load_files(ram, &kernel, cfg->initramfs ? &initramfs : NULL,
-			     cfg->cmdline ? cfg->cmdline : "", cfg->rsdp,
-			     ret_state, err);
-out:
+	if (!rc && cfg->initramfs)
+		rc = look_at(files->initramfs, "initramfs", cfg->initramfs,
+			     &initramfs, err);
+	if (!rc)
+		rc = boot_load_files(ram, &kernel,
+				     cfg->initramfs ? &initramfs : NULL,
+				     cfg->cmdline ? cfg->cmdline : "",
+				     cfg->rsdp, ret_state, err);
 	boot_file_close(&initramfs);
 	boot_file_close(&kernel);
+	return rc;
+}
+
+int boot_load(const struct ram *ram, const struct boot_config *cfg,
+	      struct start_state *ret_state, struct err *err)
+{
+	struct boot_files files;
+	int rc;
+
+	if (cfg->files)
+		return load_from(ram, cfg, cfg->files, ret_state, err);
+	rc = boot_files_open(cfg, &files, err);
+	if (rc)
+		return rc;
+	rc = load_from(ram, cfg, &files, ret_state, err);
+	boot_files_close(&files);
 	return rc;
 }

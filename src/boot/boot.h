@@ -13,12 +13,25 @@
 
 #include "x86/start.h"
 
+/* Both files, open; -1: there is none. */
+struct boot_files {
+	int kernel, initramfs;
+};
+
 struct boot_config {
 	const char *kernel;    /* path */
 	const char *initramfs; /* path or NULL */
 	const char *cmdline;   /* "" when none */
 	uint64_t rsdp;	       /* from acpi_write_tables() */
+	/* Opened before; stays the caller's. NULL: open the paths. */
+	const struct boot_files *files;
 };
+
+/* What boot_load() would open, for later and more than once. */
+__must_check int boot_files_open(const struct boot_config *cfg,
+				 struct boot_files *ret, struct err *err);
+/* Fine where nothing is open. */
+void boot_files_close(struct boot_files *files);
 
 /*
  * Load everything; also writes the start tables (x86/start.h). ram is fresh

@@ -338,7 +338,8 @@ static void *harvester(void *arg)
 static int measure_harvested(struct dirty_run *run, struct err *err)
 {
 	pthread_t thread;
-	int r = thread_start(&thread, "harvester", harvester, run);
+	int r = thread_start(&thread, &thread_class_tool, "harvester",
+			     harvester, run);
 
 	if (r)
 		return err_errno(err, -r, "starting the harvester");

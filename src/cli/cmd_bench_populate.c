@@ -164,8 +164,8 @@ static int bare(const struct probe *probe, unsigned int threads,
 		shares[i].end = i + 1 < threads ? (i + 1) * each : bytes;
 	}
 	for (; !r && started < threads; started += !r)
-		r = thread_start(&shares[started].thread, "bare", fill_share,
-				 &shares[started]);
+		r = thread_start(&shares[started].thread, &thread_class_tool,
+				 "bare", fill_share, &shares[started]);
 	if (r)
 		err_errno(err, -r, "starting %u threads", threads);
 	fill_share(&shares[0]);

@@ -12,6 +12,7 @@
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "vm/config_json.h"
+#include "vm/confine.h"
 #include "vm/summary.h"
 #include "vm/vmm.h"
 
@@ -33,13 +34,15 @@ struct run_args {
 	char *summary_json; /* path or NULL */
 	char *api_socket;   /* path or NULL */
 	enum log_format log_format;
+	struct sandbox_config sandbox;
 	/* Options with one value that the command line has given already. */
 	uint64_t seen_vm, seen_run;
 };
 
 struct run_option {
 	const char *name;
-	const char *arg; /* NULL: a flag, whose value is "on" */
+	/* NULL: a flag, whose value is "on"; "[=...": it may be left out. */
+	const char *arg;
 	const char *help;
 	int (*set)(struct run_args *args, const char *value, struct err *err);
 };
@@ -52,6 +55,28 @@ static int set_config(struct run_args *a, const char *v, struct err *err)
 static int set_api_socket(struct run_args *a, const char *v, struct err *err)
 {
 	return kvlist_string(v, &a->api_socket, err);
+}
+
+static int set_seccomp(struct run_args *a, const char *v, struct err *err)
+{
+	return sandbox_set_seccomp(&a->sandbox, v, err);
+}
+
+static int set_landlock(struct run_args *a, const char *v, struct err *err)
+{
+	return sandbox_set_landlock(&a->sandbox, v, err);
+}
+
+/* As often as one likes. */
+static int add_landlock_rules(struct run_args *a, const char *v,
+			      struct err *err)
+{
+	return sandbox_add_landlock_rules(&a->sandbox, v, err);
+}
+
+static int set_jail(struct run_args *a, const char *v, struct err *err)
+{
+	return sandbox_set_jail(&a->sandbox, v, err);
 }
 
 static int set_summary(struct run_args *a, const char *v, struct err *err)
@@ -102,6 +127,19 @@ static const struct run_option run_options[] = {
 	  "where the control API listens; without --kernel: wait there for a "
 	  "VM",
 	  set_api_socket },
+	{ "seccomp", "on|log|off",
+	  "confine each thread to the system calls it needs (default on)",
+	  set_seccomp },
+	{ "landlock", "auto|on|off",
+	  "open no files but the VM's own, where the kernel has Landlock "
+	  "(default auto: off with --api-socket and no --landlock-rules)",
+	  set_landlock },
+	{ "landlock-rules", "path=PATH,access=r|w|rw",
+	  "a file or directory that hot-plugged devices may use (repeatable)",
+	  add_landlock_rules },
+	{ "jail", "[=on|off][,uid=N][,gid=N][,chroot=DIR]",
+	  "run as another user, in namespaces and a file system of its own",
+	  set_jail },
 	{ "summary", NULL, "print times, memory and statistics at the end",
 	  set_summary },
 	{ "summary-json", "FILE", "write the same as JSON", set_summary_json },
@@ -116,7 +154,9 @@ static const struct run_option run_options[] = {
 
 static void help_option(const char *name, const char *arg, const char *help)
 {
-	int width = printf("  --%s%s%s", name, arg ? " " : "", arg ? arg : "");
+	bool spaced = arg && arg[0] != '[';
+	int width = printf("  --%s%s%s", name, spaced ? " " : "",
+			   arg ? arg : "");
 
 	/* Long options push their text to the next line. */
 	if (width > 30)
@@ -160,6 +200,13 @@ static void run_help(void)
 	       "'console=ttyS0 root=/dev/vda'\n");
 }
 
+static int option_arg(const struct run_option *opt)
+{
+	if (!opt->arg)
+		return no_argument;
+	return opt->arg[0] == '[' ? optional_argument : required_argument;
+}
+
 static size_t build_long_options(struct option *opts)
 {
 	size_t n = 0;
@@ -174,8 +221,7 @@ static size_t build_long_options(struct option *opts)
 	for (size_t i = 0; i < ARRAY_SIZE(run_options); i++)
 		opts[n++] = (struct option){
 			.name = run_options[i].name,
-			.has_arg = run_options[i].arg ? required_argument
-						      : no_argument,
+			.has_arg = option_arg(&run_options[i]),
 			.val = OPT_RUN + (int)i,
 		};
 	for (size_t i = 0; virtio_classes[i]; i++) {
@@ -197,7 +243,7 @@ static int apply_run_option(struct run_args *args, const struct run_option *opt,
 {
 	int r = opt->set(args, value ? value : "on", err);
 
-	if (r)
+	if (r && strncmp(err->text, "--", 2) != 0)
 		err_prefix(err, "--%s %s", opt->name, value ? value : "");
 	return r;
 }
@@ -220,7 +266,8 @@ static int apply_option(struct run_args *args, unsigned int opt,
 	int r = 0;
 
 	if (opt >= OPT_RUN) {
-		if (run_options[i].arg)
+		if (run_options[i].arg &&
+		    run_options[i].set != add_landlock_rules)
 			r = check_once(&args->seen_run, i, run_options[i].name,
 				       err);
 		return r ? r
@@ -369,10 +416,6 @@ static int run_and_account(struct run_args *args, struct vmm *vmm)
 	struct err err = ERR_INIT;
 	int status;
 
-	/* Not after hours of running. */
-	if (args->summary_json &&
-	    vm_summary_check_path(args->summary_json, &err))
-		return cli_fail(&cmd_run, &err);
 	if (run_vmm(vmm, args, &result, &err))
 		return cli_fail(&cmd_run, &err);
 	status = report(&result);
@@ -382,6 +425,45 @@ static int run_and_account(struct run_args *args, struct vmm *vmm)
 	    vm_summary_write_json(vmm_summary(vmm), args->summary_json, &err))
 		return cli_fail(&cmd_run, &err);
 	return status;
+}
+
+/* What is still needed by name when the process is confined. */
+static int add_paths(struct sandbox_paths *paths, const struct run_args *args,
+		     const struct api_service *api, struct err *err)
+{
+	int r = api_service_paths(api, paths, err);
+
+	if (!r && args->api_socket)
+		r = sandbox_paths_add_parent(paths, args->api_socket,
+					     SANDBOX_REMOVE, true, err);
+	if (!r && args->summary_json)
+		r = sandbox_paths_add_parent(paths, args->summary_json,
+					     SANDBOX_MAKE, false, err);
+	return r;
+}
+
+static int confine(struct run_args *args, const struct api_service *api,
+		   struct err *err)
+{
+	struct sandbox_paths paths = { .num = 0 };
+	const struct vm_confinement c = {
+		.sandbox = &args->sandbox,
+		.cfg = starts_empty(args) ? NULL : &args->cfg,
+		.expects_more = args->api_socket,
+		.paths = &paths,
+		.classes = api_thread_classes,
+	};
+	int r = 0;
+
+	/* Not after hours of running. */
+	if (args->summary_json)
+		r = vm_summary_check_path(args->summary_json, err);
+	if (!r)
+		r = add_paths(&paths, args, api, err);
+	if (!r)
+		r = vm_confine(&c, err);
+	sandbox_paths_fini(&paths);
+	return r;
 }
 
 static int run_vm(struct run_args *args)
@@ -394,8 +476,9 @@ static int run_vm(struct run_args *args)
 	if (vmm_new(&vmm, &err))
 		return cli_fail(&cmd_run, &err);
 	/* Before the VM is built: a name that is taken is known at once. */
-	if (api_service_start(&api, vmm, args->cfg.name, args->api_socket,
-			      &err))
+	if (api_service_open(&api, vmm, args->cfg.name, args->api_socket,
+			     &err) ||
+	    confine(args, api, &err) || api_service_serve(api, &err))
 		status = cli_fail(&cmd_run, &err);
 	else
 		status = run_and_account(args, vmm);
@@ -414,10 +497,12 @@ static int run_main(int argc, char **argv)
 	int status;
 
 	vm_config_init(&args.cfg);
+	sandbox_config_init(&args.sandbox);
 	status = parse_args(&args, argc, argv);
 	if (status == CLI_OK)
 		status = run_vm(&args);
 	vm_config_fini(&args.cfg);
+	sandbox_config_fini(&args.sandbox);
 	free(args.config);
 	free(args.summary_json);
 	free(args.api_socket);

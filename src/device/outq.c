@@ -151,6 +151,19 @@ static void write_chunk_locked(struct outq *q)
 	}
 }
 
+static const struct thread_call outq_calls[] = {
+	CALL(clock_nanosleep), /* lingering */
+	/* The sinks of the chardevs: files and terminals with write(2). */
+	RARE("--serial socket=", sendto),
+	RARE("output that does not block", poll),
+};
+
+const struct thread_class outq_thread_class = {
+	.name = "output",
+	.what = "writes a serial port's or console's output to the host",
+	THREAD_CALLS(outq_calls),
+};
+
 static void *outq_thread(void *arg)
 {
 	struct outq *q = arg;
@@ -281,7 +294,8 @@ int outq_new(struct outq **ret, enum outq_full full, outq_sink_fn sink,
 
 int outq_start(struct outq *q)
 {
-	int r = thread_start(&q->thread, "console", outq_thread, q);
+	int r = thread_start(&q->thread, &outq_thread_class, "output",
+			     outq_thread, q);
 
 	if (r)
 		return r;

@@ -23,13 +23,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "base/compiler.h"
+#include "base/thread_class.h"
 
 #define OUTQ_BYTES     (64ul * 1024)
 #define OUTQ_LINGER_NS 1000000ull
 #define OUTQ_STALL_NS  5000000000ull
 
 struct outq;
+
+extern const struct thread_class outq_thread_class;
 
 enum outq_full {
 	OUTQ_WAIT,

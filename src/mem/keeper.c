@@ -15,6 +15,7 @@
 #include "kvm/stats.h"
 #include "mem/coverage.h"
 #include "mem/pagemap.h"
+#include "mem/pagemap_scan.h"
 
 #ifndef MADV_COLLAPSE /* Linux 6.1 */
 #define MADV_COLLAPSE 25
@@ -405,6 +406,18 @@ static void run_piece(struct keeper *k, const struct piece *piece)
 	pthread_cond_broadcast(&k->changed);
 }
 
+static const struct thread_call keeper_calls[] = {
+	RARE_IOCTL("coalesce=on", PAGEMAP_SCAN_IOCTL),
+};
+
+/* It is one of the workers of its own population. */
+const struct thread_class keeper_thread_class = {
+	.name = "keeper",
+	.what = "repairs, fills and coalesces memory in the background",
+	THREAD_CALLS(keeper_calls),
+	.also = &populate_thread_class,
+};
+
 static void *keeper_thread(void *arg)
 {
 	struct keeper *k = arg;
@@ -464,7 +477,8 @@ static int start(struct keeper *k)
 	if (!r && kvm_stats_open(k->cfg.vm_fd, &k->vm_stats))
 		k->cfg.watch = false;
 	if (!r)
-		r = thread_start(&k->thread, "keeper", keeper_thread, k);
+		r = thread_start(&k->thread, &keeper_thread_class, "keeper",
+				 keeper_thread, k);
 	k->started = !r;
 	return r;
 }

@@ -35,6 +35,8 @@ enum keeper_work {
 };
 #define KEEPER_NUM_WORKS 3
 
+extern const struct thread_class keeper_thread_class;
+
 /* "repair", "populate", "coalesce". */
 extern const char *const keeper_work_names[KEEPER_NUM_WORKS];
 

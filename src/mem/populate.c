@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/cpus.h"
 #include "base/thread.h"
+#include "kvm/uapi.h"
 #include "mem/host_fill.h"
 #include "mem/hostmem_guard.h"
 #include "mem/pagemap.h"
@@ -390,6 +391,30 @@ static void work(struct worker *w)
 	pthread_mutex_unlock(&job->lock);
 }
 
+/* host_fill() is madvise(2), which any thread may. */
+static const struct thread_call populate_calls[] = {
+	/* The second stage: mem/second_stage.h is implemented in stage2/. */
+	RARE_IOCTL("stage2=ioctl", KVM_PRE_FAULT_MEMORY),
+	RARE_IOCTL("stage2=stub", KVM_RUN),
+	RARE_IOCTL("stage2=stub", KVM_GET_REGS),
+	RARE_IOCTL("stage2=stub", KVM_SET_REGS),
+	/* The host's free memory, and for repair what is present. */
+	RARE("on several threads", pread64),
+	RARE_READ_ONLY("limits of a cgroup or node; /proc/self/pagemap"),
+	RARE("limits of a cgroup or node; /proc/self/pagemap", close),
+	RARE("limits of a cgroup or node; /proc/self/pagemap", newfstatat),
+	/* Staying on the node whose memory it fills. */
+	RARE("numa=", sched_setaffinity),
+	RARE("numa=", sched_getaffinity),
+	RARE("background-rate=", clock_nanosleep),
+};
+
+const struct thread_class populate_thread_class = {
+	.name = "populate",
+	.what = "fills host pages and second stage",
+	THREAD_CALLS(populate_calls),
+};
+
 static void *worker_thread(void *arg)
 {
 	work(arg);
@@ -522,8 +547,8 @@ static void run_workers(struct job *job, struct worker *workers,
 	unsigned int started = 1;
 
 	while (started < num &&
-	       !thread_start(&workers[started].thread, "populate",
-			     worker_thread, &workers[started]))
+	       !thread_start(&workers[started].thread, &populate_thread_class,
+			     "populate", worker_thread, &workers[started]))
 		started++;
 	pthread_mutex_lock(&job->lock);
 	for (unsigned int i = started; i < num; i++)

@@ -19,6 +19,7 @@
 #include <stdbool.h>
 
 #include "base/histogram.h"
+#include "base/thread_class.h"
 #include "mem/ram.h"
 #include "mem/second_stage.h"
 
@@ -28,6 +29,8 @@ enum populate_mode {
 	POPULATE_FULL,	     /* and the second stage, before the guest starts */
 	POPULATE_BACKGROUND, /* both, while the guest already runs */
 };
+
+extern const struct thread_class populate_thread_class;
 
 /* "none", "host", "full", "background". */
 extern const char *const populate_mode_names[4];

@@ -167,7 +167,8 @@ int probe_vcpu_start_thread(struct probe_vcpu *v, struct err *err)
 
 	snprintf(name, sizeof(name), "probe-vcpu%u", v->kvm.id);
 	if (!r)
-		r = thread_start(&v->thread, name, vcpu_thread, v);
+		r = thread_start(&v->thread, &thread_class_tool, name,
+				 vcpu_thread, v);
 	if (r)
 		return err_errno(err, -r, "starting the thread of vCPU %u",
 				 v->kvm.id);

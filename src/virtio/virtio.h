@@ -26,7 +26,9 @@
 
 #include "base/err.h"
 #include "base/kvlist.h"
+#include "base/thread_class.h"
 #include "mem/ram.h"
+#include "sandbox/paths.h"
 #include "virtio/queue.h"
 
 #define VIRTIO_MAX_QUEUES 64
@@ -107,6 +109,31 @@ struct virtio_class {
 	 * whom vq_hold() does not reach. NULL: there is none.
 	 */
 	void (*hold)(struct virtio_dev *dev, bool held);
+
+	/*
+	 * Sandbox. The classes of the threads that it starts; ends with NULL,
+	 * is NULL without any.
+	 */
+	const struct thread_class *const *thread_classes;
+	/* What its hooks above do on a vCPU's thread. May be NULL. */
+	const struct thread_class *vcpu_calls;
+	/* What they do on the control thread that it has no list for yet:
+	 * where a device is added later, or goes. May be NULL. */
+	const struct thread_class *control_calls;
+	/*
+	 * Open what create() will need, into config, which owns it: called
+	 * once, with all privileges there are, before the process confines
+	 * itself; create() may come several times and finds no way to it any
+	 * more. Not called for devices that are added later, which find what
+	 * their user may reach. May be NULL.
+	 */
+	int (*config_open)(void *config, struct err *err);
+	/*
+	 * The paths that remain to be opened by name (a socket that is
+	 * connected to again). May be NULL.
+	 */
+	int (*config_paths)(const void *config, struct sandbox_paths *paths,
+			    struct err *err);
 };
 
 /* One queue as device and transport share it. */

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/arith.h"
+#include "boot/boot.h"
 
 #define VM_DEFAULT_SHUTDOWN_TIMEOUT 20
 
@@ -34,8 +35,12 @@ void vm_config_fini(struct vm_config *cfg)
 {
 	while (cfg->num_devices)
 		vm_config_remove_device(cfg, cfg->devices[0].id);
+	chardev_free(cfg->chardev);
 	chardev_config_fini(&cfg->serial);
 	free(cfg->name);
+	if (cfg->files)
+		boot_files_close(cfg->files);
+	free(cfg->files);
 	free(cfg->kernel);
 	free(cfg->initramfs);
 	free(cfg->cmdline);

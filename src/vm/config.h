@@ -23,6 +23,8 @@
 #include "stage2/stage2.h"
 #include "virtio/virtio.h"
 
+struct boot_files;
+
 #define VM_MAX_DEVICES	  28 /* PCI slots, less the host bridge and spare */
 #define VM_MAX_NAME	  64 /* bytes of a VM's name or a device's id */
 #define VM_MIN_MEMORY	  (64 * MIB)
@@ -72,6 +74,8 @@ static inline bool vm_device_wants_terminal(const struct vm_device_config *dev)
 struct vm_config {
 	char *name; /* NULL: none was given */
 	char *kernel, *initramfs, *cmdline;
+	struct boot_files *files; /* opened ahead, or NULL, and below: */
+	struct chardev *chardev;  /* what serial names */
 
 	unsigned int num_cpus;
 	unsigned int max_cpus; /* 0: as many as num_cpus */

@@ -289,6 +289,7 @@ static int load_kernel(struct machine *m, struct err *err)
 		.kernel = m->cfg->kernel,
 		.initramfs = m->cfg->initramfs,
 		.cmdline = m->cfg->cmdline ? m->cfg->cmdline : "",
+		.files = m->cfg->files,
 	};
 	struct start_state start;
 	int r;

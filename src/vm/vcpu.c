@@ -262,6 +262,28 @@ static void leave(struct vcpu *vcpu)
 	pthread_mutex_unlock(&vcpu->lock);
 }
 
+static const struct thread_call vcpu_calls[] = {
+	CALL_IOCTL(KVM_RUN),
+	/* Devices answer on this thread: interrupt lines and vectors, */
+	CALL_IOCTL(KVM_IRQ_LINE),
+	CALL_IOCTL(KVM_IRQFD),
+	CALL_IOCTL(KVM_SET_GSI_ROUTING),
+	RARE_IOCTL("--irqchip split", KVM_SIGNAL_MSI),
+	/* doorbells that the driver moves or resets, */
+	CALL_IOCTL(KVM_IOEVENTFD),
+	/* timers. */
+	CALL(timerfd_settime),
+	RARE_IOCTL("a crash, for its message", KVM_GET_REGS),
+	RARE_IOCTL("a dirty ring is full", KVM_RESET_DIRTY_RINGS),
+	RARE("a device's thread could not be started", close),
+};
+
+const struct thread_class vcpu_thread_class = {
+	.name = "vcpu",
+	.what = "runs one CPU of the guest, and what it asks of devices",
+	THREAD_CALLS(vcpu_calls),
+};
+
 static void *vcpu_loop(void *arg)
 {
 	struct vcpu *vcpu = arg;
@@ -288,7 +310,8 @@ int vcpu_start(struct vcpu *vcpu)
 	int r;
 
 	snprintf(name, sizeof(name), "vcpu%u", vcpu->kvm.id);
-	r = thread_start(&vcpu->thread, name, vcpu_loop, vcpu);
+	r = thread_start(&vcpu->thread, &vcpu_thread_class, name, vcpu_loop,
+			 vcpu);
 	if (!r)
 		vcpu->started = true;
 	return r;

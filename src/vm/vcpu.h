@@ -40,6 +40,8 @@ struct vcpu_counters {
 	_Atomic uint64_t exits_pio, exits_mmio, exits_other, unclaimed;
 };
 
+extern const struct thread_class vcpu_thread_class;
+
 __must_check int vcpu_new(struct vcpu **ret, const struct kvm_vm *vm,
 			  unsigned int id, const struct vcpu_env *env,
 			  struct err *err);

@@ -15,6 +15,7 @@
 #include "base/io.h"
 #include "base/log.h"
 #include "device/terminal.h"
+#include "sandbox/sandbox.h"
 #include "vm/config_json.h"
 #include "vm/vmm_priv.h"
 
@@ -93,6 +94,8 @@ static int build_machine(struct vmm *v, struct err *err)
 	int r = 0;
 
 	v->start_ns = clock_now_ns();
+	if (!v->chardev)
+		v->chardev = take_ptr(v->cfg.chardev);
 	if (!v->chardev)
 		r = chardev_new(&v->chardev, &v->cfg.serial, err);
 	if (!r)
@@ -292,8 +295,12 @@ int vmm_create(struct vmm *v, const json_t *vm_config, struct err *err)
  * A file of the configuration that is not there is the host's failure; to the
  * caller of a verb -ENOENT and -EEXIST speak of VMs and devices.
  */
-static int host_failure(int r)
+static int host_failure(int r, struct err *err)
 {
+	const char *why = r ? sandbox_explain(r) : NULL;
+
+	if (why)
+		err_append(err, why);
 	return r == -ENOENT || r == -EEXIST ? -EIO : r;
 }
 
@@ -307,7 +314,7 @@ int vmm_boot(struct vmm *v, struct err *err)
 	r = vmm_start_machine(v, err);
 	if (!r)
 		vmm_emit(v, "vm", "booted", NULL);
-	return host_failure(r);
+	return host_failure(r, err);
 }
 
 int vmm_pause(struct vmm *v, struct err *err)
@@ -352,7 +359,7 @@ int vmm_reboot(struct vmm *v, struct err *err)
 	else
 		vmm_emit(v, "vm", "rebooted",
 			 json_pack("{s:s}", "reason", "api"));
-	return host_failure(r);
+	return host_failure(r, err);
 }
 
 int vmm_power_button(struct vmm *v, struct err *err)
@@ -430,7 +437,7 @@ static int plug_device(struct vmm *v, const char *id, json_t **ret_info,
 			       dev->cls->name);
 	r = machine_add_device(v->machine, dev, &devfn, err);
 	if (r)
-		return host_failure(r);
+		return host_failure(r, err);
 	*ret_info = pci_info(id, devfn);
 	return 0;
 }

@@ -152,7 +152,10 @@ def test_tcp_over_passt_that_quire_starts(quire):
 
 
 def start_passt(path):
-    process = subprocess.Popen([PASST, "--foreground", "--quiet", "--socket", path],
+    """As our user: else it becomes nobody, whose socket a quire without capabilities cannot
+    connect to again."""
+    process = subprocess.Popen([PASST, "--foreground", "--quiet", "--socket", path,
+                                "--runas", f"{os.getuid()}:{os.getgid()}"],
                                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 20

@@ -353,7 +353,8 @@ static void start_workers(struct torture *t, struct worker *workers,
 	for (uint64_t i = 0; i < num; i++) {
 		workers[i].t = t;
 		workers[i].seed = rnd(&t->seed);
-		if (thread_start(&workers[i].thread, name, fn, &workers[i])) {
+		if (thread_start(&workers[i].thread, &thread_class_tool, name,
+				 fn, &workers[i])) {
 			perror("dirty_torture: thread");
 			exit(1);
 		}
@@ -540,7 +541,8 @@ static int run(struct torture *t)
 								     : 1;
 	}
 	pthread_mutex_init(&t->late_lock, NULL);
-	if (is_late(t) && thread_start(&t->late_thread, "late", late_main, t))
+	if (is_late(t) && thread_start(&t->late_thread, &thread_class_tool,
+				       "late", late_main, t))
 		return 1;
 	for (uint64_t i = 0; !r && i < t->opt.phases; i++)
 		r = run_phase(t, &err);

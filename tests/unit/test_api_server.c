@@ -30,12 +30,14 @@ static int start(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
 	struct err err = ERR_INIT;
+	int r;
 
 	if (!f)
 		return -1;
 	f->vmm = (struct vmm)FAKE_VMM_INIT;
 	*state = f;
-	return api_server_start(&f->server, &f->vmm, path, &err);
+	r = api_server_open(&f->server, &f->vmm, path, &err);
+	return r ? r : api_server_serve(f->server, &err);
 }
 
 static int stop(void **state)

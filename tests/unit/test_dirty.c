@@ -421,8 +421,9 @@ static void test_start_waits_for_mapping_ahead(void **state)
 	pthread_t thread;
 
 	assert_true(ram_map_ahead_begin(&f->ram));
-	assert_int_equal(
-		thread_start(&thread, "ahead", map_ahead_for_a_while, f), 0);
+	assert_int_equal(thread_start(&thread, &thread_class_tool, "ahead",
+				      map_ahead_for_a_while, f),
+			 0);
 	begin(f);
 	pthread_join(thread, NULL);
 	assert_false(ram_map_ahead_begin(&f->ram));
@@ -580,7 +581,8 @@ static void storm_run(struct storm *s, uint64_t ns)
 
 	for (unsigned int i = 0; i < STORM_THREADS; i++) {
 		threads[i] = (struct storm_thread){ .storm = s, .id = i % 2 };
-		assert_int_equal(thread_start(&threads[i].thread, "storm",
+		assert_int_equal(thread_start(&threads[i].thread,
+					      &thread_class_tool, "storm",
 					      mains[i / 2], &threads[i]),
 				 0);
 	}

@@ -12,6 +12,8 @@
 #include "virtio/blk/blk.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -35,6 +37,7 @@ struct blk_config {
 	uint32_t num_queues; /* 0: by the number of CPUs */
 	uint32_t queue_size;
 	char serial[BLK_ID_BYTES + 1];
+	struct blockdev *opened; /* by config_open() */
 };
 
 static int set_path(void *obj, const char *value, struct err *err)
@@ -105,6 +108,27 @@ static void config_fini(void *config)
 	struct blk_config *cfg = config;
 
 	free(take_ptr(cfg->path));
+	blockdev_close(take_ptr(cfg->opened));
+}
+
+static int open_image(const struct blk_config *cfg, struct blockdev **ret,
+		      struct err *err)
+{
+	const struct blockdev_config bdev_cfg = {
+		.path = cfg->path,
+		.readonly = cfg->readonly,
+		.direct = cfg->direct,
+	};
+
+	return blockdev_open(ret, &bdev_cfg, err);
+}
+
+/* From here on the image stays open, and locked, whatever machines go. */
+static int config_open(void *config, struct err *err)
+{
+	struct blk_config *cfg = config;
+
+	return cfg->opened ? 0 : open_image(cfg, &cfg->opened, err);
 }
 
 static void offer(struct blk_dev *dev, unsigned int num_queues)
@@ -150,7 +174,8 @@ static void blk_destroy(struct virtio_dev *vdev)
 	struct blk_dev *dev = container_of(vdev, struct blk_dev, vdev);
 
 	virtio_dev_fini(vdev);
-	blockdev_close(dev->bdev);
+	if (dev->owns_bdev)
+		blockdev_close(dev->bdev);
 	free(dev);
 }
 
@@ -159,11 +184,6 @@ static int blk_create(struct virtio_dev **ret, const void *config,
 		      unsigned int index, struct err *err)
 {
 	const struct blk_config *cfg = config;
-	const struct blockdev_config bdev_cfg = {
-		.path = cfg->path,
-		.readonly = cfg->readonly,
-		.direct = cfg->direct,
-	};
 	unsigned int num_queues = cfg->num_queues;
 	const char *slash = strrchr(cfg->path, '/');
 	struct blk_dev *dev;
@@ -178,7 +198,9 @@ static int blk_create(struct virtio_dev **ret, const void *config,
 	/* Through the page cache requests often complete at once: see
 	 * blk_poll.h. */
 	dev->may_poll = cfg->direct && cpus_allowed() > num_cpus;
-	r = blockdev_open(&dev->bdev, &bdev_cfg, err);
+	dev->bdev = cfg->opened;
+	dev->owns_bdev = !cfg->opened;
+	r = dev->bdev ? 0 : open_image(cfg, &dev->bdev, err);
 	if (!r) {
 		r = virtio_dev_init(&dev->vdev, &virtio_blk_class, ram,
 				    num_queues, (uint16_t)cfg->queue_size);
@@ -238,6 +260,22 @@ static int blk_activate(struct virtio_dev *vdev)
 	return r;
 }
 
+static const struct thread_call control_calls_list[] = {
+	RARE_FCNTL("a disk is added", F_OFD_SETLK),
+	RARE_FCNTL("a disk is added", F_OFD_GETLK),
+	RARE("a disk is added", fallocate),
+	RARE("a disk with direct=on is added", statx),
+	RARE_IOCTL("a block device is added", BLKGETSIZE64),
+	RARE_IOCTL("a block device is added", BLKSSZGET),
+	RARE_IOCTL("a block device is added", BLKPBSZGET),
+};
+
+static const struct thread_class control_calls = {
+	.name = "control+disk",
+	.what = "when a disk is added later",
+	THREAD_CALLS(control_calls_list),
+};
+
 const struct virtio_class virtio_blk_class = {
 	.name = "blk",
 	.device_id = BLK_DEVICE_ID,
@@ -255,10 +293,13 @@ const struct virtio_class virtio_blk_class = {
 	.config_defaults = config_defaults,
 	.config_check = config_check,
 	.config_fini = config_fini,
+	.config_open = config_open,
 	.create = blk_create,
 	.destroy = blk_destroy,
 	.config_space_bytes = BLK_CONFIG_BYTES,
 	.config_read = blk_config_read,
 	.activate = blk_activate,
 	.deactivate = blk_deactivate,
+	.thread_classes = blk_thread_classes,
+	.control_calls = &control_calls,
 };

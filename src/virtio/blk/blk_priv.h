@@ -45,11 +45,14 @@ struct blk_queue {
 struct blk_dev {
 	struct virtio_dev vdev;
 	struct blockdev *bdev;
-	bool may_poll; /* direct, and the host has more CPUs than the guest */
+	bool owns_bdev; /* else the configuration does */
+	bool may_poll;	/* direct, and the host has more CPUs than the guest */
 	char serial[BLK_ID_BYTES];
 	struct blk_config_space config;
 	struct blk_queue *queues; /* between activate and deactivate */
 };
+
+extern const struct thread_class *const blk_thread_classes[];
 
 /* Start serving dev->vdev.queues[q->index]; undone by blk_queue_stop(). */
 __must_check int blk_queue_start(struct blk_queue *q, struct blk_dev *dev,

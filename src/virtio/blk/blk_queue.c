@@ -26,6 +26,8 @@
  * beyond.
  */
 #include <errno.h>
+#include <linux/fs.h>
+#include <linux/io_uring.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -390,6 +392,45 @@ static void idle(struct blk_queue *q)
 	blk_poll_work(&q->poll, clock_now_ns() - start);
 }
 
+static const struct thread_call queue_calls[] = {
+	/* Requests, completions and kicks, all in one. */
+	CALL(io_uring_enter),
+	CALL_ARG(io_uring_register, 1, IORING_REGISTER_ENABLE_RINGS),
+	CALL_ARG(io_uring_register, 1, IORING_REGISTER_RING_FDS),
+	CALL_ARG(io_uring_register, 1, IORING_UNREGISTER_RING_FDS),
+	/* The end of the ring. */
+	CALL(close),
+	/* What the ring is not used for, or cannot be. */
+	RARE_IOCTL("a device that cannot punch holes", BLKDISCARD),
+	RARE("a host without io_uring", poll),
+	RARE("a host without io_uring", preadv),
+	RARE("a host without io_uring", pwritev),
+	RARE("a host without io_uring", pread64),
+	RARE("a host without io_uring", pwrite64),
+	RARE("a host without io_uring", fdatasync),
+	RARE("a host without io_uring", fallocate),
+	RARE("the ring fails", clock_nanosleep),
+};
+
+/* The ring is made by the thread that it is of; others cannot make one. */
+static const struct thread_call queue_prepare_calls[] = {
+	CALL(io_uring_setup),
+	CALL(io_uring_register),
+};
+
+static const struct thread_class queue_thread_class = {
+	.name = "disk",
+	.what = "carries out the requests of one queue of a disk",
+	THREAD_CALLS(queue_calls),
+	.prepare_calls = queue_prepare_calls,
+	.num_prepare_calls = ARRAY_SIZE(queue_prepare_calls),
+};
+
+const struct thread_class *const blk_thread_classes[] = {
+	&queue_thread_class,
+	NULL,
+};
+
 static void *queue_main(void *arg)
 {
 	struct blk_queue *q = arg;
@@ -412,12 +453,28 @@ static void *queue_main(void *arg)
 	return NULL;
 }
 
+static int queue_prepare(void *arg)
+{
+	struct blk_queue *q = arg;
+	struct err err = ERR_INIT;
+	int r = blockq_new(&q->bq, q->dev->bdev, q->num_ios, &err);
+
+	if (r)
+		log_error("%s", err.text);
+	return r;
+}
+
 int blk_queue_start(struct blk_queue *q, struct blk_dev *dev,
 		    unsigned int index)
 {
 	uint64_t features = dev->vdev.features;
-	struct err err = ERR_INIT;
-	char name[16];
+	struct thread_spec spec = {
+		.cls = &queue_thread_class,
+		.prepare = queue_prepare,
+		.run = queue_main,
+		.arg = q,
+	};
+	char name[THREAD_NAME_MAX];
 	int r;
 
 	q->dev = dev;
@@ -435,16 +492,12 @@ int blk_queue_start(struct blk_queue *q, struct blk_dev *dev,
 	q->ios = calloc(q->num_ios, sizeof(*q->ios));
 	if (!q->ios)
 		return -ENOMEM;
-	r = blockq_new(&q->bq, dev->bdev, q->num_ios, &err);
-	if (r) {
-		log_error("%s", err.text);
-		return r;
-	}
 	/* "disk0 (a.img)" gives "disk0-q1". */
 	snprintf(name, sizeof(name), "%.*s-q%u",
 		 (int)MIN(strcspn(dev->vdev.id, " "), 11u), dev->vdev.id,
 		 index);
-	r = thread_start(&q->thread, name, queue_main, q);
+	spec.name = name;
+	r = thread_create(&q->thread, &spec);
 	if (!r)
 		q->running = true;
 	return r;

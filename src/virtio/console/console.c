@@ -22,12 +22,14 @@
 #include "virtio/console/console.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -417,6 +419,44 @@ static bool serve_tx(struct console_dev *dev)
 	return r >= 0;
 }
 
+static const struct thread_call tx_calls[] = {
+	CALL(poll),
+};
+
+static const struct thread_class tx_class = {
+	.name = "console-tx",
+	.what = "takes the output of a virtio console from the guest",
+	THREAD_CALLS(tx_calls),
+};
+
+/* Its event loop, and the chardev that lives on it. */
+static const struct thread_call main_calls[] = {
+	CALL(epoll_wait),
+	CALL(epoll_ctl),
+	RARE("a client of --console socket=", accept4),
+	RARE("a client of --console socket=", shutdown),
+	RARE("a client of --console socket=", close),
+	RARE("a client of --console socket=", timerfd_settime),
+	RARE("a client of --console socket=", timerfd_create),
+	RARE("--console file=", ftruncate),
+	RARE("input that epoll cannot watch, and resuming it", eventfd2),
+	RARE_FCNTL("--console tty", F_GETFD),
+	RARE_IOCTL("--console tty", TCGETS),
+	RARE_IOCTL("--console tty", TIOCGWINSZ),
+};
+
+static const struct thread_class main_class = {
+	.name = "console",
+	.what = "the host's side of a virtio console",
+	THREAD_CALLS(main_calls),
+};
+
+static const struct thread_class *const thread_classes[] = {
+	&tx_class,
+	&main_class,
+	NULL,
+};
+
 static void *tx_main(void *arg)
 {
 	struct console_dev *dev = arg;
@@ -459,7 +499,8 @@ static int start_tx(struct console_dev *dev)
 	dev->size_notices = 0;
 	dev->size_next_ns = 0;
 	chardev_set_waiting(dev->backend->chr, true);
-	r = thread_start(&dev->tx_thread, "console-tx", tx_main, dev);
+	r = thread_start(&dev->tx_thread, &tx_class, "console-tx", tx_main,
+			 dev);
 	dev->tx_running = r == 0;
 	return r;
 }
@@ -551,7 +592,8 @@ static int set_up(struct console_dev *dev, const struct ram *ram)
 	note_size(dev);
 	if (atomic_load(&dev->size))
 		dev->vdev.offered |= F_SIZE;
-	r = thread_start(&dev->thread, "console", console_main, dev);
+	r = thread_start(&dev->thread, &main_class, "console", console_main,
+			 dev);
 	dev->running = r == 0;
 	return r;
 }
@@ -570,6 +612,26 @@ static int fill_backend(const struct console_config *cfg, struct err *err)
 		return 0;
 	chr->path = strdup(path);
 	return chr->path ? 0 : err_set(err, ENOMEM, "--console: out of memory");
+}
+
+static int config_open(void *config, struct err *err)
+{
+	struct console_config *cfg = config;
+	int r = fill_backend(cfg, err);
+
+	return r ? r : console_backend_open(cfg->backend, err);
+}
+
+/* To remove a socket, or a file that was made for nothing. */
+static int config_paths(const void *config, struct sandbox_paths *paths,
+			struct err *err)
+{
+	const struct console_config *cfg = config;
+	const char *path = cfg->file ? cfg->file : cfg->socket;
+
+	return path ? sandbox_paths_add_parent(paths, path, SANDBOX_REMOVE,
+					       true, err)
+		    : 0;
 }
 
 static int console_create(struct virtio_dev **ret, const void *config,
@@ -601,6 +663,17 @@ static int console_create(struct virtio_dev **ret, const void *config,
 	return 0;
 }
 
+static const struct thread_call control_calls_list[] = {
+	RARE("--console", epoll_create1),
+	RARE_IOCTL("--console tty", TIOCGWINSZ),
+};
+
+static const struct thread_class control_calls = {
+	.name = "control+console",
+	.what = "when a virtio console is set up",
+	THREAD_CALLS(control_calls_list),
+};
+
 const struct virtio_class virtio_console_class = {
 	.name = "console",
 	.device_id = DEVICE_ID,
@@ -618,6 +691,8 @@ const struct virtio_class virtio_console_class = {
 	.config_defaults = config_defaults,
 	.config_check = config_check,
 	.config_fini = config_fini,
+	.config_open = config_open,
+	.config_paths = config_paths,
 	.wants_terminal = wants_terminal,
 	.create = console_create,
 	.destroy = console_destroy,
@@ -625,4 +700,6 @@ const struct virtio_class virtio_console_class = {
 	.config_read = console_config_read,
 	.activate = console_activate,
 	.deactivate = console_deactivate,
+	.thread_classes = thread_classes,
+	.control_calls = &control_calls,
 };

@@ -184,6 +184,29 @@ static void config_fini(void *config)
 	fs_backend_unref(take_ptr(cfg->backend));
 }
 
+/* virtiofsd starts before quire confines itself; no other can afterwards. */
+static int config_open(void *config, struct err *err)
+{
+	struct fs_config *cfg = config;
+	int r = fs_backend_open(cfg->backend, VIRTIO_F_VERSION_1,
+				HIPRIO_QUEUES + cfg->num_queues, err);
+
+	if (r)
+		err_prefix(err, "--fs tag=%s", cfg->tag);
+	return r;
+}
+
+static int config_paths(const void *config, struct sandbox_paths *paths,
+			struct err *err)
+{
+	const struct fs_config *cfg = config;
+
+	if (!cfg->backend->socket)
+		return 0;
+	return sandbox_paths_add_parent(paths, cfg->backend->socket,
+					SANDBOX_READ, true, err);
+}
+
 static void fs_destroy(struct virtio_dev *vdev)
 {
 	struct fs_dev *dev = container_of(vdev, struct fs_dev, vdev);
@@ -312,6 +335,8 @@ const struct virtio_class virtio_fs_class = {
 	.config_defaults = config_defaults,
 	.config_check = config_check,
 	.config_fini = config_fini,
+	.config_open = config_open,
+	.config_paths = config_paths,
 	.create = fs_create,
 	.destroy = fs_destroy,
 	.config_space_bytes = sizeof(struct fs_config_space),
@@ -319,4 +344,7 @@ const struct virtio_class virtio_fs_class = {
 	.activate = fs_activate,
 	.deactivate = fs_deactivate,
 	.hold = fs_hold,
+	.thread_classes = fs_thread_classes,
+	.vcpu_calls = &fs_vcpu_calls,
+	.control_calls = &fs_control_calls,
 };

@@ -34,7 +34,12 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "base/unix_socket.h"
+
+#ifndef PIDFD_SIGNAL_PROCESS_GROUP /* Linux 6.9 */
+#define PIDFD_SIGNAL_PROCESS_GROUP (1u << 2)
+#endif
 
 #define START_MS   20000 /* for virtiofsd to start and shake hands */
 #define REOPEN_MS  3000
@@ -152,6 +157,20 @@ static bool has_ended(const struct fs_backend *b)
 }
 
 /*
+ * Through the descriptor: a confined quire signals nobody by number, or it
+ * could signal all that its user runs. Before Linux 6.9 that does not reach
+ * what virtiofsd has forked; that asks the kernel to be told of its parent's
+ * end.
+ */
+static void kill_group(const struct fs_backend *b)
+{
+	if (pidfd_send_signal(b->pid_fd, SIGKILL, NULL,
+			      PIDFD_SIGNAL_PROCESS_GROUP) &&
+	    errno == EINVAL)
+		pidfd_send_signal(b->pid_fd, SIGKILL, NULL, 0);
+}
+
+/*
  * Wait for the process, by force after END_MS; say how it ended by itself. One
  * that not even SIGKILL ends, waiting for a dead disk or server, is left behind
  * rather than waited for.
@@ -165,7 +184,7 @@ static void reap(struct fs_backend *b, const char **ret_how)
 		return;
 	forced = !has_ended(b);
 	if (forced) {
-		kill(-b->pid, SIGKILL); /* and what it forked */
+		kill_group(b);
 		if (ret_how)
 			*ret_how = "it hung";
 	}
@@ -381,8 +400,16 @@ static int start(struct fs_backend *b, uint64_t features,
 {
 	_cleanup_close_ int listener = -1;
 	const char *program = NULL;
-	int fd = -1, r = check_directory(b->path, err);
+	int fd = -1, r;
 
+	if (!thread_may_exec())
+		return err_set(err, EPERM,
+			       "quire confines itself and starts no programs "
+			       "any more: start virtiofsd "
+			       "--socket-path=PATH --shared-dir=%s and give "
+			       "socket=PATH",
+			       b->path);
+	r = check_directory(b->path, err);
 	if (!r)
 		r = find_program(b, &program, err);
 	if (r)

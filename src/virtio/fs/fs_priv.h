@@ -58,4 +58,7 @@ void fs_watch_deactivate(struct fs_dev *dev);
 /* Pausing a machine and letting it go on: the same, but the session stays. */
 void fs_watch_hold(struct fs_dev *dev, bool held);
 
+extern const struct thread_class *const fs_thread_classes[];
+extern const struct thread_class fs_vcpu_calls, fs_control_calls;
+
 #endif

@@ -28,6 +28,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "base/arith.h"
 #include "base/clock.h"
@@ -306,11 +307,56 @@ static int timeout_locked(const struct fs_dev *dev)
 		       : (int)((dev->retry_ns - now) / NSEC_PER_MSEC + 1);
 }
 
-/*
- * System calls of this thread: poll, read, write, close, futex; recvmsg,
- * sendmsg; waitid, kill (a virtiofsd of ours that has hung up); and where
- * socket= is used, socket and connect (AF_UNIX) to that path.
- */
+static const struct thread_call watch_calls[] = {
+	CALL(poll),
+	RARE("virtiofsd comes back, or goes", close),
+	RARE("virtiofsd comes back, or goes", sendmsg),
+	RARE("virtiofsd comes back, or goes", recvmsg),
+	RARE("socket=, and virtiofsd comes back", connect),
+	RARE_ARG("socket=, and virtiofsd comes back", socket, 0, AF_UNIX),
+	RARE("a virtiofsd of ours goes", waitid),
+	RARE("a virtiofsd of ours hangs", pidfd_send_signal),
+};
+
+static const struct thread_class watch_class = {
+	.name = "fs-watch",
+	.what = "watches the connection to virtiofsd",
+	THREAD_CALLS(watch_calls),
+};
+
+const struct thread_class *const fs_thread_classes[] = {
+	&watch_class,
+	NULL,
+};
+
+/* Rings are given to virtiofsd, and taken back, on a vCPU. */
+static const struct thread_call vcpu_calls[] = {
+	RARE("--fs", sendmsg),
+	RARE("--fs", recvmsg),
+	RARE("--fs", poll),
+	RARE("--fs, and virtiofsd goes", waitid),
+	RARE("--fs, and virtiofsd hangs", pidfd_send_signal),
+};
+
+const struct thread_class fs_vcpu_calls = {
+	.name = "vcpu+fs",
+	.what = "when a driver enables a file system",
+	THREAD_CALLS(vcpu_calls),
+};
+
+static const struct thread_call fs_control_calls_list[] = {
+	RARE("--fs", sendmsg),
+	RARE("--fs", recvmsg),
+	RARE("the end of a virtiofsd of ours", waitid),
+	RARE("a virtiofsd of ours that hangs", pidfd_send_signal),
+};
+
+const struct thread_class fs_control_calls = {
+	.name = "control+fs",
+	.what = "when a file system is set up, or goes",
+	THREAD_CALLS(fs_control_calls_list),
+};
+
 static void *watch_main(void *arg)
 {
 	struct fs_dev *dev = arg;
@@ -342,7 +388,8 @@ static void *watch_main(void *arg)
 
 int fs_watch_start(struct fs_dev *dev)
 {
-	int r = thread_start(&dev->thread, "fs-watch", watch_main, dev);
+	int r = thread_start(&dev->thread, &watch_class, "fs-watch", watch_main,
+			     dev);
 
 	dev->running = !r;
 	return r;

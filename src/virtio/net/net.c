@@ -89,8 +89,10 @@ static void net_destroy(struct virtio_dev *vdev)
 	struct net_dev *dev = net_dev_of(vdev);
 
 	virtio_dev_fini(vdev);
-	if (dev->backend)
+	if (dev->backend && dev->owns_backend)
 		dev->backend->ops->close(dev->backend);
+	else if (dev->backend)
+		dev->backend->link_changed = NULL;
 	ratelimit_fini(&dev->rx_limit);
 	ratelimit_fini(&dev->tx_limit);
 	free(dev);
@@ -100,10 +102,14 @@ static int open_backend(struct net_dev *dev, const struct net_config *cfg,
 			struct err *err)
 {
 	struct net_backend_config bcfg;
-	int r;
+	int r = 0;
 
-	net_config_backend(cfg, &bcfg);
-	r = bcfg.ops->open(&dev->backend, &bcfg, err);
+	dev->backend = cfg->opened;
+	dev->owns_backend = !cfg->opened;
+	if (dev->owns_backend) {
+		net_config_backend(cfg, &bcfg);
+		r = bcfg.ops->open(&dev->backend, &bcfg, err);
+	}
 	if (r) {
 		err_prefix(err, "--net");
 		return r;
@@ -292,10 +298,15 @@ const struct virtio_class virtio_net_class = {
 	.config_defaults = net_config_defaults,
 	.config_check = net_config_check,
 	.config_fini = net_config_fini,
+	.config_open = net_config_open,
+	.config_paths = net_config_paths,
 	.create = net_create,
 	.destroy = net_destroy,
 	.config_space_bytes = sizeof(struct net_config_space),
 	.config_read = net_config_read,
 	.activate = net_activate,
 	.deactivate = net_deactivate,
+	.thread_classes = net_thread_classes,
+	.vcpu_calls = &net_vcpu_calls,
+	.control_calls = &net_control_calls,
 };

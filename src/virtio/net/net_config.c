@@ -252,6 +252,36 @@ void net_config_fini(void *config)
 	free(take_ptr(cfg->socket));
 	free(take_ptr(cfg->tcp_ports));
 	free(take_ptr(cfg->udp_ports));
+	if (cfg->opened)
+		cfg->opened->ops->close(cfg->opened);
+	cfg->opened = NULL;
+}
+
+int net_config_open(void *config, struct err *err)
+{
+	struct net_config *cfg = config;
+	struct net_backend_config bcfg;
+	int r;
+
+	if (cfg->opened)
+		return 0;
+	net_config_backend(cfg, &bcfg);
+	r = bcfg.ops->open(&cfg->opened, &bcfg, err);
+	if (r)
+		err_prefix(err, "--net");
+	return r;
+}
+
+/* A stream's socket is connected to again. */
+int net_config_paths(const void *config, struct sandbox_paths *paths,
+		     struct err *err)
+{
+	const struct net_config *cfg = config;
+
+	if (!cfg->socket)
+		return 0;
+	return sandbox_paths_add_parent(paths, cfg->socket, SANDBOX_READ, true,
+					err);
 }
 
 static const struct net_backend_ops *backend_ops(const struct net_config *cfg)

@@ -7,6 +7,7 @@
 #define QUIRE_VIRTIO_NET_CONFIG_H
 
 #include "base/kvlist.h"
+#include "sandbox/paths.h"
 #include "virtio/net/net_backend.h"
 #include "virtio/ratelimit.h"
 
@@ -23,6 +24,8 @@ struct net_config {
 	uint32_t mtu; /* 0: not given */
 	bool offload_tso, offload_ufo, offload_csum;
 	struct ratelimit_config limit;
+	/* By net_config_open(): it outlasts machines, which take turns. */
+	struct net_backend *opened;
 };
 
 #define NET_CONFIG_KEYS 22
@@ -33,6 +36,10 @@ extern const struct kvlist_key net_config_keys[NET_CONFIG_KEYS];
 void net_config_defaults(void *config);
 int net_config_check(const void *config, struct err *err);
 void net_config_fini(void *config);
+/* Open the back end, once and for all machines to come. */
+int net_config_open(void *config, struct err *err);
+int net_config_paths(const void *config, struct sandbox_paths *paths,
+		     struct err *err);
 
 /* Of a checked one: pairs of queues, and what the back end needs. */
 unsigned int net_config_pairs(const struct net_config *cfg);

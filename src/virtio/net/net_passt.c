@@ -14,12 +14,14 @@
 #include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
 #include "base/arith.h"
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "virtio/net/net_stream.h"
 
 #define PASST	     "/usr/bin/passt"
@@ -29,8 +31,9 @@
 #define END_TURN_US 10000
 
 struct passt {
-	pid_t pid; /* 0: reaped */
-	int says;  /* what it writes on standard error */
+	pid_t pid;  /* 0: reaped */
+	int pid_fd; /* of it */
+	int says;   /* what it writes on standard error */
 };
 
 /* The last whole line it wrote that is its own, or "". */
@@ -70,9 +73,11 @@ static void passt_closed(void *ctx)
 			usleep(END_TURN_US);
 	}
 	if (p->pid) {
-		kill(p->pid, SIGKILL);
-		waitpid(p->pid, NULL, 0);
+		/* Of another user by now? It ends with its socket. */
+		if (!pidfd_send_signal(p->pid_fd, SIGKILL, NULL, 0))
+			waitpid(p->pid, NULL, 0);
 	}
+	close_fd(&p->pid_fd);
 	close_fd(&p->says);
 	free(p);
 }
@@ -144,7 +149,9 @@ static int start(struct passt *p, const struct net_backend_config *cfg,
 	r = spawn(&p->pid, sock, says, (char *const *)argv);
 	if (r)
 		return err_errno(err, -r, "%s (package passt)", PASST);
-	return 0;
+	/* A confined quire signals nobody by number. */
+	p->pid_fd = pidfd_open(p->pid, 0);
+	return p->pid_fd < 0 ? err_errno(err, errno, "pidfd of passt") : 0;
 }
 
 /*
@@ -191,7 +198,14 @@ static int passt_open(struct net_backend **ret,
 
 	if (!p)
 		return err_set(err, ENOMEM, "out of memory");
-	p->says = -1;
+	if (!thread_may_exec()) {
+		free(p);
+		return err_set(err, EPERM,
+			       "quire confines itself and starts no programs "
+			       "any more: start passt --socket PATH and give "
+			       "mode=socket,socket=PATH");
+	}
+	p->says = p->pid_fd = -1;
 	r = make_ends(p, &says, pair);
 	if (r)
 		err_errno(err, -r, "a socket for passt");

@@ -25,6 +25,7 @@ struct net_counters {
 struct net_dev {
 	struct virtio_dev vdev;
 	struct net_backend *backend;
+	bool owns_backend; /* else the configuration does */
 	struct ratelimit rx_limit, tx_limit;
 	struct net_counters rx, tx;
 	struct virtio_counter counters[NET_COUNTERS]; /* names of those */
@@ -116,5 +117,8 @@ __must_check int net_worker_start(struct net_worker *w, struct net_dev *dev,
 				  const char *name);
 /* dev->stop is set and the queues are kicked: wait for the end, free them. */
 void net_worker_stop(struct net_worker *w);
+
+extern const struct thread_class *const net_thread_classes[];
+extern const struct thread_class net_vcpu_calls, net_control_calls;
 
 #endif

@@ -92,11 +92,22 @@ static void disconnect(struct stream *s, const char *why)
 		s->hooks.ended(s->hooks.ctx);
 }
 
+/* One that is not there yet is no news. */
+static void say_why_not(const struct stream *s, int r)
+{
+	if (r == -EACCES || r == -EPERM)
+		log_ratelimited(LOG_LEVEL_WARN,
+				"--net %s: cannot connect again: %s; quire has "
+				"no capabilities, and must own the socket or "
+				"be let in by its mode",
+				s->b.label, strerror(-r));
+}
+
 /* Is there a connection, perhaps a new one? */
 static bool connected(struct stream *s)
 {
 	uint64_t now;
-	int fd = -1;
+	int fd = -1, r;
 
 	if (s->up)
 		return true;
@@ -105,7 +116,9 @@ static bool connected(struct stream *s)
 	now = clock_now_ns();
 	if (now < s->retry_at_ns)
 		return false;
-	if (unix_socket_connect(s->path, SOCK_NONBLOCK, &fd)) {
+	r = unix_socket_connect(s->path, SOCK_NONBLOCK, &fd);
+	if (r) {
+		say_why_not(s, r);
 		s->retry_ms = MIN(s->retry_ms * 2,
 				  (unsigned int)NET_STREAM_RETRY_MAX_MS);
 		s->retry_at_ns = now + s->retry_ms * NSEC_PER_MSEC;

@@ -29,6 +29,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "virtio/net/net_backend.h"
 
 #define TUN_PATH "/dev/net/tun"
@@ -58,9 +59,12 @@ static int tap_error(struct err *err, int code, const char *name)
 	case EACCES:
 		return err_set(err, code,
 			       "tap %s: not permitted; make it beforehand (ip "
-			       "tuntap add mode tap user NAME) or run with "
-			       "CAP_NET_ADMIN",
-			       shown);
+			       "tuntap add mode tap user NAME)%s",
+			       shown,
+			       thread_is_caged()
+				       ? ", or name it when quire is started: "
+					 "later it has no capabilities"
+				       : " or run with CAP_NET_ADMIN");
 	case EBUSY:
 		return err_set(err, code, "tap %s: in use by another process",
 			       shown);
@@ -81,7 +85,8 @@ static int open_tun(int *ret_fd, struct err *err)
 
 	if (fd < 0)
 		return err_errno(err, errno, "%s%s", TUN_PATH,
-				 errno == ENOENT || errno == ENODEV
+				 (errno == ENOENT || errno == ENODEV) &&
+						 !thread_is_caged()
 					 ? " (modprobe tun)"
 					 : "");
 	*ret_fd = fd;
@@ -281,7 +286,15 @@ static int configure(const struct tap *tap,
 
 	if (!ours && !cfg->mtu && !cfg->has_host_mac)
 		return 0;
-	sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if ((ours || cfg->has_host_mac) && thread_is_caged())
+		return err_set(err, EPERM,
+			       "tap %s: ip=, mask= and host_mac= take "
+			       "privileges that quire has given up; set it up "
+			       "beforehand",
+			       tap->name);
+	/* To ask, any family will do; a confined quire has but this one. */
+	sock = socket(thread_is_caged() ? AF_UNIX : AF_INET,
+		      SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (sock < 0)
 		return err_errno(err, errno, "tap %s: socket", tap->name);
 	if (cfg->has_host_mac) {

@@ -6,13 +6,12 @@
  * few CPUs each acknowledgement wakes the receiving one in the midst of
  * sending. So was polling before sleeping, as disks do: it gained nothing
  * (bench/README.md).
- *
- * system calls of these threads: ppoll, read (eventfd), write (eventfd, the
- * interrupt), clock_gettime, those of the back end's recv and send (readv,
- * writev; net_stream.c has its own list), for the control queue ioctl
- * (TUNSETOFFLOAD, TUNSETQUEUE), and what logging takes.
  */
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/if_tun.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 
 #include "base/clock.h"
 #include "base/io.h"
@@ -119,6 +118,63 @@ static bool enable_kicks(struct net_worker *w)
 	return more;
 }
 
+static const struct thread_call worker_calls[] = {
+	CALL(ppoll),
+	/* Frames of a tap, and with writev(2), which any thread may. */
+	CALL(readv),
+	RARE_IOCTL("the driver's commands to a tap", TUNSETOFFLOAD),
+	RARE_IOCTL("the driver's commands to a tap", TUNSETQUEUE),
+	/* Frames of a stream, and its connection. */
+	RARE("mode=passt and socket", sendto),
+	RARE("mode=passt and socket", sendmsg),
+	RARE("mode=passt and socket", shutdown),
+	RARE("mode=socket connects again", close),
+	RARE("mode=socket connects again", connect),
+	RARE("mode=socket connects again", dup3),
+	RARE_ARG("mode=socket connects again", socket, 0, AF_UNIX),
+};
+
+static const struct thread_class worker_class = {
+	.name = "net",
+	.what = "carries frames between the guest's queues and the host",
+	THREAD_CALLS(worker_calls),
+};
+
+const struct thread_class *const net_thread_classes[] = {
+	&worker_class,
+	NULL,
+};
+
+static const struct thread_call vcpu_calls[] = {
+	RARE_IOCTL("--net tap", TUNSETOFFLOAD),
+	RARE_IOCTL("--net tap", TUNSETQUEUE),
+};
+
+const struct thread_class net_vcpu_calls = {
+	.name = "vcpu+net",
+	.what = "when a driver enables a network device",
+	THREAD_CALLS(vcpu_calls),
+};
+
+static const struct thread_call net_control_calls_list[] = {
+	RARE_IOCTL("a tap is added", TUNSETIFF),
+	RARE_IOCTL("a tap is added", TUNGETIFF),
+	RARE_IOCTL("a tap is added", TUNSETVNETHDRSZ),
+	RARE_IOCTL("a tap is added", TUNSETVNETLE),
+	RARE_IOCTL("a tap is added", TUNSETOFFLOAD),
+	RARE_IOCTL("a tap is added", SIOCGIFINDEX),
+	RARE_IOCTL("a tap is added with mtu=", SIOCGIFMTU),
+	RARE_FCNTL("a tap is added by its descriptors", F_SETFD),
+	RARE("the end of a passt of ours", wait4),
+	RARE("a passt of ours that hangs", pidfd_send_signal),
+};
+
+const struct thread_class net_control_calls = {
+	.name = "control+net",
+	.what = "when a network device is added later, or goes",
+	THREAD_CALLS(net_control_calls_list),
+};
+
 static void *worker_main(void *arg)
 {
 	struct net_worker *w = arg;
@@ -146,7 +202,7 @@ int net_worker_start(struct net_worker *w, struct net_dev *dev,
 	w->dev = dev;
 	if (!w->num_queues)
 		return 0;
-	r = thread_start(&w->thread, name, worker_main, w);
+	r = thread_start(&w->thread, &worker_class, name, worker_main, w);
 	if (!r)
 		w->running = true;
 	return r;

@@ -37,6 +37,7 @@
 
 struct rng_config {
 	char *src;
+	int opened_fd; /* by config_open(); else -1 */
 };
 
 struct rng_dev {
@@ -57,11 +58,19 @@ static const struct kvlist_key keys[] = {
 	{ "src", set_src },
 };
 
+static void config_defaults(void *config)
+{
+	struct rng_config *cfg = config;
+
+	cfg->opened_fd = -1;
+}
+
 static void config_fini(void *config)
 {
 	struct rng_config *cfg = config;
 
 	free(take_ptr(cfg->src));
+	close_fd(&cfg->opened_fd);
 }
 
 static int check_source(const char *path, const struct stat *st,
@@ -102,6 +111,33 @@ static int open_source(const char *path, int *ret_fd, struct err *err)
 	return 0;
 }
 
+static bool is_kernel_source(const struct rng_config *cfg)
+{
+	return !cfg->src || strcmp(cfg->src, KERNEL_SOURCE) == 0;
+}
+
+static int config_open(void *config, struct err *err)
+{
+	struct rng_config *cfg = config;
+
+	if (is_kernel_source(cfg) || cfg->opened_fd >= 0)
+		return 0;
+	return open_source(cfg->src, &cfg->opened_fd, err);
+}
+
+static int take_source(const struct rng_config *cfg, int *ret_fd,
+		       struct err *err)
+{
+	*ret_fd = -1;
+	if (is_kernel_source(cfg))
+		return 0;
+	if (cfg->opened_fd < 0)
+		return open_source(cfg->src, ret_fd, err);
+	*ret_fd = fcntl(cfg->opened_fd, F_DUPFD_CLOEXEC, 0);
+	return *ret_fd < 0 ? err_errno(err, errno, "--rng src=%s", cfg->src)
+			   : 0;
+}
+
 static void rng_destroy(struct virtio_dev *vdev)
 {
 	struct rng_dev *dev = container_of(vdev, struct rng_dev, vdev);
@@ -116,15 +152,12 @@ static int rng_create(struct virtio_dev **ret, const void *config,
 		      unsigned int index, struct err *err)
 {
 	const struct rng_config *cfg = config;
-	bool kernel = !cfg->src || strcmp(cfg->src, KERNEL_SOURCE) == 0;
 	struct rng_dev *dev = calloc(1, sizeof(*dev));
-	int r = 0;
+	int r;
 
 	if (!dev)
 		return err_set(err, ENOMEM, "--rng: out of memory");
-	dev->src_fd = -1;
-	if (!kernel)
-		r = open_source(cfg->src, &dev->src_fd, err);
+	r = take_source(cfg, &dev->src_fd, err);
 	if (!r) {
 		r = virtio_dev_init(&dev->vdev, &virtio_rng_class, ram, 1,
 				    QUEUE_SIZE);
@@ -237,6 +270,23 @@ static bool serve(struct rng_dev *dev)
 	return r >= 0;
 }
 
+static const struct thread_call rng_calls[] = {
+	CALL(poll), /* kicks, and a source that has nothing yet */
+	CALL(getrandom),
+	RARE("--rng src=PATH fails", close),
+};
+
+static const struct thread_class rng_thread_class = {
+	.name = "rng",
+	.what = "fills the guest's requests for entropy",
+	THREAD_CALLS(rng_calls),
+};
+
+static const struct thread_class *const rng_thread_classes[] = {
+	&rng_thread_class,
+	NULL,
+};
+
 static void *rng_main(void *arg)
 {
 	struct rng_dev *dev = arg;
@@ -259,7 +309,8 @@ static int rng_activate(struct virtio_dev *vdev)
 	if (!vdev->queues[0].vq.started)
 		return 0;
 	atomic_store(&dev->stop, false);
-	r = thread_start(&dev->thread, "rng-q0", rng_main, dev);
+	r = thread_start(&dev->thread, &rng_thread_class, "rng-q0", rng_main,
+			 dev);
 	if (!r)
 		dev->running = true;
 	return r;
@@ -291,9 +342,12 @@ const struct virtio_class virtio_rng_class = {
 	.single = true,
 	.api_field = "rng",
 	.config_bytes = sizeof(struct rng_config),
+	.config_defaults = config_defaults,
 	.config_fini = config_fini,
+	.config_open = config_open,
 	.create = rng_create,
 	.destroy = rng_destroy,
 	.activate = rng_activate,
 	.deactivate = rng_deactivate,
+	.thread_classes = rng_thread_classes,
 };

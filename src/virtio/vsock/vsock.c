@@ -112,6 +112,16 @@ static struct vsock_dev *alloc_dev(const struct vsock_config *cfg)
 	return dev;
 }
 
+/* The socket is made for each machine; those of ports are others'. */
+static int config_paths(const void *config, struct sandbox_paths *paths,
+			struct err *err)
+{
+	const struct vsock_config *cfg = config;
+
+	return sandbox_paths_add_parent(paths, cfg->socket,
+					SANDBOX_READ | SANDBOX_MAKE, true, err);
+}
+
 static int vsock_create(struct virtio_dev **ret, const void *config,
 			const struct ram *ram, unsigned int num_cpus,
 			unsigned int index, struct err *err)
@@ -192,4 +202,8 @@ const struct virtio_class virtio_vsock_class = {
 	.config_read = vsock_config_read,
 	.activate = vsock_activate,
 	.deactivate = vsock_deactivate,
+	.thread_classes = vsock_thread_classes,
+	.vcpu_calls = &vsock_vcpu_calls,
+	.control_calls = &vsock_control_calls,
+	.config_paths = config_paths,
 };

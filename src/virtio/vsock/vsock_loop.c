@@ -251,11 +251,51 @@ static int watch_listener(struct vsock_dev *dev, int op)
 	return 0;
 }
 
-/*
- * system calls of this thread: epoll_wait, epoll_ctl, accept4, socket, connect,
- * recvfrom, readv, sendmsg, sendto, shutdown, close, read and write (eventfds),
- * and what malloc() and pthreads need. Its paths, for connect: PATH_PORT.
- */
+static const struct thread_call vsock_calls[] = {
+	CALL(epoll_wait),
+	RARE("a connection", epoll_ctl),
+	RARE("a connection", close),
+	RARE("a connection", accept4),
+	RARE("a connection", connect), /* to PATH_PORT */
+	RARE_ARG("a connection", socket, 0, AF_UNIX),
+	RARE("a connection", recvfrom),
+	RARE("a connection", readv),
+	RARE("a connection", sendmsg),
+	RARE("a connection", sendto),
+	RARE("a connection", shutdown),
+};
+
+static const struct thread_class vsock_class = {
+	.name = "vsock",
+	.what = "carries streams between guest and Unix sockets",
+	THREAD_CALLS(vsock_calls),
+};
+
+const struct thread_class *const vsock_thread_classes[] = {
+	&vsock_class,
+	NULL,
+};
+
+static const struct thread_call vcpu_calls[] = {
+	RARE("--vsock", epoll_ctl),
+};
+
+const struct thread_class vsock_vcpu_calls = {
+	.name = "vcpu+vsock",
+	.what = "when a driver enables a socket device",
+	THREAD_CALLS(vcpu_calls),
+};
+
+static const struct thread_call vsock_control_calls_list[] = {
+	RARE("--vsock", epoll_create1),
+};
+
+const struct thread_class vsock_control_calls = {
+	.name = "control+vsock",
+	.what = "when a socket device is set up",
+	THREAD_CALLS(vsock_control_calls_list),
+};
+
 static void *vsock_main(void *arg)
 {
 	struct vsock_dev *dev = arg;
@@ -310,7 +350,7 @@ int vsock_loop_start(struct vsock_dev *dev)
 	if (r)
 		return r;
 	dev->accepting = true;
-	r = thread_start(&dev->thread, "vsock", vsock_main, dev);
+	r = thread_start(&dev->thread, &vsock_class, "vsock", vsock_main, dev);
 	if (r)
 		epoll_ctl(dev->epoll_fd, EPOLL_CTL_DEL, dev->listener.fd, NULL);
 	else
