@@ -36,6 +36,7 @@ const char *const log_format_names[3] = {
 static const char *const modules[] = {
 	"base",	  "kvm",    "mem", "x86",   "stage2", "boot", "bus", "block",
 	"virtio", "device", "vm",  "probe", "doctor", "api",  "cli", "sandbox",
+	"state",
 };
 
 #define NUM_MODULES ARRAY_SIZE(modules)

@@ -440,3 +440,111 @@ void msix_config_written(struct msix *msix, uint32_t offset, uint32_t len)
 	}
 	pthread_mutex_unlock(&msix->lock);
 }
+
+/* ---- saved state ---- */
+
+struct msix_state {
+	struct state_blob table;   /* PCI_MSIX_ENTRY_SIZE for each vector */
+	struct state_blob pending; /* a byte for each vector: 0 or 1 */
+};
+
+static const struct state_field state_fields[] = {
+	STATE_FIELD_BLOB(struct msix_state, table, 1,
+			 MSIX_MAX_VECTORS *PCI_MSIX_ENTRY_SIZE),
+	STATE_FIELD_BLOB(struct msix_state, pending, 2, MSIX_MAX_VECTORS),
+};
+
+static int state_check(const struct state_check *c, const void *loaded,
+		       const void *live)
+{
+	const struct msix_state *s = loaded;
+
+	if (s->table.bytes != s->pending.bytes * PCI_MSIX_ENTRY_SIZE)
+		return state_refuse(c, "table", "%zu bytes for %zu vectors",
+				    s->table.bytes, s->pending.bytes);
+	return 0;
+}
+
+static const struct state_table state_table = {
+	.section = "msix",
+	.version = 1,
+	.object_bytes = sizeof(struct msix_state),
+	.fields = state_fields,
+	.num_fields = ARRAY_SIZE(state_fields),
+	.check = state_check,
+};
+
+static void msix_state_fini(struct msix_state *s)
+{
+	state_blob_fini(&s->table);
+	state_blob_fini(&s->pending);
+}
+
+static void collect_locked(const struct msix *msix, struct msix_state *s)
+{
+	s->table.bytes = msix_table_bytes(msix->num);
+	s->pending.bytes = msix->num;
+	for (unsigned int i = 0; i < msix->num; i++) {
+		memcpy(s->table.data + (size_t)i * PCI_MSIX_ENTRY_SIZE,
+		       msix->vectors[i].entry, PCI_MSIX_ENTRY_SIZE);
+		s->pending.data[i] = pending_locked(msix, i);
+	}
+}
+
+int msix_save(struct msix *msix, const char *instance, struct state_writer *w,
+	      struct err *err)
+{
+	struct msix_state s = {
+		.table.data = calloc(1, msix_table_bytes(msix->num)),
+		.pending.data = calloc(1, msix->num),
+	};
+	int r = 0;
+
+	if (s.table.data && s.pending.data) {
+		pthread_mutex_lock(&msix->lock);
+		collect_locked(msix, &s);
+		pthread_mutex_unlock(&msix->lock);
+		state_save(w, &state_table, instance, &s);
+	} else {
+		r = err_set(err, ENOMEM, "out of memory");
+	}
+	msix_state_fini(&s);
+	return r;
+}
+
+static void put_vector_locked(struct msix *msix, unsigned int i,
+			      const struct msix_state *s)
+{
+	struct msix_vector *v = &msix->vectors[i];
+	const uint8_t *entry = s->table.data + (size_t)i * PCI_MSIX_ENTRY_SIZE;
+	uint32_t ctrl = le32_load(entry + PCI_MSIX_ENTRY_VECTOR_CTRL);
+
+	memcpy(v->entry, entry, PCI_MSIX_ENTRY_SIZE);
+	le32_store(v->entry + PCI_MSIX_ENTRY_VECTOR_CTRL,
+		   ctrl & PCI_MSIX_ENTRY_CTRL_MASKBIT);
+	if (s->pending.data[i])
+		atomic_fetch_or(&v->state,
+				MSIX_VECTOR_BLOCKED | MSIX_VECTOR_PENDING);
+	vector_update_locked(msix, v);
+}
+
+int msix_load(struct msix *msix, const char *instance, struct state_reader *r,
+	      struct err *err)
+{
+	struct msix_state s = { .table.data = NULL };
+	int ret = state_load(r, &state_table, instance, &s, err);
+
+	if (!ret && s.pending.bytes != msix->num)
+		ret = err_set(err, EINVAL,
+			      "saved state: '%s' has %zu MSI-X vectors, here "
+			      "it has %u",
+			      instance, s.pending.bytes, msix->num);
+	if (!ret) {
+		pthread_mutex_lock(&msix->lock);
+		for (unsigned int i = 0; i < msix->num; i++)
+			put_vector_locked(msix, i, &s);
+		pthread_mutex_unlock(&msix->lock);
+	}
+	msix_state_fini(&s);
+	return ret;
+}

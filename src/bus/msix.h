@@ -12,6 +12,7 @@
 #include "base/err.h"
 #include "bus/pci.h"
 #include "kvm/irq.h"
+#include "state/state.h"
 
 struct msix;
 
@@ -44,6 +45,15 @@ void msix_config_written(struct msix *msix, uint32_t offset, uint32_t len);
 
 /* Did the guest switch MSI-X on? Any thread, no lock. */
 bool msix_enabled(const struct msix *msix);
+
+/*
+ * Section "msix" of a saved state: the table and what is pending. Whether it is
+ * switched on is in configuration space, which is to be loaded after it.
+ */
+__must_check int msix_save(struct msix *msix, const char *instance,
+			   struct state_writer *w, struct err *err);
+__must_check int msix_load(struct msix *msix, const char *instance,
+			   struct state_reader *r, struct err *err);
 
 /* Fire vector (any thread). Out of range vectors are ignored. */
 void msix_notify(struct msix *msix, unsigned int vector);

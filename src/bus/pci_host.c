@@ -9,11 +9,10 @@
  * away first, then tries all BARs that decode and are not mapped, of all slots:
  * one that was shadowed by the range just freed comes up then.
  */
-#include "bus/pci_host.h"
+#include "bus/pci_host_priv.h"
 
 #include <errno.h>
 #include <linux/pci_regs.h>
-#include <pthread.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,23 +30,6 @@
 
 #define ECAM_BYTES	    MIB /* bus 0 */
 #define ECAM_FUNCTION_BYTES 4096u
-
-struct pci_slot {
-	struct pci_dev *dev; /* NULL: free */
-	bool withdrawn;	     /* taken, but the guest does not see it any more */
-	uint64_t home[PCI_NUM_BARS];
-};
-
-struct pci_host {
-	struct pci_host_config cfg;
-	pthread_mutex_t lock; /* everything below but the hook */
-	struct pci_slot slots[PCI_HOST_SLOTS];
-	struct pci_dev bridge;
-	uint32_t cf8;
-	bool live; /* the guest runs */
-	void (*reset_hook)(void *ctx, uint8_t value);
-	void *reset_ctx;
-};
 
 /* ---- where BARs are ---- */
 
@@ -82,8 +64,8 @@ static bool in_window(uint64_t addr, uint64_t size, uint64_t base,
 	return addr >= base && range_ok(addr - base, size, window_size);
 }
 
-static bool addr_in_windows(const struct pci_host *host, uint64_t addr,
-			    uint64_t size)
+bool pci_host_in_windows(const struct pci_host *host, uint64_t addr,
+			 uint64_t size)
 {
 	const struct pci_host_config *cfg = &host->cfg;
 
@@ -119,7 +101,7 @@ static bool map_decoding_locked(struct pci_host *host, struct pci_dev *dev)
 		uint64_t addr = bar_config_addr(dev, i);
 
 		if (bar->mapped || !bar_decodes(dev, i) ||
-		    !addr_in_windows(host, addr, bar->size) ||
+		    !pci_host_in_windows(host, addr, bar->size) ||
 		    iobus_add(host->cfg.mmio, addr, bar->size, bar->ops,
 			      bar->dev))
 			continue;
@@ -130,7 +112,7 @@ static bool map_decoding_locked(struct pci_host *host, struct pci_dev *dev)
 	return changed;
 }
 
-static void sync_bars_locked(struct pci_host *host, struct pci_dev *written)
+void pci_host_sync_bars_locked(struct pci_host *host, struct pci_dev *written)
 {
 	bool left = unmap_moved_locked(host, written);
 
@@ -192,7 +174,7 @@ static void dev_write_locked(struct pci_host *host, struct pci_dev *dev,
 	}
 	if (overlaps(offset, len, PCI_COMMAND, 2) ||
 	    overlaps(offset, len, PCI_BASE_ADDRESS_0, 4 * PCI_NUM_BARS))
-		sync_bars_locked(host, dev);
+		pci_host_sync_bars_locked(host, dev);
 	if (dev->config_after_write)
 		dev->config_after_write(dev, offset, len);
 }
@@ -449,7 +431,7 @@ static int plug_locked(struct pci_host *host, struct pci_dev *dev, int at)
 		le16_store(command, le16_load(command) | PCI_COMMAND_MEMORY);
 	slot->dev = dev;
 	slot->withdrawn = false;
-	sync_bars_locked(host, dev);
+	pci_host_sync_bars_locked(host, dev);
 	return 0;
 }
 
@@ -484,7 +466,7 @@ static void withdraw_locked(struct pci_host *host, struct pci_slot *slot)
 	left = unmap_moved_locked(host, dev);
 	if (left && dev->bars_moved)
 		dev->bars_moved(dev);
-	sync_bars_locked(host, dev);
+	pci_host_sync_bars_locked(host, dev);
 }
 
 bool pci_host_withdraw(struct pci_host *host, unsigned int slot)

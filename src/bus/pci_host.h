@@ -15,6 +15,7 @@
 
 #include "base/err.h"
 #include "bus/pci.h"
+#include "state/state.h"
 
 #define PCI_HOST_SLOTS 32
 
@@ -68,6 +69,24 @@ void pci_host_unplug(struct pci_host *host, struct pci_dev *dev);
  */
 void pci_host_set_reset_hook(struct pci_host *host,
 			     void (*fn)(void *ctx, uint8_t value), void *ctx);
+
+/*
+ * Section "pci-host" of a saved state: the bridge, and the address port. Then,
+ * for each function, section "pci-function": configuration space, and where its
+ * BARs are at home. It is loaded into a function with the same identity and
+ * capabilities; BARs are mapped, and config_after_write is called for all of
+ * it. Slots are not moved. No vCPU runs.
+ */
+void pci_host_save(struct pci_host *host, struct state_writer *w);
+__must_check int pci_host_load(struct pci_host *host, struct state_reader *r,
+			       struct err *err);
+void pci_host_save_function(struct pci_host *host, const struct pci_dev *dev,
+			    const char *instance, struct state_writer *w);
+__must_check int pci_host_load_function(struct pci_host *host,
+					struct pci_dev *dev,
+					const char *instance,
+					struct state_reader *r,
+					struct err *err);
 
 /* Raw configuration access as the guest does it; for tests and fuzzing. */
 uint32_t pci_host_config_read(struct pci_host *host, uint8_t devfn,

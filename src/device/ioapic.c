@@ -270,6 +270,107 @@ struct irq_line ioapic_line(struct ioapic *ioapic, uint32_t gsi)
 	};
 }
 
+/* -- saved state -- */
+
+struct ioapic_state {
+	uint8_t select;
+	uint32_t id;
+	uint64_t rte[IRQCHIP_NUM_PINS];
+	/* The messages that KVM tells of the EOIs of. */
+	bool routed[IRQCHIP_NUM_PINS];
+	uint64_t route_address[IRQCHIP_NUM_PINS];
+	uint32_t route_data[IRQCHIP_NUM_PINS];
+};
+
+#define F(kind, member, ...) \
+	STATE_FIELD_##kind(struct ioapic_state, member, __VA_ARGS__)
+
+static const struct state_field state_fields[] = {
+	F(UINT, select, 1), F(UINT, id, 2, .max = 15),	F(UINTS, rte, 3),
+	F(BOOL, routed, 4), F(UINTS, route_address, 5), F(UINTS, route_data, 6),
+};
+
+static int state_check(const struct state_check *c, const void *loaded,
+		       const void *live)
+{
+	const struct ioapic_state *s = loaded;
+
+	for (uint32_t pin = 0; pin < IRQCHIP_NUM_PINS; pin++) {
+		if (s->rte[pin] & ~(RTE_WRITABLE | RTE_REMOTE_IRR))
+			return state_refuse(c, "rte", "pin %u: %#llx", pin,
+					    (unsigned long long)s->rte[pin]);
+		if ((s->route_address[pin] & ~0xfffffull) != MSI_ADDRESS &&
+		    s->routed[pin])
+			return state_refuse(
+				c, "route_address", "pin %u: %#llx", pin,
+				(unsigned long long)s->route_address[pin]);
+	}
+	return 0;
+}
+
+static const struct state_table state_table = {
+	.section = "ioapic",
+	.version = 1,
+	.object_bytes = sizeof(struct ioapic_state),
+	.fields = state_fields,
+	.num_fields = ARRAY_SIZE(state_fields),
+	.check = state_check,
+};
+
+void ioapic_save(struct ioapic *ioapic, struct state_writer *w)
+{
+	struct ioapic_state s = { .select = 0 };
+
+	pthread_mutex_lock(&ioapic->lock);
+	s.select = ioapic->select;
+	s.id = ioapic->id;
+	for (uint32_t pin = 0; pin < IRQCHIP_NUM_PINS; pin++) {
+		const struct ioapic_pin *p = &ioapic->pins[pin];
+
+		s.rte[pin] = p->rte;
+		s.routed[pin] = p->routed;
+		s.route_address[pin] = p->route_address;
+		s.route_data[pin] = p->route_data;
+	}
+	pthread_mutex_unlock(&ioapic->lock);
+	state_save(w, &state_table, NULL, &s);
+}
+
+/*
+ * The route of a pin may be an older one than its entry says: the EOI of what
+ * was sent by it is outstanding.
+ */
+static int load_pin_locked(struct ioapic *ioapic, uint32_t pin,
+			   const struct ioapic_state *s)
+{
+	struct ioapic_pin *p = &ioapic->pins[pin];
+
+	*p = (struct ioapic_pin){ .rte = s->rte[pin] };
+	if (!s->routed[pin])
+		return 0;
+	p->routed = true;
+	p->route_address = s->route_address[pin];
+	p->route_data = s->route_data[pin];
+	return irq_router_set_msi(ioapic->router, pin, p->route_address,
+				  p->route_data);
+}
+
+int ioapic_load(struct ioapic *ioapic, struct state_reader *r, struct err *err)
+{
+	struct ioapic_state s = { .select = 0 };
+	int ret = state_load(r, &state_table, NULL, &s, err);
+
+	if (ret)
+		return ret;
+	pthread_mutex_lock(&ioapic->lock);
+	ioapic->select = s.select;
+	ioapic->id = s.id;
+	for (uint32_t pin = 0; pin < IRQCHIP_NUM_PINS && !ret; pin++)
+		ret = load_pin_locked(ioapic, pin, &s);
+	pthread_mutex_unlock(&ioapic->lock);
+	return ret ? err_errno(err, -ret, "IOAPIC: setting routes") : 0;
+}
+
 /* -- registers -- */
 
 static bool select_rte(uint8_t select, uint32_t *ret_pin, bool *ret_high)

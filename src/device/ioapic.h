@@ -18,6 +18,7 @@
 
 #include "base/compiler.h"
 #include "kvm/irq.h"
+#include "state/state.h"
 
 struct evloop;
 struct ioapic;
@@ -38,6 +39,14 @@ void ioapic_free(struct ioapic *ioapic);
 
 /* KVM_EXIT_IOAPIC_EOI: a level-triggered vector was acknowledged. */
 void ioapic_eoi(struct ioapic *ioapic, uint8_t vector);
+
+/*
+ * Section "ioapic" of a saved state. Lines are not part of it: each device
+ * drives its own again after this was loaded.
+ */
+void ioapic_save(struct ioapic *ioapic, struct state_writer *w);
+__must_check int ioapic_load(struct ioapic *ioapic, struct state_reader *r,
+			     struct err *err);
 
 struct irq_line ioapic_line(struct ioapic *ioapic, uint32_t gsi);
 

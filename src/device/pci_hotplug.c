@@ -218,6 +218,53 @@ bool pci_hotplug_requested(struct pci_hotplug *hp, unsigned int slot)
 	return requested;
 }
 
+#define F(member, ...) STATE_FIELD_UINT(struct pci_hotplug, member, __VA_ARGS__)
+
+static const struct state_field state_fields[] = {
+	F(up, 1),
+	F(down, 2),
+	F(asked, 3),
+};
+
+static const struct state_table state_table = {
+	.section = "pci-hotplug",
+	.version = 1,
+	.object_bytes = sizeof(struct pci_hotplug),
+	.fields = state_fields,
+	.num_fields = ARRAY_SIZE(state_fields),
+};
+
+int pci_hotplug_save(struct pci_hotplug *hp, struct state_writer *w,
+		     struct err *err)
+{
+	uint32_t leaving;
+
+	pthread_mutex_lock(&hp->lock);
+	leaving = hp->leaving;
+	if (!leaving)
+		state_save(w, &state_table, NULL, hp);
+	pthread_mutex_unlock(&hp->lock);
+	if (!leaving)
+		return 0;
+	return err_set(err, EBUSY,
+		       "the device in PCI slot %d is being removed just now; "
+		       "try again",
+		       __builtin_ctz(leaving));
+}
+
+int pci_hotplug_load(struct pci_hotplug *hp, struct state_reader *r,
+		     struct err *err)
+{
+	int ret;
+
+	pthread_mutex_lock(&hp->lock);
+	ret = state_load(r, &state_table, NULL, hp, err);
+	if (!ret)
+		update_locked(hp);
+	pthread_mutex_unlock(&hp->lock);
+	return ret;
+}
+
 uint64_t pci_hotplug_refused(struct pci_hotplug *hp)
 {
 	uint64_t refused;

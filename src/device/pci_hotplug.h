@@ -29,6 +29,7 @@
 #include <stdint.h>
 
 #include "base/compiler.h"
+#include "state/state.h"
 
 struct evloop;
 struct iobus;
@@ -61,6 +62,15 @@ void pci_hotplug_request(struct pci_hotplug *hp, unsigned int slot);
 
 /* Asked for, and still there (the ejected hook has not been called). */
 bool pci_hotplug_requested(struct pci_hotplug *hp, unsigned int slot);
+
+/*
+ * Section "pci-hotplug" of a saved state. -EBUSY: the guest has let a device go
+ * that is still being taken apart. Loading drives the event line.
+ */
+__must_check int pci_hotplug_save(struct pci_hotplug *hp,
+				  struct state_writer *w, struct err *err);
+__must_check int pci_hotplug_load(struct pci_hotplug *hp,
+				  struct state_reader *r, struct err *err);
 
 /* Ejects that were dropped. */
 uint64_t pci_hotplug_refused(struct pci_hotplug *hp);

@@ -69,6 +69,7 @@ struct pm {
 	struct dev_timer timer;
 	pthread_mutex_t lock; /* everything below */
 	uint64_t start_ns;
+	uint64_t timer_ns;   /* only while saving and loading */
 	uint64_t seen_ticks; /* timer when TMR_STS was last worked out */
 	uint16_t sts, en, cnt;
 	uint8_t gpe_sts, gpe_en;
@@ -251,6 +252,54 @@ void pm_skip_time(struct pm *pm, uint64_t ns)
 	pm->start_ns += ns;
 	arm_locked(pm);
 	pthread_mutex_unlock(&pm->lock);
+}
+
+#define F(member, ...) STATE_FIELD_UINT(struct pm, member, __VA_ARGS__)
+
+static const struct state_field state_fields[] = {
+	F(sts, 1),
+	F(en, 2, .max = PM1_EN_MASK),
+	F(cnt, 3, .max = PM1_CNT_KEPT),
+	F(gpe_sts, 4),
+	F(gpe_en, 5),
+	F(gpe_asserted, 6),
+	F(timer_ns, 7),
+	F(seen_ticks, 8),
+};
+
+static const struct state_table state_table = {
+	.section = "pm",
+	.version = 1,
+	.object_bytes = sizeof(struct pm),
+	.fields = state_fields,
+	.num_fields = ARRAY_SIZE(state_fields),
+};
+
+void pm_save(struct pm *pm, uint64_t at_ns, struct state_writer *w)
+{
+	pthread_mutex_lock(&pm->lock);
+	pm->timer_ns = at_ns - pm->start_ns;
+	state_save(w, &state_table, NULL, pm);
+	pthread_mutex_unlock(&pm->lock);
+}
+
+int pm_load(struct pm *pm, uint64_t at_ns, struct state_reader *r,
+	    struct err *err)
+{
+	int ret;
+
+	pthread_mutex_lock(&pm->lock);
+	ret = state_load(r, &state_table, NULL, pm, err);
+	if (!ret) {
+		/* What a guest could not have set does nothing. */
+		pm->en &= PM1_EN_MASK;
+		pm->cnt &= PM1_CNT_KEPT;
+		pm->start_ns = at_ns - pm->timer_ns;
+		arm_locked(pm);
+		update_sci_locked(pm);
+	}
+	pthread_mutex_unlock(&pm->lock);
+	return ret;
 }
 
 void pm_pulse_gpe(struct pm *pm, unsigned int gpe)

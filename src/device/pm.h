@@ -23,6 +23,7 @@
 #include "device/device.h"
 #include "device/timer.h"
 #include "kvm/irq.h"
+#include "state/state.h"
 
 struct iobus;
 struct pm;
@@ -49,6 +50,14 @@ void pm_power_button(struct pm *pm);
 
 /* The machine stood still for ns: the PM timer goes on from where it was. */
 void pm_skip_time(struct pm *pm, uint64_t ns);
+
+/*
+ * Section "pm" of a saved state: registers, and the PM timer as it was at at_ns
+ * (of its clock). Loading has it go on from there at at_ns, and drives the SCI.
+ */
+void pm_save(struct pm *pm, uint64_t at_ns, struct state_writer *w);
+__must_check int pm_load(struct pm *pm, uint64_t at_ns, struct state_reader *r,
+			 struct err *err);
 
 /*
  * A general-purpose event. Edge: its status bit rises once. Level: the bit

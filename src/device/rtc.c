@@ -461,3 +461,71 @@ void rtc_poll(struct rtc *rtc)
 	arm_locked(rtc, &now);
 	pthread_mutex_unlock(&rtc->lock);
 }
+
+/* Far beyond what a guest can set, far below what could overflow. */
+#define STATE_MAX_ORIGIN_NS (1ll << 62)
+#define STATE_MAX_S	    (1ll << 40)
+
+#define F(kind, member, ...) STATE_FIELD_##kind(struct rtc, member, __VA_ARGS__)
+
+static const struct state_field state_fields[] = {
+	F(UINT, origin_ns, 1, .max = STATE_MAX_ORIGIN_NS),
+	F(UINT, origin_s, 2),
+	F(UINT, seen_s, 3),
+	F(UINT, index, 4, .max = RTC_CMOS_SIZE - 1),
+	F(UINT, reg_a, 5, .max = 0x7f),
+	F(UINT, reg_b, 6),
+	F(UINT, reg_c, 7),
+	F(BOOL, divider_was_reset, 8),
+	F(BYTES, cmos, 9),
+};
+
+static bool is_time(int64_t s)
+{
+	return s >= -STATE_MAX_S && s <= STATE_MAX_S;
+}
+
+static int state_check(const struct state_check *c, const void *loaded,
+		       const void *live)
+{
+	const struct rtc *rtc = loaded;
+
+	if (!is_time(rtc->origin_s))
+		return state_refuse(c, "origin_s", "not a time");
+	if (!is_time(rtc->seen_s))
+		return state_refuse(c, "seen_s", "not a time");
+	if (rtc->reg_b & ~RTC_B_WRITABLE)
+		return state_refuse(c, "reg_b", "%#x", rtc->reg_b);
+	if (rtc->reg_c & ~RTC_B_IRQS)
+		return state_refuse(c, "reg_c", "%#x", rtc->reg_c);
+	return 0;
+}
+
+static const struct state_table state_table = {
+	.section = "rtc",
+	.version = 1,
+	.object_bytes = sizeof(struct rtc),
+	.fields = state_fields,
+	.num_fields = ARRAY_SIZE(state_fields),
+	.check = state_check,
+};
+
+void rtc_save(struct rtc *rtc, struct state_writer *w)
+{
+	pthread_mutex_lock(&rtc->lock);
+	state_save(w, &state_table, NULL, rtc);
+	pthread_mutex_unlock(&rtc->lock);
+}
+
+int rtc_load(struct rtc *rtc, struct state_reader *r, struct err *err)
+{
+	int ret;
+
+	pthread_mutex_lock(&rtc->lock);
+	ret = state_load(r, &state_table, NULL, rtc, err);
+	rtc->line = false;
+	pthread_mutex_unlock(&rtc->lock);
+	if (!ret)
+		rtc_poll(rtc);
+	return ret;
+}

@@ -19,6 +19,7 @@
 #include "base/compiler.h"
 #include "device/timer.h"
 #include "kvm/irq.h"
+#include "state/state.h"
 
 struct iobus;
 struct rtc;
@@ -34,6 +35,14 @@ struct rtc_config {
 
 __must_check int rtc_new(struct rtc **ret, const struct rtc_config *cfg);
 void rtc_free(struct rtc *rtc);
+
+/*
+ * Section "rtc" of a saved state: RAM, registers, and how far the guest's time
+ * is from the host's, which goes on meanwhile. Loading drives the line.
+ */
+void rtc_save(struct rtc *rtc, struct state_writer *w);
+__must_check int rtc_load(struct rtc *rtc, struct state_reader *r,
+			  struct err *err);
 
 /* Raise what has become due. The timer calls it; tests with a clock do too. */
 void rtc_poll(struct rtc *rtc);

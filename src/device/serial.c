@@ -92,11 +92,6 @@ enum {
 /* The other end of the cable is there and ready. */
 #define MSR_CONNECTED (MSR_CTS | MSR_DSR | MSR_DCD)
 
-struct rx_char {
-	uint8_t data;
-	uint8_t errors; /* LSR_CHAR_ERR bits */
-};
-
 struct serial {
 	struct iobus *pio;
 	uint16_t base;
@@ -108,8 +103,9 @@ struct serial {
 	uint8_t msr;
 	bool thre_pending;
 	bool line; /* level of irq */
-	struct rx_char rx[SERIAL_FIFO_BYTES];
-	unsigned int rx_start, rx_len;
+	uint8_t rx_data[SERIAL_FIFO_BYTES];
+	uint8_t rx_errors[SERIAL_FIFO_BYTES]; /* LSR_CHAR_ERR bits */
+	uint32_t rx_start, rx_len;
 };
 
 /* -- receiver -- */
@@ -130,8 +126,8 @@ static unsigned int rx_trigger(const struct serial *s)
 static void rx_reveal_locked(struct serial *s)
 {
 	if (s->rx_len) {
-		s->lsr |= s->rx[s->rx_start].errors;
-		s->rx[s->rx_start].errors = 0;
+		s->lsr |= s->rx_errors[s->rx_start];
+		s->rx_errors[s->rx_start] = 0;
 	}
 }
 
@@ -147,8 +143,8 @@ static void rx_put_locked(struct serial *s, uint8_t data, uint8_t errors)
 		s->rx_len = 0;
 	}
 	at = (s->rx_start + s->rx_len) % SERIAL_FIFO_BYTES;
-	s->rx[at].data = data;
-	s->rx[at].errors = errors;
+	s->rx_data[at] = data;
+	s->rx_errors[at] = errors;
 	s->rx_len++;
 	if (s->rx_len == 1)
 		rx_reveal_locked(s);
@@ -160,7 +156,7 @@ static uint8_t rx_get_locked(struct serial *s)
 
 	if (!s->rx_len)
 		return 0;
-	data = s->rx[s->rx_start].data;
+	data = s->rx_data[s->rx_start];
 	s->rx_start = (s->rx_start + 1) % SERIAL_FIFO_BYTES;
 	s->rx_len--;
 	rx_reveal_locked(s);
@@ -250,7 +246,7 @@ static uint8_t read_lsr_locked(struct serial *s)
 	if ((s->fcr & FCR_ENABLE) && (s->lsr & LSR_CHAR_ERR))
 		value |= LSR_FIFO_ERR;
 	for (unsigned int i = 0; i < s->rx_len; i++) {
-		if (s->rx[(s->rx_start + i) % SERIAL_FIFO_BYTES].errors)
+		if (s->rx_errors[(s->rx_start + i) % SERIAL_FIFO_BYTES])
 			value |= LSR_FIFO_ERR;
 	}
 	s->lsr = 0;
@@ -447,6 +443,73 @@ static void serial_receive_break(void *ctx)
 		rx_put_locked(s, 0, LSR_BI);
 	update_irq_locked(s);
 	pthread_mutex_unlock(&s->lock);
+}
+
+/* -- saved state -- */
+
+#define F(kind, member, ...) \
+	STATE_FIELD_##kind(struct serial, member, __VA_ARGS__)
+
+static const struct state_field state_fields[] = {
+	F(UINT, ier, 1, .max = IER_MASK),
+	F(UINT, fcr, 2),
+	F(UINT, lcr, 3),
+	F(UINT, mcr, 4, .max = MCR_MASK),
+	F(UINT, scr, 5),
+	F(UINT, dll, 6),
+	F(UINT, dlm, 7),
+	F(UINT, lsr, 8, .max = LSR_CHAR_ERR | LSR_OE),
+	F(UINT, msr, 9),
+	F(BOOL, thre_pending, 10),
+	F(BYTES, rx_data, 11),
+	F(UINTS, rx_errors, 12, .max = LSR_CHAR_ERR),
+	F(UINT, rx_start, 13, .max = SERIAL_FIFO_BYTES - 1),
+	F(UINT, rx_len, 14, .max = SERIAL_FIFO_BYTES),
+};
+
+static int state_check(const struct state_check *c, const void *loaded,
+		       const void *live)
+{
+	const struct serial *s = loaded;
+
+	if (s->fcr & ~(FCR_ENABLE | FCR_TRIGGER))
+		return state_refuse(c, "fcr", "%#x", s->fcr);
+	if (s->rx_len > rx_capacity(s))
+		return state_refuse(c, "rx_len", "%u, at most %u", s->rx_len,
+				    rx_capacity(s));
+	return 0;
+}
+
+static const struct state_table state_table = {
+	.section = "serial",
+	.version = 1,
+	.object_bytes = sizeof(struct serial),
+	.fields = state_fields,
+	.num_fields = ARRAY_SIZE(state_fields),
+	.check = state_check,
+};
+
+void serial_save(struct serial *s, struct state_writer *w)
+{
+	pthread_mutex_lock(&s->lock);
+	state_save(w, &state_table, NULL, s);
+	pthread_mutex_unlock(&s->lock);
+}
+
+int serial_load(struct serial *s, struct state_reader *r, struct err *err)
+{
+	int ret;
+
+	pthread_mutex_lock(&s->lock);
+	ret = state_load(r, &state_table, NULL, s, err);
+	if (!ret) {
+		s->line = false;
+		update_irq_locked(s);
+	}
+	pthread_mutex_unlock(&s->lock);
+	if (!ret)
+		chardev_resume_input(s->chr);
+	return ret;
 }
 
 /* -- life -- */

@@ -15,6 +15,7 @@
 
 #include "base/compiler.h"
 #include "kvm/irq.h"
+#include "state/state.h"
 
 struct chardev;
 struct iobus;
@@ -34,5 +35,13 @@ struct serial_config {
 __must_check int serial_new(struct serial **ret,
 			    const struct serial_config *cfg);
 void serial_free(struct serial *serial);
+
+/*
+ * Section "serial" of a saved state: registers and what was received and not
+ * read. Where the port leads to is configuration. Loading drives the line.
+ */
+void serial_save(struct serial *serial, struct state_writer *w);
+__must_check int serial_load(struct serial *serial, struct state_reader *r,
+			     struct err *err);
 
 #endif

@@ -36,7 +36,7 @@ int vmgenid_new(struct vmgenid **ret, const struct vmgenid_config *cfg,
 	if (!v)
 		return err_set(err, ENOMEM, "out of memory");
 	v->cfg = *cfg;
-	r = write_id(v, err);
+	r = cfg->keep ? 0 : write_id(v, err);
 	if (r) {
 		free(v);
 		return r;

@@ -11,6 +11,7 @@
 #ifndef QUIRE_DEVICE_VMGENID_H
 #define QUIRE_DEVICE_VMGENID_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/err.h"
@@ -22,11 +23,12 @@ struct vmgenid;
 
 struct vmgenid_config {
 	const struct ram *ram;
+	bool keep; /* the page has an id: it is part of a saved guest */
 	void (*event)(void *ctx); /* a pulse */
 	void *ctx;
 };
 
-/* Writes the first id; no event. */
+/* Writes the first id unless told to keep it; no event. */
 __must_check int vmgenid_new(struct vmgenid **ret,
 			     const struct vmgenid_config *cfg, struct err *err);
 void vmgenid_free(struct vmgenid *v);

@@ -173,6 +173,53 @@ void watchdog_resume(struct watchdog *w)
 	pthread_mutex_unlock(&w->lock);
 }
 
+#define F(kind, member, ...) \
+	STATE_FIELD_##kind(struct watchdog, member, __VA_ARGS__)
+
+static const struct state_field state_fields[] = {
+	F(BOOL, running, 1),
+	F(UINT, period, 2, .max = WATCHDOG_MAX_UNITS),
+	F(UINT, left_ns, 3, .max = WATCHDOG_MAX_UNITS * UNIT_NS),
+};
+
+static int state_check(const struct state_check *c, const void *loaded,
+		       const void *live)
+{
+	const struct watchdog *w = loaded;
+
+	return w->period ? 0 : state_refuse(c, "period", "0, at least 1");
+}
+
+static const struct state_table state_table = {
+	.section = "watchdog",
+	.version = 1,
+	.object_bytes = sizeof(struct watchdog),
+	.fields = state_fields,
+	.num_fields = ARRAY_SIZE(state_fields),
+	.check = state_check,
+};
+
+void watchdog_save(struct watchdog *w, struct state_writer *writer)
+{
+	pthread_mutex_lock(&w->lock);
+	state_save(writer, &state_table, NULL, w);
+	pthread_mutex_unlock(&w->lock);
+}
+
+int watchdog_load(struct watchdog *w, struct state_reader *r, struct err *err)
+{
+	int ret;
+
+	pthread_mutex_lock(&w->lock);
+	ret = state_load(r, &state_table, NULL, w, err);
+	if (!ret) {
+		w->paused = true;
+		dev_timer_cancel(&w->timer);
+	}
+	pthread_mutex_unlock(&w->lock);
+	return ret;
+}
+
 /* A new period may have begun since the timer fired. */
 void watchdog_poll(struct watchdog *w)
 {

@@ -21,6 +21,7 @@
 #include "base/compiler.h"
 #include "device/device.h"
 #include "device/timer.h"
+#include "state/state.h"
 
 struct iobus;
 struct watchdog;
@@ -45,6 +46,11 @@ void watchdog_free(struct watchdog *w);
 /* vCPUs are out of the guest: a period does not go on until resume. */
 void watchdog_pause(struct watchdog *w);
 void watchdog_resume(struct watchdog *w);
+
+/* Section "watchdog" of a saved state; paused, and so it is after loading. */
+void watchdog_save(struct watchdog *w, struct state_writer *writer);
+__must_check int watchdog_load(struct watchdog *w, struct state_reader *r,
+			       struct err *err);
 
 /* Bite if it is time. The timer calls it; tests with a clock do too. */
 void watchdog_poll(struct watchdog *w);

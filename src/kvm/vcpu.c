@@ -28,6 +28,8 @@ int kvm_vcpu_create(struct kvm_vcpu *vcpu, const struct kvm_vm *vm,
 	}
 	vcpu->fd = fd;
 	vcpu->id = id;
+	vcpu->kvm_fd = vm->kvm->fd;
+	vcpu->vm_fd = vm->fd;
 	vcpu->run = run;
 	vcpu->run_bytes = (size_t)vm->kvm->vcpu_mmap_bytes;
 	return 0;

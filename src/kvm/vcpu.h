@@ -15,7 +15,8 @@
 
 struct kvm_vcpu {
 	int fd;
-	unsigned int id; /* = initial APIC id */
+	unsigned int id;   /* = initial APIC id */
+	int kvm_fd, vm_fd; /* what it belongs to; borrowed */
 	struct kvm_run *run;
 	size_t run_bytes;
 };

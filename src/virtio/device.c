@@ -4,9 +4,11 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "base/arith.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/io.h"
 #include "base/log.h"
 
@@ -59,11 +61,43 @@ void virtio_dev_hold(struct virtio_dev *dev, bool held)
 		struct virtio_queue *queue = &dev->queues[i];
 
 		vq_hold(&queue->vq, held);
-		if (!held)
-			io_eventfd_signal(queue->kick_fd);
+		/* Whoever sleeps on it has to see. */
+		io_eventfd_signal(queue->kick_fd);
 	}
 	if (dev->cls->hold)
 		dev->cls->hold(dev, held);
+}
+
+#define DRAIN_STEP_US	  50u
+#define DRAIN_MAX_STEP_US 1000u
+
+static int drain_queue(struct virtio_dev *dev, unsigned int i,
+		       uint64_t until_ns, struct err *err)
+{
+	const struct virtqueue *vq = &dev->queues[i].vq;
+	unsigned int step = DRAIN_STEP_US;
+
+	while (vq->started && !vq_is_quiet(vq)) {
+		if (clock_now_ns() >= until_ns)
+			return err_set(err, ETIMEDOUT,
+				       "%s: a request in queue %u takes too "
+				       "long to complete",
+				       dev->id, i);
+		usleep(step);
+		step = MIN(2 * step, DRAIN_MAX_STEP_US);
+	}
+	return 0;
+}
+
+int virtio_dev_drain(struct virtio_dev *dev, uint64_t until_ns, struct err *err)
+{
+	for (unsigned int i = 0; i < dev->num_queues; i++) {
+		int r = drain_queue(dev, i, until_ns, err);
+
+		if (r)
+			return r;
+	}
+	return 0;
 }
 
 void virtio_queue_interrupt(struct virtio_dev *dev, unsigned int queue)

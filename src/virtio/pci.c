@@ -508,6 +508,16 @@ void virtio_pci_free(struct virtio_pci *vpci)
 	dev->cls->destroy(dev);
 }
 
+void virtio_pci_unplug(struct virtio_pci *vpci)
+{
+	pci_host_unplug(vpci->host, &vpci->pci);
+}
+
+int virtio_pci_plug(struct virtio_pci *vpci, unsigned int slot)
+{
+	return pci_host_plug(vpci->host, &vpci->pci, (int)slot);
+}
+
 struct virtio_dev *virtio_pci_dev(struct virtio_pci *vpci)
 {
 	return vpci->dev;

@@ -12,6 +12,7 @@
 
 #include "bus/pci_host.h"
 #include "kvm/irq.h"
+#include "state/state.h"
 #include "virtio/virtio.h"
 
 struct virtio_pci;
@@ -28,6 +29,25 @@ __must_check int virtio_pci_new(struct virtio_pci **ret, struct virtio_dev *dev,
 void virtio_pci_free(struct virtio_pci *vpci);
 
 struct virtio_dev *virtio_pci_dev(struct virtio_pci *vpci);
+/*
+ * Append its sections to a saved state, by dev->config_id; held and drained.
+ * -ENOTSUP: devices of this class are not saved.
+ */
+__must_check int virtio_pci_save(struct virtio_pci *vpci,
+				 struct state_writer *w, struct err *err);
+/*
+ * Load them into a device as it was plugged, and activate it where the driver
+ * had it so; it should be held. -EINVAL: the device is not like the saved one.
+ */
+__must_check int virtio_pci_load(struct virtio_pci *vpci,
+				 struct state_reader *r, struct err *err);
+/* When all is loaded: those that were on their way when it was saved. */
+void virtio_pci_interrupt_all(struct virtio_pci *vpci);
+
+/* Before the guest runs: out of its slot, and into that one. */
+void virtio_pci_unplug(struct virtio_pci *vpci);
+__must_check int virtio_pci_plug(struct virtio_pci *vpci, unsigned int slot);
+
 /* Device and function on bus 0. */
 uint8_t virtio_pci_devfn(const struct virtio_pci *vpci);
 

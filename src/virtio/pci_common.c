@@ -59,20 +59,39 @@ static void stop_queues_locked(struct virtio_pci *v)
 		vq_stop(&v->dev->queues[i].vq);
 }
 
+/* Its queues are started. */
+static int activate_device_locked(struct virtio_pci *v)
+{
+	int r;
+
+	v->active = true;
+	vpci_ioeventfds_attach_locked(v);
+	r = v->dev->cls->activate(v->dev);
+	if (!r)
+		return 0;
+	vpci_ioeventfds_detach_locked(v);
+	v->active = false;
+	return r;
+}
+
+int vpci_activate_restored_locked(struct virtio_pci *v)
+{
+	int r = activate_device_locked(v);
+
+	if (r)
+		stop_queues_locked(v);
+	return r;
+}
+
 static void activate_locked(struct virtio_pci *v)
 {
 	struct virtio_dev *dev = v->dev;
 	int r = start_queues_locked(v);
 
-	if (!r) {
-		v->active = true;
-		vpci_ioeventfds_attach_locked(v);
-		r = dev->cls->activate(dev);
-	}
+	if (!r)
+		r = activate_device_locked(v);
 	if (!r)
 		return;
-	vpci_ioeventfds_detach_locked(v);
-	v->active = false;
 	stop_queues_locked(v);
 	atomic_fetch_add_explicit(&dev->errors, 1, memory_order_relaxed);
 	log_ratelimited(LOG_LEVEL_WARN, "%s: cannot start: %s", dev->id,

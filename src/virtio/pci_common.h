@@ -76,6 +76,9 @@ void vpci_common_write(struct virtio_pci *v, uint32_t offset, uint64_t value,
 /* As the driver writing status 0; also the way to stop at the end. */
 void vpci_reset_locked(struct virtio_pci *v);
 
+/* DRIVER_OK once more, with queues that vq_restore() has set up. */
+__must_check int vpci_activate_restored_locked(struct virtio_pci *v);
+
 /* Implemented in pci.c: point enabled queues' notifications at kick_fd. */
 void vpci_ioeventfds_attach_locked(struct virtio_pci *v);
 void vpci_ioeventfds_detach_locked(struct virtio_pci *v);

@@ -77,24 +77,26 @@ void vq_init(struct virtqueue *vq, unsigned int index, uint16_t max_size,
 	};
 }
 
-int vq_start(struct virtqueue *vq, const struct vq_config *cfg)
+/* Check and map the rings; nothing is written to them. */
+static int map_rings(struct virtqueue *vq, const struct vq_config *cfg)
 {
 	const struct ram *ram = vq->ram;
+	uint32_t held = atomic_load(&vq->held), num_holds = vq->num_holds;
 	uint16_t size = cfg->size;
-	bool held = atomic_load(&vq->held);
 
 	if (!is_pow2(size) || size > vq->max_size ||
 	    !is_aligned(cfg->desc, 16) || !is_aligned(cfg->avail, 2) ||
 	    !is_aligned(cfg->used, 4))
 		return -EINVAL;
 	vq_init(vq, vq->index, vq->max_size, ram);
-	vq_hold(vq, held);
+	vq->num_holds = num_holds;
+	atomic_store(&vq->held, held);
 	vq->desc = mem_map_range(ram, GPA(cfg->desc), DESC_BYTES * size,
 				 MEM_READ);
 	vq->avail = mem_map_range(ram, GPA(cfg->avail), AVAIL_BYTES(size),
 				  MEM_READ);
 	vq->used = mem_map_range(ram, GPA(cfg->used), USED_BYTES(size),
-				 MEM_WRITE);
+				 MEM_READ);
 	if (!vq->desc || !vq->avail || !vq->used) {
 		vq_stop(vq);
 		return -EFAULT;
@@ -103,12 +105,39 @@ int vq_start(struct virtqueue *vq, const struct vq_config *cfg)
 	vq->used_gpa = GPA(cfg->used);
 	vq->event_idx = cfg->event_idx;
 	vq->indirect = cfg->indirect;
+	vq->started = true;
+	return 0;
+}
+
+int vq_start(struct virtqueue *vq, const struct vq_config *cfg)
+{
+	int r = map_rings(vq, cfg);
+
+	if (r)
+		return r;
 	/* The driver starts from zeroed rings: nothing used, nothing told. */
 	vq->signalled_valid = true;
-	vq->started = true;
 	used_store16(vq, USED_FLAGS, 0, memory_order_relaxed);
 	if (vq->event_idx)
-		used_store16(vq, USED_RING(size), 0, memory_order_relaxed);
+		used_store16(vq, USED_RING(vq->size), 0, memory_order_relaxed);
+	return 0;
+}
+
+int vq_restore(struct virtqueue *vq, const struct vq_config *cfg,
+	       uint16_t used_idx)
+{
+	int r = map_rings(vq, cfg);
+
+	if (r)
+		return r;
+	vq->used_idx = vq->shown_idx = used_idx;
+	vq->last_avail = vq->avail_seen = used_idx;
+	/*
+	 * What the driver was told last is in guest memory: tell it again
+	 * before sleeping. It may wait for an interrupt that was not sent.
+	 */
+	vq->avail_event = (uint16_t)(used_idx - 1);
+	vq->signalled_valid = false;
 	return 0;
 }
 
@@ -120,14 +149,52 @@ void vq_stop(struct virtqueue *vq)
 	vq->used = NULL;
 }
 
+/*
+ * A hold has a number, so that an answer to an earlier one is not taken for
+ * one to this. That the device never came to pop needs no answer: the store of
+ * touched before its first look at held, and ours of held before the look at
+ * touched, are sequentially consistent, so one sees the other.
+ */
 void vq_hold(struct virtqueue *vq, bool held)
 {
-	atomic_store_explicit(&vq->held, held, memory_order_release);
+	if (!held)
+		atomic_store(&vq->held, 0);
+	else if (!atomic_load(&vq->held))
+		atomic_store(&vq->held,
+			     ++vq->num_holds ? vq->num_holds : ++vq->num_holds);
 }
 
-static bool is_held(const struct virtqueue *vq)
+bool vq_is_held(const struct virtqueue *vq)
 {
-	return atomic_load_explicit(&vq->held, memory_order_acquire);
+	return atomic_load_explicit(&vq->held, memory_order_acquire) != 0;
+}
+
+/* The device's thread; after its last write for what was popped. */
+static void note_quiet(struct virtqueue *vq)
+{
+	uint32_t held = atomic_load(&vq->held);
+
+	if (held && vq->last_avail == vq->shown_idx)
+		atomic_store_explicit(&vq->quiet, held, memory_order_release);
+}
+
+bool vq_take_hold(struct virtqueue *vq)
+{
+	if (!atomic_load_explicit(&vq->touched, memory_order_relaxed))
+		atomic_store(&vq->touched, true);
+	if (!atomic_load(&vq->held))
+		return false;
+	note_quiet(vq);
+	return true;
+}
+
+bool vq_is_quiet(const struct virtqueue *vq)
+{
+	uint32_t held = atomic_load(&vq->held);
+
+	return held &&
+	       (!atomic_load(&vq->touched) ||
+		atomic_load_explicit(&vq->quiet, memory_order_acquire) == held);
 }
 
 /* ---- kicks ---- */
@@ -160,7 +227,7 @@ static int kicks_on(struct virtqueue *vq)
 
 void vq_disable_kick(struct virtqueue *vq)
 {
-	if (!vq->started || vq->kicks_off)
+	if (!vq->started || vq->kicks_off || vq_is_held(vq))
 		return;
 	vq->kicks_off = true;
 	/* With event_idx, not moving avail_event is enough. */
@@ -173,9 +240,12 @@ bool vq_enable_kick(struct virtqueue *vq)
 {
 	if (!vq->started || vq->broken)
 		return false;
+	/* Nothing is written while held; there will be a kick at its end. */
+	if (vq_is_held(vq))
+		return false;
 	vq->kicks_off = false;
 	/* Nonsense counts as work: vq_pop() then says what it is. */
-	return kicks_on(vq) != 0 && !is_held(vq);
+	return kicks_on(vq) != 0 && !vq_is_held(vq);
 }
 
 /* ---- popping ---- */
@@ -315,6 +385,7 @@ void vq_adopt(struct virtqueue *vq)
 		return;
 	p = (const void *)((const char *)vq->used + USED_IDX);
 	vq->used_idx = le16toh(atomic_load_explicit(p, memory_order_acquire));
+	vq->shown_idx = vq->used_idx;
 	vq->last_avail = vq->avail_seen = vq->used_idx;
 	vq->kicks_off = false;
 	/* The driver may wait for what the other did not interrupt for. */
@@ -323,7 +394,7 @@ void vq_adopt(struct virtqueue *vq)
 
 bool vq_has_work(const struct virtqueue *vq)
 {
-	return vq->started && !vq->broken && !is_held(vq) &&
+	return vq->started && !vq->broken && !vq_is_held(vq) &&
 	       avail_load(vq, AVAIL_IDX, memory_order_relaxed) !=
 		       vq->last_avail;
 }
@@ -335,10 +406,10 @@ int vq_pop(struct virtqueue *vq, struct vq_chain *ret)
 
 	if (!vq->started)
 		return 0;
+	if (vq_take_hold(vq))
+		return vq->broken ? -EIO : 0;
 	if (vq->broken)
 		return -EIO;
-	if (is_held(vq))
-		return 0;
 	r = vq_poll_for_pop(vq);
 	if (r == 0)
 		return 0;
@@ -372,6 +443,7 @@ void vq_unpop(struct virtqueue *vq, unsigned int num)
 	 * the driver may have changed them, and they are checked anew.
 	 */
 	vq->last_avail = (uint16_t)(vq->last_avail - num);
+	note_quiet(vq);
 }
 
 /* ---- pushing ---- */
@@ -396,8 +468,11 @@ void vq_push_fill(struct virtqueue *vq, uint16_t head, uint32_t written)
 
 void vq_push_show(struct virtqueue *vq)
 {
-	if (vq->started)
-		used_store16(vq, USED_IDX, vq->used_idx, memory_order_release);
+	if (!vq->started)
+		return;
+	used_store16(vq, USED_IDX, vq->used_idx, memory_order_release);
+	vq->shown_idx = vq->used_idx;
+	note_quiet(vq);
 }
 
 void vq_push_head(struct virtqueue *vq, uint16_t head, uint32_t written)

@@ -42,7 +42,13 @@ struct virtqueue {
 	uint16_t size;
 	bool started;
 	bool broken;
-	_Atomic bool held; /* see vq_hold(); outlives vq_start() */
+	/*
+	 * See vq_hold(); these outlive vq_start(). held: which hold it is, 0:
+	 * none. quiet: the hold for which the device has said that it is.
+	 */
+	_Atomic uint32_t held, quiet;
+	uint32_t num_holds;   /* the holder's */
+	_Atomic bool touched; /* by vq_pop(), since vq_start() */
 	bool event_idx, indirect;
 	/*
 	 * Set after vq_start() by a device that reads and writes only the first
@@ -61,6 +67,7 @@ struct virtqueue {
 	uint16_t avail_event; /* what the driver was last told (event_idx) */
 	bool kicks_off;	      /* between vq_disable_kick and vq_enable_kick */
 	uint16_t used_idx;    /* next used entry to fill */
+	uint16_t shown_idx;   /* used_idx as the driver sees it */
 	uint16_t signalled_used; /* used index at the last interrupt check */
 	bool signalled_valid;
 };
@@ -105,6 +112,31 @@ void vq_adopt(struct virtqueue *vq);
  * has to be kicked, since the driver's kick may have been taken meanwhile.
  */
 void vq_hold(struct virtqueue *vq, bool held);
+
+/*
+ * For the device's thread: is it held? A device that has popped chains in stock
+ * gives them back first (vq_unpop()). When nothing that was popped is
+ * outstanding, who waits for that is told. vq_pop() does this as well; a device
+ * that pops no more, because the queue is broken, calls it when it is kicked.
+ */
+bool vq_take_hold(struct virtqueue *vq);
+
+/* A look without an answer. Any thread. */
+bool vq_is_held(const struct virtqueue *vq);
+
+/*
+ * For the holder: is all that was popped completed, and will the device write
+ * to the ring and its chains no more until it is let go on? Any thread.
+ */
+bool vq_is_quiet(const struct virtqueue *vq);
+
+/*
+ * As vq_start(), for a ring that was served before, elsewhere: used_idx is
+ * where that was left off, with nothing outstanding. Nothing is written to
+ * guest memory, which may not be there yet.
+ */
+__must_check int vq_restore(struct virtqueue *vq, const struct vq_config *cfg,
+			    uint16_t used_idx);
 
 /* Is there something to pop? A look without consequences, for polling. */
 bool vq_has_work(const struct virtqueue *vq);

@@ -29,6 +29,7 @@
 #include "base/thread_class.h"
 #include "mem/ram.h"
 #include "sandbox/paths.h"
+#include "state/state.h"
 #include "virtio/queue.h"
 
 #define VIRTIO_MAX_QUEUES 64
@@ -134,6 +135,22 @@ struct virtio_class {
 	 */
 	int (*config_paths)(const void *config, struct sandbox_paths *paths,
 			    struct err *err);
+
+	/*
+	 * What the device has to say beyond transport and queues in a saved
+	 * state: a section whose instance is dev->config_id. Control thread,
+	 * the device held and drained. save() may refuse.
+	 *
+	 * load() comes before activate(), if the driver had got that far, with
+	 * dev->features as negotiated; the next activate() goes on from what
+	 * was loaded, those after it begin anew. Guest memory may not be there
+	 * yet: neither of the two touches it. NULL: machines with such a device
+	 * are not saved.
+	 */
+	int (*save)(struct virtio_dev *dev, struct state_writer *w,
+		    struct err *err);
+	int (*load)(struct virtio_dev *dev, struct state_reader *r,
+		    struct err *err);
 };
 
 /* One queue as device and transport share it. */
@@ -176,6 +193,8 @@ struct virtio_dev {
 	uint64_t features;  /* negotiated */
 	unsigned int num_queues;
 	struct virtio_queue *queues;
+	/* Set by load(), for the next activate() to look at and clear. */
+	bool restored;
 	const struct virtio_transport_ops *transport;
 	void *transport_ctx;
 	_Atomic uint64_t errors; /* guest misbehaviour and failed requests */
@@ -209,6 +228,14 @@ void virtio_queue_interrupt(struct virtio_dev *dev, unsigned int queue);
  * pausing a machine, while no vCPU runs; any thread.
  */
 void virtio_dev_hold(struct virtio_dev *dev, bool held);
+
+/*
+ * Held: wait until all that was taken from the queues is completed and the
+ * device's threads leave guest memory alone. -ETIMEDOUT: something takes longer
+ * than until until_ns (clock_now_ns()). Any thread but the device's.
+ */
+__must_check int virtio_dev_drain(struct virtio_dev *dev, uint64_t until_ns,
+				  struct err *err);
 
 /* The configuration space changed (capacity, link...). Any thread. */
 void virtio_config_changed(struct virtio_dev *dev);

@@ -320,6 +320,7 @@ static int build(struct machine *m, struct chardev *chardev,
 		.hooks = { .event = platform_event, .ctx = m },
 		.ejected = machine_device_ejected,
 		.ram = &m->memory.ram,
+		.restore = m->restore,
 	};
 	int r = build_vm(m, err);
 
@@ -338,14 +339,14 @@ static int build(struct machine *m, struct chardev *chardev,
 		r = machine_build_devices(m, err);
 	if (!r)
 		r = build_cpus(m, err);
-	if (!r)
+	if (!r && !m->restore)
 		r = populate(m, err);
-	if (!r)
+	if (!r && !m->restore)
 		r = load_kernel(m, err);
 	return r;
 }
 
-int machine_new(struct machine **ret, const struct vm_config *cfg,
+int machine_new(struct machine **ret, const struct vm_config *cfg, bool restore,
 		struct chardev *chardev, struct evloop *loop,
 		const struct machine_end_hooks *hooks, struct err *err)
 {
@@ -355,6 +356,7 @@ int machine_new(struct machine **ret, const struct vm_config *cfg,
 	if (!m)
 		return err_set(err, ENOMEM, "out of memory");
 	m->cfg = cfg;
+	m->restore = restore;
 	m->hooks = *hooks;
 	m->memory.idle = hooks->keeper_idle;
 	m->memory.idle_ctx = hooks->ctx;
@@ -471,6 +473,21 @@ void machine_pause(struct machine *m)
 	hold_devices(m, true);
 	stop_clocks(m);
 	platform_pause(m->platform);
+	m->paused = true;
+}
+
+void machine_begin_paused(struct machine *m, bool has_kvmclock,
+			  uint64_t kvmclock_ns)
+{
+	hold_devices(m, true);
+	for (unsigned int i = 0; i < m->num_vcpus; i++)
+		vcpu_request_pause(m->vcpus[i]);
+	m->clocks = (struct machine_clocks){
+		.host_ns = clock_now_ns(),
+		.host_tsc = __builtin_ia32_rdtsc(),
+		.has_kvmclock = has_kvmclock,
+		.kvmclock_ns = kvmclock_ns,
+	};
 	m->paused = true;
 }
 

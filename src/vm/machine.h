@@ -83,21 +83,26 @@ struct machine {
 	struct vcpu **vcpus;
 	unsigned int num_vcpus;
 	struct progress progress; /* of population */
+	bool restore;		  /* built to be loaded (vm/machine_state.h) */
 	bool paused;
 	struct machine_clocks clocks; /* when it was paused */
 };
 
 /*
  * Build all of it and load the kernel; nothing runs yet. chardev is the serial
- * port's back end and loop its event loop: both stay the caller's.
+ * port's back end and loop its event loop: both stay the caller's. restore:
+ * guest memory is left as it is, neither populated nor written to, for it and
+ * the state are loaded (vm/machine_state.h).
  */
 __must_check int machine_new(struct machine **ret, const struct vm_config *cfg,
-			     struct chardev *chardev, struct evloop *loop,
+			     bool restore, struct chardev *chardev,
+			     struct evloop *loop,
 			     const struct machine_end_hooks *hooks,
 			     struct err *err);
 /* Stopped, or never started, or half built. NULL is fine. */
 void machine_free(struct machine *m);
 
+/* A machine that was loaded is paused, and stays so: machine_resume(). */
 __must_check int machine_start(struct machine *m, struct err *err);
 /*
  * Every vCPU out of the guest, the devices take no new requests (those they

@@ -11,4 +11,11 @@ void machine_free_devices(struct machine *m);
 /* The guest let the device in slot go; ctx is the machine. */
 void machine_device_ejected(void *ctx, unsigned int slot);
 
+/*
+ * machine.c: not started, and paused from the beginning, at this instant. Its
+ * clocks go on from now on the host's; kvmclock from kvmclock_ns.
+ */
+void machine_begin_paused(struct machine *m, bool has_kvmclock,
+			  uint64_t kvmclock_ns);
+
 #endif

@@ -134,6 +134,7 @@ static int new_vmgenid(struct platform *p, const struct platform_config *cfg)
 {
 	struct vmgenid_config vmgenid = {
 		.ram = cfg->ram,
+		.keep = cfg->restore,
 		.event = vmgenid_event,
 		.ctx = p,
 	};
@@ -263,6 +264,36 @@ void platform_resume(struct platform *p)
 {
 	if (p->watchdog)
 		watchdog_resume(p->watchdog);
+}
+
+int platform_save(struct platform *p, uint64_t at_ns, struct state_writer *w,
+		  struct err *err)
+{
+	if (p->ioapic)
+		ioapic_save(p->ioapic, w);
+	serial_save(p->serial, w);
+	rtc_save(p->rtc, w);
+	pm_save(p->pm, at_ns, w);
+	if (p->watchdog)
+		watchdog_save(p->watchdog, w);
+	return pci_hotplug_save(p->hotplug, w, err);
+}
+
+/* The IOAPIC first, then those whose lines lead to it. */
+int platform_load(struct platform *p, uint64_t at_ns, struct state_reader *r,
+		  struct err *err)
+{
+	int ret = p->ioapic ? ioapic_load(p->ioapic, r, err) : 0;
+
+	if (!ret)
+		ret = serial_load(p->serial, r, err);
+	if (!ret)
+		ret = rtc_load(p->rtc, r, err);
+	if (!ret)
+		ret = pm_load(p->pm, at_ns, r, err);
+	if (!ret && p->watchdog)
+		ret = watchdog_load(p->watchdog, r, err);
+	return ret ? ret : pci_hotplug_load(p->hotplug, r, err);
 }
 
 void platform_power_button(struct platform *p)

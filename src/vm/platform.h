@@ -13,6 +13,7 @@
 #include "base/err.h"
 #include "device/device.h"
 #include "kvm/irq.h"
+#include "state/state.h"
 
 struct chardev;
 struct evloop;
@@ -32,6 +33,7 @@ struct platform_config {
 	struct evloop *loop;
 	struct chardev *chardev; /* of the serial port */
 	bool debug_exit, watchdog;
+	bool restore; /* guest memory is somebody else's to fill */
 	struct machine_hooks hooks;
 	/* The guest let a PCI slot go that it was asked for; with hooks.ctx. */
 	void (*ejected)(void *ctx, unsigned int slot);
@@ -55,6 +57,15 @@ struct vmgenid *platform_vmgenid(struct platform *p);
 /* What counts host time stands still while no vCPU runs. */
 void platform_pause(struct platform *p);
 void platform_resume(struct platform *p);
+
+/*
+ * Their sections of a saved state, while paused. at_ns: the instant (of
+ * clock_now_ns()) at which time stood still, or from which it goes on.
+ */
+__must_check int platform_save(struct platform *p, uint64_t at_ns,
+			       struct state_writer *w, struct err *err);
+__must_check int platform_load(struct platform *p, uint64_t at_ns,
+			       struct state_reader *r, struct err *err);
 
 /* Ask the guest's operating system to shut down. */
 void platform_power_button(struct platform *p);

@@ -310,6 +310,8 @@ int vcpu_start(struct vcpu *vcpu)
 	int r;
 
 	snprintf(name, sizeof(name), "vcpu%u", vcpu->kvm.id);
+	if (atomic_load(&vcpu->pause))
+		kvm_vcpu_request_exit(&vcpu->kvm);
 	r = thread_start(&vcpu->thread, &vcpu_thread_class, name, vcpu_loop,
 			 vcpu);
 	if (!r)

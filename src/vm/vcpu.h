@@ -56,6 +56,7 @@ const struct vcpu_counters *vcpu_counters(const struct vcpu *vcpu);
  */
 int vcpu_stats_fd(const struct vcpu *vcpu);
 
+/* If a pause was requested before, it does not enter the guest. */
 __must_check int vcpu_start(struct vcpu *vcpu);
 /*
  * Leave the guest, finish what it asked for last, and park the thread until

@@ -99,8 +99,8 @@ static int build_machine(struct vmm *v, struct err *err)
 	if (!v->chardev)
 		r = chardev_new(&v->chardev, &v->cfg.serial, err);
 	if (!r)
-		r = machine_new(&v->machine, &v->cfg, v->chardev, v->loop,
-				&hooks, err);
+		r = machine_new(&v->machine, &v->cfg, false, v->chardev,
+				v->loop, &hooks, err);
 	/* A guest that has not started needs no power button. */
 	if (vmm_signal_waits(v)) {
 		machine_free(take_ptr(v->machine));

@@ -276,6 +276,75 @@ static const struct thread_class control_calls = {
 	THREAD_CALLS(control_calls_list),
 };
 
+struct blk_state {
+	uint64_t capacity; /* sectors */
+	uint32_t block_bytes, physical_bytes;
+};
+
+static const struct state_field state_fields[] = {
+	STATE_FIELD_UINT(struct blk_state, capacity, 1),
+	STATE_FIELD_UINT(struct blk_state, block_bytes, 2),
+	STATE_FIELD_UINT(struct blk_state, physical_bytes, 3),
+};
+
+/* Requests are complete, so this is all: is it such a disk? */
+static int state_check(const struct state_check *c, const void *loaded,
+		       const void *live)
+{
+	const struct blk_state *s = loaded, *here = live;
+
+	if (s->capacity != here->capacity)
+		return state_refuse(
+			c, "capacity",
+			"the disk had %llu bytes, here it has %llu",
+			(unsigned long long)s->capacity * BLK_SECTOR_BYTES,
+			(unsigned long long)here->capacity * BLK_SECTOR_BYTES);
+	/* Requests in smaller units than the host takes would fail. */
+	if (s->block_bytes != here->block_bytes)
+		return state_refuse(c, "block_bytes",
+				    "the disk had blocks of %u bytes, here "
+				    "they have %u",
+				    s->block_bytes, here->block_bytes);
+	return 0;
+}
+
+static const struct state_table state_table = {
+	.section = "virtio-blk",
+	.version = 1,
+	.object_bytes = sizeof(struct blk_state),
+	.fields = state_fields,
+	.num_fields = ARRAY_SIZE(state_fields),
+	.check = state_check,
+};
+
+static struct blk_state blk_state_of(const struct virtio_dev *vdev)
+{
+	const struct blk_dev *dev = container_of(vdev, struct blk_dev, vdev);
+
+	return (struct blk_state){
+		.capacity = blockdev_size(dev->bdev) / BLK_SECTOR_BYTES,
+		.block_bytes = blockdev_block_bytes(dev->bdev),
+		.physical_bytes = blockdev_physical_bytes(dev->bdev),
+	};
+}
+
+static int blk_save(struct virtio_dev *vdev, struct state_writer *w,
+		    struct err *err)
+{
+	const struct blk_state s = blk_state_of(vdev);
+
+	state_save(w, &state_table, vdev->config_id, &s);
+	return 0;
+}
+
+static int blk_load(struct virtio_dev *vdev, struct state_reader *r,
+		    struct err *err)
+{
+	struct blk_state s = blk_state_of(vdev);
+
+	return state_load(r, &state_table, vdev->config_id, &s, err);
+}
+
 const struct virtio_class virtio_blk_class = {
 	.name = "blk",
 	.device_id = BLK_DEVICE_ID,
@@ -302,4 +371,6 @@ const struct virtio_class virtio_blk_class = {
 	.deactivate = blk_deactivate,
 	.thread_classes = blk_thread_classes,
 	.control_calls = &control_calls,
+	.save = blk_save,
+	.load = blk_load,
 };

@@ -294,6 +294,8 @@ static unsigned int serve(struct blk_queue *q)
 	struct virtio_queue *vqueue = virtio_queue(q);
 	unsigned int popped = 0;
 
+	if (q->broken)
+		(void)vq_take_hold(&vqueue->vq);
 	while (!q->broken && !stopping(q) && io_available(q)) {
 		int r = vq_pop(&vqueue->vq, &q->chain);
 

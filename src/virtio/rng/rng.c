@@ -203,7 +203,10 @@ static void drop_source(struct rng_dev *dev, const char *why)
 	close_fd(&dev->src_fd);
 }
 
-/* Some bytes, at least one; 0 only when the device is being stopped. */
+/*
+ * Some bytes, at least one; 0 only when the device is being stopped, or has to
+ * be quiet while a slow source keeps it waiting.
+ */
 static size_t get_entropy(struct rng_dev *dev, void *buf, size_t len)
 {
 	ssize_t n;
@@ -214,6 +217,8 @@ static size_t get_entropy(struct rng_dev *dev, void *buf, size_t len)
 			return (size_t)n;
 		if (n == 0)
 			drop_source(dev, "end of file");
+		else if (errno == EAGAIN && vq_is_held(&dev->vdev.queues[0].vq))
+			return 0;
 		else if (errno == EAGAIN)
 			wait_for(dev, dev->src_fd);
 		else if (errno != EINTR)
@@ -245,7 +250,11 @@ static void serve_chain(struct rng_dev *dev)
 		if (n < iov->iov_len)
 			break;
 	}
-	vq_push(&dev->vdev.queues[0].vq, chain, (uint32_t)written);
+	/* Held before there was anything: it is asked for again then. */
+	if (!written && chain->num_in && !stopping(dev))
+		vq_unpop(&dev->vdev.queues[0].vq, 1);
+	else
+		vq_push(&dev->vdev.queues[0].vq, chain, (uint32_t)written);
 }
 
 /* Serve all there is; false when the ring is broken. */
@@ -295,6 +304,8 @@ static void *rng_main(void *arg)
 	while (!stopping(dev)) {
 		if (working)
 			working = serve(dev);
+		else
+			(void)vq_take_hold(&dev->vdev.queues[0].vq);
 		if (!stopping(dev))
 			wait_for(dev, -1);
 	}
@@ -328,6 +339,25 @@ static void rng_deactivate(struct virtio_dev *vdev)
 	dev->running = false;
 }
 
+/* All there is to say is that there was such a device. */
+static const struct state_table state_table = {
+	.section = "virtio-rng",
+	.version = 1,
+};
+
+static int rng_save(struct virtio_dev *vdev, struct state_writer *w,
+		    struct err *err)
+{
+	state_save(w, &state_table, vdev->config_id, vdev);
+	return 0;
+}
+
+static int rng_load(struct virtio_dev *vdev, struct state_reader *r,
+		    struct err *err)
+{
+	return state_load(r, &state_table, vdev->config_id, vdev, err);
+}
+
 const struct virtio_class virtio_rng_class = {
 	.name = "rng",
 	.device_id = DEVICE_ID,
@@ -350,4 +380,6 @@ const struct virtio_class virtio_rng_class = {
 	.activate = rng_activate,
 	.deactivate = rng_deactivate,
 	.thread_classes = rng_thread_classes,
+	.save = rng_save,
+	.load = rng_load,
 };

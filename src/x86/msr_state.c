@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "x86/msr_state.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/arith.h"
+#include "base/cleanup.h"
+#include "base/log.h"
+
+/* Machine check banks have four MSRs each, from here on. */
+#define MSR_MCG_CAP	 0x179u
+#define MSR_MC_FIRST	 0x400u
+#define MSR_MC_MAX_BANKS 32u
+
+/* What KVM does not list. Source: Intel SDM 3A 12.11 (MTRR). */
+static const struct msr_range {
+	uint32_t first, num;
+} more[] = {
+	{ 0x200, 16 },				   /* variable MTRRs */
+	{ 0x250, 1 },  { 0x258, 2 }, { 0x268, 8 }, /* fixed ones */
+	{ 0x277, 1 },				   /* PAT */
+	{ 0x2ff, 1 },				   /* MTRR_DEF_TYPE */
+	{ 0x48, 1 },				   /* SPEC_CTRL */
+	{ 0xda0, 1 },				   /* XSS */
+	{ 0x1c4, 2 },				   /* XFD, XFD_ERR */
+};
+
+/* What is saved elsewhere, or is not the guest's. */
+static const struct msr_range never[] = {
+	{ MSR_STATE_TSC, 1 },  { MSR_STATE_TSC_DEADLINE, 1 },
+	{ 0x480, 0x14 },       /* VMX capabilities */
+	{ 0x40000000, 0x200 }, /* Hyper-V's, which no guest here is told of */
+	{ 0xc0010114, 4 },     /* SVM: VM_CR, IGNNE, SMM_CTL, VM_HSAVE_PA */
+};
+
+static bool in_ranges(const struct msr_range *ranges, size_t num,
+		      uint32_t index)
+{
+	for (size_t i = 0; i < num; i++)
+		if (index >= ranges[i].first &&
+		    index - ranges[i].first < ranges[i].num)
+			return true;
+	return false;
+}
+
+/* KVM_GET_MSRS of num entries; how many were read, or a negative errno. */
+static int get_msrs(const struct kvm_vcpu *vcpu, struct kvm_msrs *msrs,
+		    const struct kvm_msr_entry *entries, unsigned int num)
+{
+	msrs->nmsrs = num;
+	memcpy(msrs->entries, entries, num * sizeof(*entries));
+	return kvm_ioctl(vcpu->fd, KVM_GET_MSRS, msrs);
+}
+
+int msr_state_read(const struct kvm_vcpu *vcpu, uint32_t index, uint64_t *ret)
+{
+	const struct kvm_msr_entry entry = { .index = index };
+	_cleanup_free_ struct kvm_msrs *msrs = calloc(1, sizeof(*msrs) +
+								 sizeof(entry));
+	int r;
+
+	if (!msrs)
+		return -ENOMEM;
+	r = get_msrs(vcpu, msrs, &entry, 1);
+	if (r <= 0)
+		return r < 0 ? r : -ENOENT;
+	*ret = msrs->entries[0].data;
+	return 0;
+}
+
+int msr_state_write(const struct kvm_vcpu *vcpu, uint32_t index, uint64_t value)
+{
+	const struct kvm_msr_entry entry = { .index = index, .data = value };
+	int r = kvm_vcpu_set_msrs(vcpu, &entry, 1);
+
+	if (r <= 0)
+		return r < 0 ? r : -ENOENT;
+	return 0;
+}
+
+/*
+ * Read the values of entries; those that cannot be read are dropped. Returns
+ * how many are left. KVM stops at the first it refuses: go on behind that one.
+ */
+static int read_values(const struct kvm_vcpu *vcpu,
+		       struct kvm_msr_entry *entries, unsigned int num)
+{
+	_cleanup_free_ struct kvm_msrs *msrs = calloc(
+		1, sizeof(*msrs) + num * sizeof(*entries));
+	unsigned int at = 0, kept = 0;
+
+	if (!msrs)
+		return -ENOMEM;
+	while (at < num) {
+		unsigned int got;
+		int r = get_msrs(vcpu, msrs, entries + at, num - at);
+
+		if (r < 0)
+			return r;
+		got = (unsigned int)r;
+		memmove(entries + kept, msrs->entries, got * sizeof(*entries));
+		kept += got;
+		at += got + 1;
+	}
+	return (int)kept;
+}
+
+/* ---- the list ---- */
+
+struct msr_list {
+	struct kvm_msr_entry entries[MSR_STATE_MAX];
+	unsigned int num;
+};
+
+static void add(struct msr_list *list, uint32_t index)
+{
+	if (list->num == MSR_STATE_MAX ||
+	    in_ranges(never, ARRAY_SIZE(never), index))
+		return;
+	for (unsigned int i = 0; i < list->num; i++)
+		if (list->entries[i].index == index)
+			return;
+	list->entries[list->num++] = (struct kvm_msr_entry){ .index = index };
+}
+
+static int add_listed(const struct kvm_vcpu *vcpu, struct msr_list *list)
+{
+	_cleanup_free_ struct kvm_msr_list *known = calloc(
+		1, sizeof(*known) + MSR_STATE_MAX * sizeof(uint32_t));
+	int r;
+
+	if (!known)
+		return -ENOMEM;
+	known->nmsrs = MSR_STATE_MAX;
+	r = kvm_ioctl(vcpu->kvm_fd, KVM_GET_MSR_INDEX_LIST, known);
+	if (r < 0)
+		return r;
+	for (uint32_t i = 0; i < known->nmsrs; i++)
+		add(list, known->indices[i]);
+	return 0;
+}
+
+static int make_list(const struct kvm_vcpu *vcpu, struct msr_list *list)
+{
+	uint64_t cap = 0;
+	int r = add_listed(vcpu, list);
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < ARRAY_SIZE(more); i++)
+		for (uint32_t n = 0; n < more[i].num; n++)
+			add(list, more[i].first + n);
+	if (msr_state_read(vcpu, MSR_MCG_CAP, &cap) == 0)
+		for (uint32_t n = 0;
+		     n < 4 * MIN(cap & 0xff, (uint64_t)MSR_MC_MAX_BANKS); n++)
+			add(list, MSR_MC_FIRST + n);
+	return 0;
+}
+
+int msr_state_get(const struct kvm_vcpu *vcpu, struct state_blob *blob)
+{
+	_cleanup_free_ struct msr_list *list = calloc(1, sizeof(*list));
+	uint8_t *p;
+	int num, r;
+
+	if (!list)
+		return -ENOMEM;
+	r = make_list(vcpu, list);
+	if (r < 0)
+		return r;
+	num = read_values(vcpu, list->entries, list->num);
+	if (num < 0)
+		return num;
+	p = calloc((size_t)num + 1, MSR_STATE_BYTES);
+	if (!p)
+		return -ENOMEM;
+	blob->data = p;
+	blob->bytes = (size_t)num * MSR_STATE_BYTES;
+	for (int i = 0; i < num; i++, p += MSR_STATE_BYTES) {
+		le32_store(p, list->entries[i].index);
+		le64_store(p + 4, list->entries[i].data);
+	}
+	return 0;
+}
+
+/* ---- putting them back ---- */
+
+/*
+ * The value that it has now is ours to compare with. What cannot be read here
+ * is only missed if it was used: other than zero.
+ */
+static int set_one(const struct kvm_vcpu *vcpu, uint32_t index, uint64_t value,
+		   struct err *err)
+{
+	uint64_t now = 0;
+	int r = msr_state_read(vcpu, index, &now);
+
+	if (r < 0 && r != -ENOENT)
+		return err_errno(err, -r, "vCPU %u: reading MSR %#x", vcpu->id,
+				 index);
+	if (now == value)
+		return 0;
+	r = msr_state_write(vcpu, index, value);
+	if (!r)
+		return 0;
+	return err_set(err, EINVAL,
+		       "vCPU %u: this host's KVM does not take the value %#llx "
+		       "of MSR %#x (it has %#llx)",
+		       vcpu->id, (unsigned long long)value, index,
+		       (unsigned long long)now);
+}
+
+int msr_state_set(const struct kvm_vcpu *vcpu, const struct state_blob *blob,
+		  struct err *err)
+{
+	for (size_t at = 0; at + MSR_STATE_BYTES <= blob->bytes;
+	     at += MSR_STATE_BYTES) {
+		const uint8_t *p = blob->data + at;
+		uint32_t index = le32_load(p);
+		int r;
+
+		/* Not what we save; who does has something in mind. */
+		if (in_ranges(never, ARRAY_SIZE(never), index))
+			return err_set(err, EINVAL,
+				       "vCPU %u: MSR %#x is not one that is "
+				       "saved",
+				       vcpu->id, index);
+		r = set_one(vcpu, index, le64_load(p + 4), err);
+		if (r)
+			return r;
+	}
+	return 0;
+}
