@@ -238,7 +238,7 @@ static const struct state_field pit_fields[] = {
 	PIT(UINTS, write_state, 7, .max = 4),
 	PIT(UINTS, write_latch, 8),
 	PIT(UINTS, rw_mode, 9, .max = 3),
-	PIT(UINTS, mode, 10, .max = 7),
+	PIT(UINTS, mode, 10), /* 0xff after reset */
 	PIT(UINTS, bcd, 11, .max = 1),
 	PIT(UINTS, gate, 12, .max = 1),
 	PIT(UINT, flags, 13,

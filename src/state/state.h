@@ -194,6 +194,12 @@ __must_check int state_load(struct state_reader *r,
 __must_check int state_reader_finish(const struct state_reader *r,
 				     struct err *err);
 
+/*
+ * Make the checksum right again, for tests that damage what it covers. bytes:
+ * a whole document.
+ */
+void state_fix_checksum(void *data, size_t bytes);
+
 /* For check(): fills the error, with where field is. Returns -EINVAL. */
 int state_refuse(const struct state_check *c, const char *field,
 		 const char *fmt, ...) __printf_fmt(3, 4);

@@ -160,13 +160,18 @@ void state_save(struct state_writer *w, const struct state_table *table,
 
 int state_writer_finish(struct state_writer *w)
 {
-	size_t covered = w->bytes;
-	uint8_t *t = append(w, STATE_TRAILER_BYTES);
-
-	if (!t)
+	if (!append(w, STATE_TRAILER_BYTES))
 		return w->error;
 	le32_store(w->data + STATE_HEADER_SECTIONS, w->num_sections);
 	le64_store(w->data + STATE_HEADER_LENGTH, w->bytes);
-	le64_store(t, XXH64(w->data, covered, 0));
+	state_fix_checksum(w->data, w->bytes);
 	return 0;
+}
+
+void state_fix_checksum(void *data, size_t bytes)
+{
+	size_t covered = bytes - STATE_TRAILER_BYTES;
+
+	if (bytes >= STATE_TRAILER_BYTES)
+		le64_store((char *)data + covered, XXH64(data, covered, 0));
 }

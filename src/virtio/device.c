@@ -68,6 +68,17 @@ void virtio_dev_hold(struct virtio_dev *dev, bool held)
 		dev->cls->hold(dev, held);
 }
 
+int virtio_dev_check_saved(const struct virtio_dev *dev, struct err *err)
+{
+	const struct virtio_class *cls = dev->cls;
+
+	if (cls->save && cls->load)
+		return 0;
+	return err_set(err, ENOTSUP, "%s: a virtio-%s device cannot be saved%s",
+		       dev->id, cls->name,
+		       cls->not_saved ? cls->not_saved : "; remove it first");
+}
+
 #define DRAIN_STEP_US	  50u
 #define DRAIN_MAX_STEP_US 1000u
 

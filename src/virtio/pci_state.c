@@ -57,7 +57,8 @@ static int check_features(const struct state_check *c,
 			  const struct vpci_state *s,
 			  const struct virtio_dev *dev)
 {
-	uint64_t lost = s->driver_features & ~dev->offered;
+	uint64_t lost = s->driver_features & ~dev->offered &
+			~dev->cls->kept_features;
 
 	if (!(s->status & VPCI_STATUS_FEATURES_OK))
 		return 0;
@@ -197,13 +198,10 @@ int virtio_pci_save(struct virtio_pci *v, struct state_writer *w,
 		    struct err *err)
 {
 	struct virtio_dev *dev = v->dev;
-	int r;
+	int r = virtio_dev_check_saved(dev, err);
 
-	if (!dev->cls->save || !dev->cls->load)
-		return err_set(err, ENOTSUP,
-			       "%s: a virtio-%s device cannot be saved; remove "
-			       "it first",
-			       dev->id, dev->cls->name);
+	if (r)
+		return r;
 	r = msix_save(v->msix, dev->config_id, w, err);
 	if (r)
 		return r;
@@ -321,12 +319,10 @@ int virtio_pci_load(struct virtio_pci *v, struct state_reader *r,
 		    struct err *err)
 {
 	struct virtio_dev *dev = v->dev;
-	int ret;
+	int ret = virtio_dev_check_saved(dev, err);
 
-	if (!dev->cls->load)
-		return err_set(err, ENOTSUP,
-			       "%s: a virtio-%s device cannot be restored",
-			       dev->id, dev->cls->name);
+	if (ret)
+		return ret;
 	ret = msix_load(v->msix, dev->config_id, r, err);
 	if (ret)
 		return ret;

@@ -145,12 +145,18 @@ struct virtio_class {
 	 * dev->features as negotiated; the next activate() goes on from what
 	 * was loaded, those after it begin anew. Guest memory may not be there
 	 * yet: neither of the two touches it. NULL: machines with such a device
-	 * are not saved.
+	 * are not saved; not_saved says why, in words that go behind its name.
 	 */
 	int (*save)(struct virtio_dev *dev, struct state_writer *w,
 		    struct err *err);
 	int (*load)(struct virtio_dev *dev, struct state_reader *r,
 		    struct err *err);
+	const char *not_saved;
+	/*
+	 * Features that depend on the host's moment (a terminal's size) and
+	 * that a restored guest may go on with where they are not offered now.
+	 */
+	uint64_t kept_features;
 };
 
 /* One queue as device and transport share it. */
@@ -236,6 +242,10 @@ void virtio_dev_hold(struct virtio_dev *dev, bool held);
  */
 __must_check int virtio_dev_drain(struct virtio_dev *dev, uint64_t until_ns,
 				  struct err *err);
+
+/* Can it be saved and loaded? -ENOTSUP says why not. Any thread. */
+__must_check int virtio_dev_check_saved(const struct virtio_dev *dev,
+					struct err *err);
 
 /* The configuration space changed (capacity, link...). Any thread. */
 void virtio_config_changed(struct virtio_dev *dev);

@@ -221,13 +221,11 @@ static int drain(struct machine *m, struct err *err)
 static int check_devices(const struct machine *m, struct err *err)
 {
 	for (unsigned int i = 0; i < m->num_devices; i++) {
-		const struct virtio_dev *dev = virtio_pci_dev(m->devices[i]);
+		int r = virtio_dev_check_saved(virtio_pci_dev(m->devices[i]),
+					       err);
 
-		if (!dev->cls->save || !dev->cls->load)
-			return err_set(err, ENOTSUP,
-				       "%s: a virtio-%s device cannot be "
-				       "saved; remove it first",
-				       dev->id, dev->cls->name);
+		if (r)
+			return r;
 	}
 	return 0;
 }

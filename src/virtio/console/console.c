@@ -278,9 +278,22 @@ static int pop_rx(struct console_dev *dev)
 	return r;
 }
 
+/* Held: give the buffer back. It is asked for again when that ends. */
+static void be_quiet(struct console_dev *dev)
+{
+	if (dev->rx_held)
+		vq_unpop(&rx_queue(dev)->vq, 1);
+	dev->rx_held = false;
+	(void)vq_take_hold(&rx_queue(dev)->vq);
+}
+
 /* A buffer to fill, if the guest has given one. */
 static bool hold_buffer(struct console_dev *dev)
 {
+	if (vq_is_held(&rx_queue(dev)->vq)) {
+		be_quiet(dev);
+		return false;
+	}
 	/* A driver may put in empty ones as fast as they are taken. */
 	for (unsigned int i = 0; i < QUEUE_SIZE && dev->rx_active; i++) {
 		int r;
@@ -329,7 +342,10 @@ static void on_rx_kick(void *ctx, uint32_t events)
 
 	io_eventfd_drain(queue->kick_fd);
 	atomic_fetch_add_explicit(&queue->kicks, 1, memory_order_relaxed);
-	chardev_resume_input(dev->backend->chr);
+	if (vq_is_held(&queue->vq))
+		be_quiet(dev);
+	else
+		chardev_resume_input(dev->backend->chr);
 }
 
 /* -- the window -- */
@@ -468,6 +484,8 @@ static void *tx_main(void *arg)
 	while (!tx_stopping(dev)) {
 		if (working)
 			working = serve_tx(dev);
+		else
+			(void)vq_take_hold(&queue->vq);
 		if (!tx_stopping(dev) && poll(&pfd, 1, -1) > 0) {
 			io_eventfd_drain(queue->kick_fd);
 			atomic_fetch_add_explicit(&queue->kicks, 1,
@@ -674,6 +692,47 @@ static const struct thread_class control_calls = {
 	THREAD_CALLS(control_calls_list),
 };
 
+/* -- saved state -- */
+
+struct console_state {
+	uint32_t size; /* of the window, as the driver knows it */
+};
+
+static const struct state_field state_fields[] = {
+	STATE_FIELD_UINT(struct console_state, size, 1),
+};
+
+static const struct state_table state_table = {
+	.section = "virtio-console",
+	.version = 1,
+	.object_bytes = sizeof(struct console_state),
+	.fields = state_fields,
+	.num_fields = ARRAY_SIZE(state_fields),
+};
+
+static int console_save(struct virtio_dev *vdev, struct state_writer *w,
+			struct err *err)
+{
+	struct console_dev *dev = container_of(vdev, struct console_dev, vdev);
+	const struct console_state s = { .size = atomic_load(&dev->size) };
+
+	state_save(w, &state_table, vdev->config_id, &s);
+	return 0;
+}
+
+/* A terminal that is there has a size of its own, and the driver is told. */
+static int console_load(struct virtio_dev *vdev, struct state_reader *r,
+			struct err *err)
+{
+	struct console_dev *dev = container_of(vdev, struct console_dev, vdev);
+	struct console_state s = { .size = 0 };
+	int ret = state_load(r, &state_table, vdev->config_id, &s, err);
+
+	if (!ret && !atomic_load(&dev->size))
+		atomic_store(&dev->size, s.size);
+	return ret;
+}
+
 const struct virtio_class virtio_console_class = {
 	.name = "console",
 	.device_id = DEVICE_ID,
@@ -702,4 +761,7 @@ const struct virtio_class virtio_console_class = {
 	.deactivate = console_deactivate,
 	.thread_classes = thread_classes,
 	.control_calls = &control_calls,
+	.save = console_save,
+	.load = console_load,
+	.kept_features = F_SIZE,
 };

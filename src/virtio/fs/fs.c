@@ -347,4 +347,6 @@ const struct virtio_class virtio_fs_class = {
 	.thread_classes = fs_thread_classes,
 	.vcpu_calls = &fs_vcpu_calls,
 	.control_calls = &fs_control_calls,
+	.not_saved = " while the guest may have it mounted, for what is open "
+		     "is known to virtiofsd alone; remove it first",
 };

@@ -240,15 +240,20 @@ static int start_ctrl(struct net_dev *dev)
 static int settle_backend(struct net_dev *dev)
 {
 	struct net_backend *b = dev->backend;
+	uint64_t offloads = dev->features & NET_GUEST_OFFLOADS;
+	unsigned int pairs = 1; /* the others wait for the driver's command */
 	int r = 0;
 
-	atomic_store(&dev->offloads, dev->features & NET_GUEST_OFFLOADS);
-	/* The others wait for the driver's command. */
-	atomic_store(&dev->pairs, 1);
+	if (dev->vdev.restored) {
+		offloads &= dev->saved_offloads;
+		pairs = dev->saved_pairs;
+	}
+	atomic_store(&dev->offloads, offloads);
+	atomic_store(&dev->pairs, pairs);
 	if (b->ops->set_offloads)
-		r = b->ops->set_offloads(b, dev->features & NET_GUEST_OFFLOADS);
+		r = b->ops->set_offloads(b, offloads);
 	if (!r && b->ops->set_pairs)
-		r = b->ops->set_pairs(b, 1);
+		r = b->ops->set_pairs(b, pairs);
 	return r;
 }
 
@@ -272,6 +277,97 @@ static int net_activate(struct virtio_dev *vdev)
 	if (r)
 		net_deactivate(vdev);
 	return r;
+}
+
+/* ---- saved state ---- */
+
+struct net_state {
+	uint8_t mac[NET_MAC_BYTES];
+	uint64_t offloads;
+	uint32_t pairs;
+	uint32_t max_pairs;
+	uint16_t mtu;
+};
+
+#define F(kind, member, ...) \
+	STATE_FIELD_##kind(struct net_state, member, __VA_ARGS__)
+
+static const struct state_field state_fields[] = {
+	F(BYTES, mac, 1),
+	F(UINT, offloads, 2, .max = NET_GUEST_OFFLOADS),
+	F(UINT, pairs, 3, .max = NET_MAX_PAIRS),
+	F(UINT, max_pairs, 4, .max = NET_MAX_PAIRS),
+	F(UINT, mtu, 5),
+};
+
+static int state_check(const struct state_check *c, const void *loaded,
+		       const void *live)
+{
+	const struct net_state *s = loaded, *here = live;
+
+	if (s->max_pairs != here->max_pairs)
+		return state_refuse(c, "max_pairs", "%u, here %u", s->max_pairs,
+				    here->max_pairs);
+	if (!s->pairs || s->pairs > s->max_pairs)
+		return state_refuse(c, "pairs", "%u, of %u", s->pairs,
+				    s->max_pairs);
+	if (s->mtu != here->mtu)
+		return state_refuse(c, "mtu", "%u, here %u", s->mtu, here->mtu);
+	return 0;
+}
+
+static const struct state_table state_table = {
+	.section = "virtio-net",
+	.version = 1,
+	.object_bytes = sizeof(struct net_state),
+	.fields = state_fields,
+	.num_fields = ARRAY_SIZE(state_fields),
+	.check = state_check,
+};
+
+static struct net_state net_state_of(struct net_dev *dev)
+{
+	uint64_t mac = atomic_load(&dev->mac);
+	struct net_state s = {
+		.offloads = atomic_load(&dev->offloads),
+		.pairs = MAX(atomic_load(&dev->pairs), 1u),
+		.max_pairs = dev->max_pairs,
+		.mtu = dev->mtu,
+	};
+
+	memcpy(s.mac, &mac, NET_MAC_BYTES);
+	return s;
+}
+
+/* Filters are accepted and not applied: there are none to save. */
+static int net_save(struct virtio_dev *vdev, struct state_writer *w,
+		    struct err *err)
+{
+	const struct net_state s = net_state_of(net_dev_of(vdev));
+
+	state_save(w, &state_table, vdev->config_id, &s);
+	return 0;
+}
+
+/*
+ * The address is the saved guest's, which may have been set by its driver: what
+ * a clone gets instead is decided by who restores it.
+ */
+static int net_load(struct virtio_dev *vdev, struct state_reader *r,
+		    struct err *err)
+{
+	struct net_dev *dev = net_dev_of(vdev);
+	struct net_state s = net_state_of(dev);
+	int ret = state_load(r, &state_table, vdev->config_id, &s, err);
+	uint64_t mac = 0;
+
+	if (ret)
+		return ret;
+	memcpy(&mac, s.mac, NET_MAC_BYTES);
+	atomic_store(&dev->mac, mac);
+	dev->saved_offloads = s.offloads;
+	dev->saved_pairs = s.pairs;
+	return 0;
 }
 
 const struct virtio_class virtio_net_class = {
@@ -309,4 +405,6 @@ const struct virtio_class virtio_net_class = {
 	.thread_classes = net_thread_classes,
 	.vcpu_calls = &net_vcpu_calls,
 	.control_calls = &net_control_calls,
+	.save = net_save,
+	.load = net_load,
 };

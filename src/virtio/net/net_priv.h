@@ -35,6 +35,9 @@ struct net_dev {
 	uint64_t features;	    /* effective: net_features_effective() */
 	_Atomic uint64_t offloads;  /* NET_GUEST_OFFLOADS in force */
 	_Atomic unsigned int pairs; /* in use */
+	/* Of a saved state, for the next activate(): net_load(). */
+	uint64_t saved_offloads;
+	unsigned int saved_pairs;
 	_Atomic bool stop;
 	struct net_worker *workers; /* between activate and deactivate */
 	unsigned int num_workers;

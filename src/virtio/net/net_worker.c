@@ -99,7 +99,9 @@ static bool serve(struct net_worker *w)
 		struct net_queue *q = w->queues[i];
 
 		w->waits[i] = (struct net_wait){ .peer.fd = -1 };
-		if (!q->broken && q->ops->serve(q, &w->waits[i]))
+		if (q->broken)
+			(void)vq_take_hold(&net_virtio_queue(q)->vq);
+		else if (q->ops->serve(q, &w->waits[i]))
 			more = true;
 	}
 	return more;

@@ -180,6 +180,46 @@ static void vsock_deactivate(struct virtio_dev *vdev)
 	vsock_loop_stop(container_of(vdev, struct vsock_dev, vdev));
 }
 
+struct vsock_saved {
+	uint64_t guest_cid;
+};
+
+static const struct state_field state_fields[] = {
+	STATE_FIELD_UINT(struct vsock_saved, guest_cid, 1),
+};
+
+static const struct state_table state_table = {
+	.section = "virtio-vsock",
+	.version = 1,
+	.object_bytes = sizeof(struct vsock_saved),
+	.fields = state_fields,
+	.num_fields = ARRAY_SIZE(state_fields),
+};
+
+/*
+ * Connections are not saved: their other ends are programs of this host. The
+ * guest is told by the next activate().
+ */
+static int vsock_save(struct virtio_dev *vdev, struct state_writer *w,
+		      struct err *err)
+{
+	const struct vsock_dev *dev = container_of(vdev, struct vsock_dev,
+						   vdev);
+	const struct vsock_saved s = { .guest_cid = dev->guest_cid };
+
+	state_save(w, &state_table, vdev->config_id, &s);
+	return 0;
+}
+
+/* Another CID is fine: the driver asks for it after the reset. */
+static int vsock_load(struct virtio_dev *vdev, struct state_reader *r,
+		      struct err *err)
+{
+	struct vsock_saved s = { .guest_cid = 0 };
+
+	return state_load(r, &state_table, vdev->config_id, &s, err);
+}
+
 const struct virtio_class virtio_vsock_class = {
 	.name = "vsock",
 	.device_id = VSOCK_DEVICE_ID,
@@ -206,4 +246,6 @@ const struct virtio_class virtio_vsock_class = {
 	.vcpu_calls = &vsock_vcpu_calls,
 	.control_calls = &vsock_control_calls,
 	.config_paths = config_paths,
+	.save = vsock_save,
+	.load = vsock_load,
 };

@@ -148,10 +148,60 @@ static bool serve_rx(struct vsock_dev *dev)
 	return true;
 }
 
+/* -- being restored and being held -- */
+
+/*
+ * After this the driver ends all its connections and asks for its CID. It keeps
+ * buffers in the event queue for that from the start; one that has none yet
+ * is told when it gives one.
+ */
+static void send_reset(struct vsock_dev *dev)
+{
+	const struct vsock_event event = {
+		.id = htole32(VSOCK_EVENT_TRANSPORT_RESET),
+	};
+	struct virtqueue *vq = &queue(dev, VSOCK_QUEUE_EVENT)->vq;
+	/* Not needed at the same time, and too large for the stack. */
+	struct vq_chain *chain = &dev->tx_chain;
+	int r = vq_pop(vq, chain);
+
+	if (r == 0 && vq_enable_kick(vq))
+		r = vq_pop(vq, chain);
+	if (r < 0) {
+		set_broken(dev, "bad descriptor chain");
+		return;
+	}
+	if (r == 0)
+		return;
+	vq_push(vq, chain,
+		(uint32_t)vq_chain_write(chain, 0, &event, sizeof(event)));
+	dev->reset_due = false;
+	dev->event_pushed = true;
+}
+
+/* Nothing is taken from the guest nor given to it. */
+static bool be_quiet(struct vsock_dev *dev)
+{
+	struct virtqueue *rx = &queue(dev, VSOCK_QUEUE_RX)->vq;
+
+	if (!vq_is_held(rx))
+		return false;
+	/* The buffer is taken again when there is something for it. */
+	if (dev->rx_held)
+		vq_unpop(rx, 1);
+	dev->rx_held = false;
+	for (unsigned int i = 0; i < VSOCK_NUM_QUEUES; i++)
+		(void)vq_take_hold(&queue(dev, i)->vq);
+	return true;
+}
+
 /* -- turns -- */
 
 static void interrupt(struct vsock_dev *dev)
 {
+	if (dev->event_pushed)
+		virtio_queue_interrupt(&dev->vdev, VSOCK_QUEUE_EVENT);
+	dev->event_pushed = false;
 	if (dev->tx_pushed)
 		virtio_queue_interrupt(&dev->vdev, VSOCK_QUEUE_TX);
 	if (dev->rx_pushed)
@@ -165,9 +215,11 @@ static bool serve_queues(struct vsock_dev *dev)
 {
 	bool more = false;
 
-	if (!dev->broken) {
+	if (!dev->broken && !be_quiet(dev)) {
 		bool was_full;
 
+		if (dev->reset_due)
+			send_reset(dev);
 		more = serve_tx(dev);
 		was_full = vsock_num_rsts(dev) >= VSOCK_RSTS_TX;
 		more |= serve_rx(dev);
@@ -188,7 +240,8 @@ static void on_event(struct vsock_dev *dev, const struct epoll_event *ev)
 	void *what = ev->data.ptr;
 
 	if (what == queue(dev, VSOCK_QUEUE_RX) ||
-	    what == queue(dev, VSOCK_QUEUE_TX))
+	    what == queue(dev, VSOCK_QUEUE_TX) ||
+	    what == queue(dev, VSOCK_QUEUE_EVENT))
 		on_kick(dev, what);
 	else if (dev->broken)
 		return; /* the connections are gone, clients have to wait */
@@ -226,8 +279,10 @@ static void wait_for_events(struct vsock_dev *dev, bool more)
 static void wait_for_stop(struct vsock_dev *dev)
 {
 	dev->timer_ns = 0;
-	while (!stopping(dev))
+	while (!stopping(dev)) {
+		(void)be_quiet(dev);
 		wait_for_events(dev, false);
+	}
 }
 
 /* The guest sent and powered off: its bytes are no less sent for that. */
@@ -323,7 +378,7 @@ int vsock_loop_init(struct vsock_dev *dev)
 	dev->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	if (dev->epoll_fd < 0)
 		return -errno;
-	for (unsigned int i = 0; i < VSOCK_QUEUE_EVENT; i++) {
+	for (unsigned int i = 0; i < VSOCK_NUM_QUEUES; i++) {
 		struct virtio_queue *q = queue(dev, i);
 		struct epoll_event ev = { .events = EPOLLIN, .data.ptr = q };
 
@@ -342,6 +397,9 @@ int vsock_loop_start(struct vsock_dev *dev)
 	dev->rx_held = false;
 	dev->rx_pushed = false;
 	dev->tx_pushed = false;
+	dev->event_pushed = false;
+	dev->reset_due = dev->vdev.restored &&
+			 queue(dev, VSOCK_QUEUE_EVENT)->vq.started;
 	dev->rst_head = 0;
 	dev->rst_tail = 0;
 	dev->timer_ns = 0;

@@ -112,6 +112,11 @@ struct vsock_dev {
 	struct vq_chain rx_chain; /* popped and not pushed, if rx_held */
 	bool rx_held, rx_pushed, tx_pushed;
 	bool broken;
+	/*
+	 * The guest has connections that this device knows nothing of: it is to
+	 * be told (5.10.6.7) before anything else.
+	 */
+	bool reset_due, event_pushed;
 };
 
 /* -- vsock_conn.c, vsock_connect.c; all on the device's thread -- */

@@ -66,4 +66,12 @@ enum vsock_op {
 #define VSOCK_SHUTDOWN_SEND 2u
 #define VSOCK_SHUTDOWN_BOTH 3u
 
+/* 5.10.6.7 */
+struct vsock_event {
+	uint32_t id;
+};
+_Static_assert(sizeof(struct vsock_event) == 4, "5.10.6.7");
+
+#define VSOCK_EVENT_TRANSPORT_RESET 0u
+
 #endif
