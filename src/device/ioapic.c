@@ -70,6 +70,10 @@
 #define MSI_DATA_ASSERT (1u << 14)
 #define MSI_DATA_LEVEL	(1u << 15)
 
+/* Those that rte_address() and rte_data() may set. */
+#define MSI_ADDRESS_BITS 0xfffe4ull
+#define MSI_DATA_BITS    0xc7ffu
+
 #define STORM_EOIS     10000
 #define STORM_PAUSE_NS (NSEC_PER_SEC / 100)
 
@@ -299,11 +303,16 @@ static int state_check(const struct state_check *c, const void *loaded,
 		if (s->rte[pin] & ~(RTE_WRITABLE | RTE_REMOTE_IRR))
 			return state_refuse(c, "rte", "pin %u: %#llx", pin,
 					    (unsigned long long)s->rte[pin]);
-		if ((s->route_address[pin] & ~0xfffffull) != MSI_ADDRESS &&
-		    s->routed[pin])
+		if (!s->routed[pin])
+			continue;
+		if ((s->route_address[pin] & ~MSI_ADDRESS_BITS) != MSI_ADDRESS)
 			return state_refuse(
 				c, "route_address", "pin %u: %#llx", pin,
 				(unsigned long long)s->route_address[pin]);
+		if ((s->route_data[pin] & ~MSI_DATA_BITS) ||
+		    !(s->route_data[pin] & MSI_DATA_LEVEL))
+			return state_refuse(c, "route_data", "pin %u: %#x", pin,
+					    s->route_data[pin]);
 	}
 	return 0;
 }
@@ -345,14 +354,21 @@ static int load_pin_locked(struct ioapic *ioapic, uint32_t pin,
 {
 	struct ioapic_pin *p = &ioapic->pins[pin];
 
+	int r;
+
 	*p = (struct ioapic_pin){ .rte = s->rte[pin] };
-	if (!s->routed[pin])
-		return 0;
-	p->routed = true;
-	p->route_address = s->route_address[pin];
-	p->route_data = s->route_data[pin];
-	return irq_router_set_msi(ioapic->router, pin, p->route_address,
-				  p->route_data);
+	if (s->routed[pin]) {
+		p->routed = true;
+		p->route_address = s->route_address[pin];
+		p->route_data = s->route_data[pin];
+		r = irq_router_set_msi(ioapic->router, pin, p->route_address,
+				       p->route_data);
+		if (r)
+			return r;
+	}
+	/* Nothing to do, if the entry and its route belong together. */
+	update_route_locked(ioapic, pin);
+	return 0;
 }
 
 int ioapic_load(struct ioapic *ioapic, struct state_reader *r, struct err *err)

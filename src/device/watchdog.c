@@ -157,8 +157,10 @@ void watchdog_pause(struct watchdog *w)
 
 	pthread_mutex_lock(&w->lock);
 	at = now(w);
+	/* Twice is once: what is left then counts. */
+	if (!w->paused)
+		w->left_ns = w->end_ns > at ? w->end_ns - at : 0;
 	w->paused = true;
-	w->left_ns = w->end_ns > at ? w->end_ns - at : 0;
 	dev_timer_cancel(&w->timer);
 	pthread_mutex_unlock(&w->lock);
 }

@@ -4,9 +4,10 @@
  * save, copy guest memory, free; a new machine, memory back, load, resume. The
  * guest should notice nothing. Tests look at what it says on its console.
  *
- * The other machine can be given another order of devices on the PCI bus before
- * it is loaded (--shuffle), bytes of its state can be damaged (--damage), and
- * state and memory can be kept in files, for a run that only restores.
+ * The new machine can be built with its devices in another order, which loading
+ * has to put right (--shuffle); machines can be given damaged copies of the
+ * state before (--damage); and the last state can be kept in a file
+ * (--save-to).
  *
  * Prints one JSON object on stderr. Exit status: 0 the guest ended by itself or
  * all cycles are done, 1 something failed, 2 wrong usage, 77 no KVM here.
@@ -41,7 +42,8 @@ struct options {
 	unsigned int cycles, every_ms, first_ms;
 	const char *save_to; /* keep the last state there, a file */
 	unsigned int damage; /* load damaged copies that often each time */
-	bool resume_first;   /* let the old machine go on for a while, too */
+	bool shuffle;
+	bool resume_first; /* let the old machine go on for a while, too */
 };
 
 struct cycle {
@@ -227,10 +229,27 @@ static int save(struct cycle *c)
 	return r ? r : copy_out(c);
 }
 
+/* The last device becomes the first, on the PCI bus, too. */
+static void shuffle(struct vm_config *cfg)
+{
+	struct vm_device_config last;
+
+	if (cfg->num_devices < 2)
+		return;
+	last = cfg->devices[cfg->num_devices - 1];
+	memmove(&cfg->devices[1], &cfg->devices[0],
+		(cfg->num_devices - 1) * sizeof(last));
+	cfg->devices[0] = last;
+}
+
 static int restore(struct cycle *c)
 {
 	uint64_t start;
-	int r = build(c, true, &c->m);
+	int r;
+
+	if (c->opt.shuffle)
+		shuffle(&c->cfg);
+	r = build(c, true, &c->m);
 
 	if (r)
 		return r;
@@ -368,6 +387,7 @@ static int parse(struct options *opt, int argc, char **argv)
 		{ "save-to", required_argument, NULL, 's' },
 		{ "damage", required_argument, NULL, 'd' },
 		{ "resume-first", no_argument, NULL, 'r' },
+		{ "shuffle", no_argument, NULL, 'x' },
 		{ NULL, 0, NULL, 0 },
 	};
 	int o;
@@ -388,6 +408,8 @@ static int parse(struct options *opt, int argc, char **argv)
 			opt->damage = (unsigned int)atoi(optarg);
 		else if (o == 'r')
 			opt->resume_first = true;
+		else if (o == 'x')
+			opt->shuffle = true;
 		else
 			return 2;
 	}
@@ -405,7 +427,7 @@ int main(int argc, char **argv)
 	if (r) {
 		fprintf(stderr, "usage: state_cycle [--cycles N] [--every MS] "
 				"[--first MS] [--save-to FILE] [--damage N] "
-				"[--resume-first] CONFIG.json\n");
+				"[--resume-first] [--shuffle] CONFIG.json\n");
 		return r;
 	}
 	if (access(KVM_DEVICE_PATH, R_OK | W_OK)) {
