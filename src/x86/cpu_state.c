@@ -815,10 +815,23 @@ static int set_tsc_khz(const struct kvm_vcpu *vcpu, const struct cpu_state *s,
 			 vcpu->id, s->tsc_khz, is);
 }
 
+/* Some KVMs take an offset and do not apply it. */
+static int set_tsc_offset(const struct kvm_vcpu *vcpu, uint64_t offset)
+{
+	uint64_t now;
+	int r = kvm_vcpu_set_tsc_offset(vcpu, offset);
+
+	if (r >= 0)
+		r = kvm_vcpu_get_tsc_offset(vcpu, &now);
+	if (r >= 0 && now != offset)
+		r = -EOPNOTSUPP;
+	return r;
+}
+
 static int set_tsc(const struct kvm_vcpu *vcpu, uint64_t host_tsc,
 		   const struct cpu_state *s)
 {
-	int r = kvm_vcpu_set_tsc_offset(vcpu, s->tsc - host_tsc);
+	int r = set_tsc_offset(vcpu, s->tsc - host_tsc);
 
 	if (r < 0)
 		r = msr_state_write(vcpu, MSR_STATE_TSC, s->tsc);

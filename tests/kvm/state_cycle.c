@@ -278,6 +278,7 @@ static int keep(const struct cycle *c)
 
 static int cycle(struct cycle *c)
 {
+	uint64_t start = clock_now_ns();
 	int r = save(c);
 
 	if (!r && c->opt.resume_first) {
@@ -296,6 +297,10 @@ static int cycle(struct cycle *c)
 		r = keep(c);
 	if (!r)
 		r = restore(c);
+	fprintf(stderr,
+		"state_cycle: cycle %u: %" PRIu64 " bytes, %" PRIu64 " ms\n",
+		c->done, c->state_bytes,
+		(uint64_t)((clock_now_ns() - start) / NSEC_PER_MSEC));
 	state_writer_fini(&c->w);
 	forget_memory(c);
 	c->done++;
