@@ -9,8 +9,9 @@
  * state before (--damage); and the last state can be kept in a file
  * (--save-to).
  *
- * Prints one JSON object on stderr. Exit status: 0 the guest ended by itself or
- * all cycles are done, 1 something failed, 2 wrong usage, 77 no KVM here.
+ * Prints one JSON object on stderr. Exit status: 0 the guest ended ("end"
+ * says how, 0: not by itself) or all cycles are done, 1 something failed, 2
+ * wrong usage, 77 no KVM here.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -338,8 +339,9 @@ static void on_end(void *ctx, uint32_t events)
 	int end = atomic_load(&c->end);
 
 	io_eventfd_drain(c->end_fd);
-	finish(c, end == MACHINE_END_POWEROFF || end == MACHINE_END_REBOOT ? 0
-									   : 1);
+	/* A guest may crash itself: who started it knows whether that is fine.
+	 */
+	finish(c, end == MACHINE_END_ERROR);
 }
 
 /* ---- all of it ---- */
