@@ -201,6 +201,8 @@ static void test_tsc(void **state)
 	    kvm_vcpu_get_tsc_offset(&a.vcpu, &offset_a) < 0 ||
 	    offset_a != 1000000) {
 		print_message("skipped: this KVM has no TSC offset\n");
+		kvm_guest_fini(&a);
+		kvm_guest_fini(&b);
 		skip();
 	}
 	save_vcpu(&a, HOST_TSC, &w);
@@ -325,6 +327,7 @@ static void test_chips(void **state)
 	make(&a, true);
 	if (irq_router_kind(a.router) != IRQCHIP_KERNEL) {
 		print_message("skipped: this KVM has no IOAPIC\n");
+		kvm_guest_fini(&a);
 		skip();
 	}
 	use_chips(&a);

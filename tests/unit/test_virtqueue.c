@@ -852,6 +852,140 @@ static void test_no_lost_wakeups(void **state)
 	assert_true(race.irqs_sent < RACE_REQUESTS);
 }
 
+static uint16_t add_one(void)
+{
+	const struct vring_buf buf = { data(8), 8, true };
+
+	return vring_add(&ring, &buf, 1);
+}
+
+/* Quiet is a queue of which nothing is outstanding, and whose device said so.
+ */
+static void test_quiet(void **state)
+{
+	start(true, false);
+	vq_hold(&vq, true);
+	assert_true(vq_is_quiet(&vq)); /* nobody ever popped */
+	vq_hold(&vq, false);
+	assert_false(vq_is_quiet(&vq));
+
+	add_one();
+	add_one();
+	add_one();
+	assert_int_equal(vq_pop(&vq, &chain), 1);
+	vq_hold(&vq, true);
+	assert_false(vq_is_quiet(&vq));
+	assert_int_equal(vq_pop(&vq, &chain), 0); /* held */
+	assert_false(vq_is_quiet(&vq));		  /* one is outstanding */
+	assert_false(vq_has_work(&vq));
+	vq_push_fill(&vq, chain.head, 0);
+	assert_false(vq_is_quiet(&vq)); /* and not shown */
+	vq_push_show(&vq);
+	assert_true(vq_is_quiet(&vq));
+	/* Twice is once. */
+	vq_hold(&vq, true);
+	assert_true(vq_is_quiet(&vq));
+
+	/* An answer to an earlier hold is none to the next. */
+	vq_hold(&vq, false);
+	vq_hold(&vq, true);
+	assert_false(vq_is_quiet(&vq));
+	assert_true(vq_take_hold(&vq));
+	assert_true(vq_is_quiet(&vq));
+	vq_hold(&vq, false);
+	assert_false(vq_take_hold(&vq));
+
+	/* What is given back is not outstanding. */
+	assert_int_equal(vq_pop(&vq, &chain), 1);
+	assert_int_equal(vq_pop(&vq, &chain), 1);
+	vq_hold(&vq, true);
+	assert_true(vq_take_hold(&vq));
+	assert_false(vq_is_quiet(&vq));
+	vq_unpop(&vq, 2);
+	assert_true(vq_is_quiet(&vq));
+	vq_hold(&vq, false);
+	assert_int_equal(vq_pop(&vq, &chain), 1);
+}
+
+/* While held, kicks are neither asked for nor refused: guest memory is still.
+ */
+static void test_hold_writes_nothing(void **state)
+{
+	for (int event_idx = 0; event_idx < 2; event_idx++) {
+		char before[4096];
+
+		start(event_idx, false);
+		add_one();
+		assert_int_equal(vq_pop(&vq, &chain), 1);
+		vq_push(&vq, &chain, 0);
+		vq_hold(&vq, true);
+		memcpy(before, vring_ptr(&ring, ring.used), 6 + 8 * SIZE);
+		add_one();
+		vq_disable_kick(&vq);
+		assert_int_equal(vq_pop(&vq, &chain), 0);
+		assert_false(vq_enable_kick(&vq));
+		assert_memory_equal(before, vring_ptr(&ring, ring.used),
+				    6 + 8 * SIZE);
+		vq_hold(&vq, false);
+		vq_disable_kick(&vq);
+		assert_int_equal(vq_pop(&vq, &chain), 1);
+		vq_push(&vq, &chain, 0);
+		assert_int_equal(vq_pop(&vq, &chain), 0);
+		assert_false(vq_enable_kick(&vq));
+	}
+}
+
+/* A ring that was served elsewhere goes on, and the driver is told anew. */
+static void test_restore(void **state)
+{
+	char before[4096];
+	struct vq_config cfg;
+
+	for (int event_idx = 0; event_idx < 2; event_idx++) {
+		start(event_idx, false);
+		for (unsigned int i = 0; i < 3; i++) {
+			uint16_t head = add_one();
+
+			assert_int_equal(vq_pop(&vq, &chain), 1);
+			vq_push(&vq, &chain, 8);
+			expect_used(head, 8);
+		}
+		vq_disable_kick(&vq); /* as it was left */
+		vq_stop(&vq);
+		memcpy(before, vring_ptr(&ring, ring.used), 6 + 8 * SIZE);
+
+		vring_config(&ring, &cfg);
+		cfg.event_idx = event_idx;
+		vq_init(&vq, 0, VQ_MAX_SIZE, &ram);
+		vq_hold(&vq, true);
+		assert_int_equal(vq_restore(&vq, &cfg, 3), 0);
+		assert_memory_equal(before, vring_ptr(&ring, ring.used),
+				    6 + 8 * SIZE);
+		assert_true(vq_is_quiet(&vq));
+		assert_int_equal(vq_pop(&vq, &chain), 0);
+		vq_hold(&vq, false);
+		/* Nothing to do: it asks for kicks before it sleeps. */
+		vq_disable_kick(&vq);
+		assert_int_equal(vq_pop(&vq, &chain), 0);
+		assert_false(vq_enable_kick(&vq));
+		if (event_idx)
+			assert_int_equal(
+				*vring_u16(&ring, ring.used + 4 + 8 * SIZE), 3);
+		else
+			assert_int_equal(*vring_u16(&ring, ring.used), 0);
+		add_one();
+		assert_int_equal(vq_pop(&vq, &chain), 1);
+		vq_push(&vq, &chain, 5);
+		expect_used(chain.head, 5);
+		/* The driver may wait for what was used before. */
+		assert_true(vq_should_notify(&vq));
+	}
+	cfg.used = ram.span;
+	assert_int_equal(vq_restore(&vq, &cfg, 0), -EFAULT);
+	cfg.size = 3;
+	assert_int_equal(vq_restore(&vq, &cfg, 0), -EINVAL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -875,6 +1009,9 @@ int main(void)
 		cmocka_unit_test(test_adopt),
 		cmocka_unit_test(test_heads_only),
 		cmocka_unit_test(test_dirty_marks),
+		cmocka_unit_test(test_quiet),
+		cmocka_unit_test(test_hold_writes_nothing),
+		cmocka_unit_test(test_restore),
 		cmocka_unit_test(test_no_lost_wakeups),
 	};
 
