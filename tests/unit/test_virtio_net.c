@@ -614,6 +614,67 @@ static void test_stock_goes_back(void **state)
 	stop(f);
 }
 
+static void drain(struct fixture *f)
+{
+	struct err err = ERR_INIT;
+
+	virtio_dev_hold(f->dev, true);
+	if (virtio_dev_drain(f->dev, clock_now_ns() + WAIT_MS * NSEC_PER_MSEC,
+			     &err))
+		fail_msg("%s", err.text);
+}
+
+/* A paused machine: the stock goes back, frames wait outside. */
+static void test_held(void **state)
+{
+	struct fixture *f = *state;
+	const struct virtqueue *vq;
+	struct vring_used_elem used;
+	uint64_t gpas[8];
+
+	start(f, NULL, ~0ull);
+	vq = &f->dev->queues[RX].vq;
+	for (unsigned int i = 0; i < 8; i++)
+		gpas[i] = post(f, 1500);
+	kick(f, RX);
+	peer_send(f, 60, 1);
+	expect_frame(f, gpas[0], 60, 1);
+	drain(f);
+	assert_int_equal(vq->last_avail, 1);
+	assert_int_equal(vq->shown_idx, 1);
+	peer_send(f, 60, 2);
+	for (unsigned int i = 0; i < 20; i++)
+		nap();
+	assert_false(vring_take_used(&f->rings[RX], &used));
+	virtio_dev_hold(f->dev, false);
+	expect_frame(f, gpas[1], 60, 2);
+	stop(f);
+}
+
+/* One that waits for buffers meanwhile is not lost. */
+static void test_held_in_the_middle(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t gpas[7];
+
+	start(f, NULL, ~0ull);
+	for (unsigned int i = 0; i < 3; i++)
+		gpas[i] = post(f, 1500);
+	kick(f, RX);
+	peer_send(f, 9000, 9);
+	for (unsigned int i = 0; i < 20; i++)
+		nap();
+	drain(f);
+	assert_int_equal(f->dev->queues[RX].vq.last_avail, 0);
+	virtio_dev_hold(f->dev, false);
+	for (unsigned int i = 3; i < 7; i++) {
+		gpas[i] = post(f, 1500);
+		kick(f, RX);
+	}
+	expect_merged(f, gpas, 1500, 9000, 9);
+	stop(f);
+}
+
 /* ---- bad drivers ---- */
 
 static void expect_broken(struct fixture *f)
@@ -950,6 +1011,8 @@ int main(void)
 		NET_TEST(test_unmerged),
 		NET_TEST(test_receive_chain),
 		NET_TEST(test_stock_goes_back),
+		NET_TEST(test_held),
+		NET_TEST(test_held_in_the_middle),
 		NET_TEST(test_bad_chain_rx),
 		NET_TEST(test_bad_chain_tx),
 		NET_TEST(test_bad_chain_ctrl),

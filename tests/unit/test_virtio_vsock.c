@@ -437,6 +437,60 @@ static void test_host_connects(void **state)
 	expect_op(f, &b, VSOCK_OP_SHUTDOWN, VSOCK_SHUTDOWN_BOTH);
 }
 
+/* A paused machine: what the host says waits outside, with all else. */
+static void test_held(void **state)
+{
+	struct fixture *f = *state;
+	struct err err = ERR_INIT;
+	struct flow fl;
+	int fd = guest_connect(f, &fl, 52, 1024);
+
+	host_say(fd, "before");
+	assert_int_equal(receive(f, &fl).len, 6);
+	virtio_dev_hold(f->dev, true);
+	if (virtio_dev_drain(f->dev, clock_now_ns() + WAIT_MS * NSEC_PER_MSEC,
+			     &err))
+		fail_msg("%s", err.text);
+	host_say(fd, "while");
+	expect_nothing(f);
+	virtio_dev_hold(f->dev, false);
+	assert_int_equal(receive(f, &fl).len, 5);
+	assert_memory_equal(f->payload, "while", 5);
+	close(fd);
+	expect_op(f, &fl, VSOCK_OP_SHUTDOWN, VSOCK_SHUTDOWN_BOTH);
+}
+
+/* A restored driver is told that its connections are gone, once. */
+static void test_transport_reset(void **state)
+{
+	struct fixture *f = *state;
+	struct vring_used_elem used = { 0 };
+	struct vring_buf buf = { 0, 8, true };
+
+	deactivate(f);
+	f->dev->restored = true;
+	activate(f, 16, ~0ull);
+	f->dev->restored = false;
+	/* Its event queue was empty. */
+	buf.gpa = vring_alloc(&f->rings[2], 8, 8);
+	memset(vring_ptr(&f->rings[2], buf.gpa), 0xff, 8);
+	vring_add(&f->rings[2], &buf, 1);
+	kick(f, 2);
+	assert_true(vring_wait_used(&f->rings[2], WAIT_MS, &used));
+	assert_int_equal(used.len, 4);
+	assert_int_equal(le32_load(vring_ptr(&f->rings[2], buf.gpa)),
+			 VSOCK_EVENT_TRANSPORT_RESET);
+	vring_add(&f->rings[2], &buf, 1);
+	kick(f, 2);
+	assert_false(vring_wait_used(&f->rings[2], QUIET_MS, &used));
+	/* After a reset it is a new device. */
+	deactivate(f);
+	activate(f, 16, ~0ull);
+	vring_add(&f->rings[2], &buf, 1);
+	kick(f, 2);
+	assert_false(vring_wait_used(&f->rings[2], QUIET_MS, &used));
+}
+
 static void test_refused(void **state)
 {
 	struct flow fl = { .host_port = 99, .guest_port = 5 };
@@ -1225,6 +1279,8 @@ int main(void)
 		VSOCK_TEST(test_guest_connects),
 		VSOCK_TEST(test_host_connects),
 		VSOCK_TEST(test_refused),
+		VSOCK_TEST(test_held),
+		VSOCK_TEST(test_transport_reset),
 		VSOCK_TEST(test_hello_lines),
 		VSOCK_TEST(test_backlog_full),
 		VSOCK_TEST(test_megabytes_to_host),
