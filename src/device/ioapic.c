@@ -72,7 +72,7 @@
 
 /* Those that rte_address() and rte_data() may set. */
 #define MSI_ADDRESS_BITS 0xfffe4ull
-#define MSI_DATA_BITS    0xc7ffu
+#define MSI_DATA_BITS	 0xc7ffu
 
 #define STORM_EOIS     10000
 #define STORM_PAUSE_NS (NSEC_PER_SEC / 100)

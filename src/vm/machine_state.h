@@ -9,8 +9,9 @@
  * on with machine_resume(), as if nothing had been.
  *
  * When loading: machine_new() with restore set, guest memory in its place (or a
- * pager that brings it), machine_load(), machine_start(), machine_resume(). No
- * guest memory is read or written before machine_resume(), which see for time.
+ * pager that brings it: KVM already wants the pages of its clocks when MSRs are
+ * loaded), machine_load(), machine_start(), machine_resume(). quire itself
+ * neither reads nor writes guest memory before machine_resume().
  *
  * Control thread only.
  */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "x86/msr_state.h"
 
+#include <asm/kvm_para.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,9 +28,15 @@ static const struct msr_range {
 	{ 0x1c4, 2 },				   /* XFD, XFD_ERR */
 };
 
-/* What is saved elsewhere, or is not the guest's. */
+/*
+ * What is saved elsewhere, or is not the guest's. The address of the wall clock
+ * is an order to write it, once, which has been carried out; and with another
+ * kvmclock than the restored one it would be wrong.
+ */
 static const struct msr_range never[] = {
-	{ MSR_STATE_TSC, 1 },  { MSR_STATE_TSC_DEADLINE, 1 },
+	{ MSR_STATE_TSC, 1 },
+	{ MSR_KVM_WALL_CLOCK, 2 }, /* and SYSTEM_TIME, both by old numbers */
+	{ MSR_KVM_WALL_CLOCK_NEW, 1 },
 	{ 0x480, 0x14 },       /* VMX capabilities */
 	{ 0x40000000, 0x200 }, /* Hyper-V's, which no guest here is told of */
 	{ 0xc0010114, 4 },     /* SVM: VM_CR, IGNNE, SMM_CTL, VM_HSAVE_PA */

@@ -328,9 +328,10 @@ static const struct state_table state_table = {
 static struct net_state net_state_of(struct net_dev *dev)
 {
 	uint64_t mac = atomic_load(&dev->mac);
+	unsigned int pairs = atomic_load(&dev->pairs);
 	struct net_state s = {
 		.offloads = atomic_load(&dev->offloads),
-		.pairs = MAX(atomic_load(&dev->pairs), 1u),
+		.pairs = pairs ? pairs : 1, /* 0: never active */
 		.max_pairs = dev->max_pairs,
 		.mtu = dev->mtu,
 	};
