@@ -450,7 +450,7 @@ struct msix_state {
 
 static const struct state_field state_fields[] = {
 	STATE_FIELD_BLOB(struct msix_state, table, 1,
-			 MSIX_MAX_VECTORS *PCI_MSIX_ENTRY_SIZE),
+			 (uint64_t)MSIX_MAX_VECTORS *PCI_MSIX_ENTRY_SIZE),
 	STATE_FIELD_BLOB(struct msix_state, pending, 2, MSIX_MAX_VECTORS),
 };
 

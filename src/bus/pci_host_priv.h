@@ -24,8 +24,8 @@ struct pci_host {
 	void *reset_ctx;
 };
 
-/* Map and unmap what dev's configuration space says, as after a write. */
-void pci_host_sync_bars_locked(struct pci_host *host, struct pci_dev *dev);
+/* Map and unmap what its configuration space says, as after a write. */
+void pci_host_sync_bars_locked(struct pci_host *host, struct pci_dev *written);
 
 /* Is [addr, addr + size) in one of the windows for BARs? */
 bool pci_host_in_windows(const struct pci_host *host, uint64_t addr,

@@ -6,9 +6,10 @@
  *
  *	test_cpu_state --write FILE
  *
- * writes a vCPU's state for the next golden file (golden/vcpu-N.state). It is
- * of the CPU of the machine that it was made on: elsewhere it may be refused,
- * but only for that.
+ * writes a vCPU's state for the next golden file (golden/vcpu-N.state), and
+ * with --write-chips that of the interrupt controllers (chips-N.state). The
+ * former is of the CPU of the machine that it was made on: elsewhere it may be
+ * refused, but only for that.
  */
 #include "kvm_guest.h"
 
@@ -200,7 +201,7 @@ static void test_tsc(void **state)
 	if (kvm_vcpu_set_tsc_offset(&a.vcpu, 1000000) < 0 ||
 	    kvm_vcpu_get_tsc_offset(&a.vcpu, &offset_a) < 0 ||
 	    offset_a != 1000000) {
-		print_message("skipped: this KVM has no TSC offset\n");
+		print_message("skip: this KVM has no TSC offset\n");
 		kvm_guest_fini(&a);
 		kvm_guest_fini(&b);
 		skip();
@@ -326,7 +327,7 @@ static void test_chips(void **state)
 	kvm_guest_skip_without_kvm();
 	make(&a, true);
 	if (irq_router_kind(a.router) != IRQCHIP_KERNEL) {
-		print_message("skipped: this KVM has no IOAPIC\n");
+		print_message("skip: this KVM has no IOAPIC\n");
 		kvm_guest_fini(&a);
 		skip();
 	}
@@ -421,20 +422,58 @@ static void test_cpus(void **state)
 
 /* ---- golden file ---- */
 
+static char *read_golden(const char *path, size_t *ret_bytes)
+{
+	FILE *f = fopen(path, "r");
+	char *data = malloc(MAX_FILE);
+
+	assert_non_null(f);
+	assert_non_null(data);
+	*ret_bytes = fread(data, 1, MAX_FILE, f);
+	fclose(f);
+	return data;
+}
+
+static void test_golden_chips(void **state)
+{
+	struct kvm_guest g;
+	struct state_writer w;
+	struct state_reader r;
+	struct err err = ERR_INIT;
+	size_t bytes;
+	char *data;
+
+	kvm_guest_skip_without_kvm();
+	make(&g, true);
+	if (irq_router_kind(g.router) != IRQCHIP_KERNEL) {
+		print_message("skip: this KVM has no IOAPIC\n");
+		kvm_guest_fini(&g);
+		skip();
+	}
+	data = read_golden(GOLDEN_DIR "/chips-1.state", &bytes);
+	assert_int_equal(state_reader_init(&r, data, bytes, &err), 0);
+	if (irq_state_load(&g.vm, &r, &err))
+		fail_msg("%s", err.text);
+	state_reader_fini(&r);
+	save_chips(&g, &w);
+	/* Version 1 is the latest: it says the same. */
+	assert_int_equal(w.bytes, bytes);
+	assert_memory_equal(w.data, data, bytes);
+	state_writer_fini(&w);
+	kvm_guest_fini(&g);
+	free(data);
+}
+
 static void test_golden(void **state)
 {
-	FILE *f = fopen(GOLDEN_DIR "/vcpu-1.state", "r");
-	char *data = malloc(MAX_FILE);
 	struct kvm_guest g;
 	struct err err = ERR_INIT;
 	size_t bytes;
+	char *data;
 	int r;
 
 	kvm_guest_skip_without_kvm();
-	assert_non_null(f);
-	assert_non_null(data);
-	bytes = fread(data, 1, MAX_FILE, f);
-	fclose(f);
+	data = read_golden(GOLDEN_DIR "/vcpu-1.state", &bytes);
 	make(&g, true);
 	r = load_vcpu(&g, HOST_TSC, data, bytes, &err);
 	/* Another CPU, or its kernel, may lack something: never the format. */
@@ -446,15 +485,20 @@ static void test_golden(void **state)
 	free(data);
 }
 
-static int write_golden(const char *path)
+static int write_golden(const char *path, bool chips)
 {
 	struct kvm_guest g;
 	struct state_writer w;
 	FILE *f = fopen(path, "w");
 
 	make(&g, true);
-	use_all(&g);
-	save_vcpu(&g, HOST_TSC, &w);
+	if (chips) {
+		use_chips(&g);
+		save_chips(&g, &w);
+	} else {
+		use_all(&g);
+		save_vcpu(&g, HOST_TSC, &w);
+	}
 	if (!f || fwrite(w.data, 1, w.bytes, f) != w.bytes || fclose(f)) {
 		perror(path);
 		return 1;
@@ -474,9 +518,12 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_chips),
 		cmocka_unit_test(test_cpus),
 		cmocka_unit_test(test_golden),
+		cmocka_unit_test(test_golden_chips),
 	};
 
 	if (argc == 3 && strcmp(argv[1], "--write") == 0)
-		return write_golden(argv[2]);
+		return write_golden(argv[2], false);
+	if (argc == 3 && strcmp(argv[1], "--write-chips") == 0)
+		return write_golden(argv[2], true);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
