@@ -463,8 +463,8 @@ void rtc_poll(struct rtc *rtc)
 }
 
 /* Far beyond what a guest can set, far below what could overflow. */
-#define STATE_MAX_ORIGIN_NS (1ll << 62)
-#define STATE_MAX_S	    (1ll << 40)
+#define STATE_MAX_ORIGIN_NS (1LL << 62)
+#define STATE_MAX_S	    (1LL << 40)
 
 #define F(kind, member, ...) STATE_FIELD_##kind(struct rtc, member, __VA_ARGS__)
 

@@ -290,7 +290,8 @@ static void be_quiet(struct console_dev *dev)
 /* A buffer to fill, if the guest has given one. */
 static bool hold_buffer(struct console_dev *dev)
 {
-	if (vq_is_held(&rx_queue(dev)->vq)) {
+	/* Not active: the queue is not this thread's to look at. */
+	if (dev->rx_active && vq_is_held(&rx_queue(dev)->vq)) {
 		be_quiet(dev);
 		return false;
 	}
