@@ -110,12 +110,12 @@ static int check_unique(const struct state_reader *r, struct err *err)
 {
 	_cleanup_free_ const struct state_section **sorted = NULL;
 
-	sorted = calloc(r->num_sections + 1, sizeof(*sorted));
+	sorted = calloc(r->num_sections + 1, sizeof(struct state_section *));
 	if (!sorted)
 		return err_set(err, ENOMEM, "out of memory");
 	for (size_t i = 0; i < r->num_sections; i++)
 		sorted[i] = &r->sections[i];
-	qsort(sorted, r->num_sections, sizeof(*sorted), compare);
+	qsort(sorted, r->num_sections, sizeof(struct state_section *), compare);
 	for (size_t i = 1; i < r->num_sections; i++)
 		if (compare(&sorted[i - 1], &sorted[i]) == 0)
 			return err_set(err, EBADMSG,

@@ -38,6 +38,13 @@ static uint8_t *append(struct state_writer *w, size_t len)
 	return data;
 }
 
+/* Without its end. */
+static void put_text(uint8_t *to, const char *text, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+		to[i] = (uint8_t)text[i];
+}
+
 void state_writer_init(struct state_writer *w)
 {
 	uint8_t *h;
@@ -47,7 +54,7 @@ void state_writer_init(struct state_writer *w)
 	if (!h)
 		return;
 	memset(h, 0, STATE_HEADER_BYTES);
-	memcpy(h, STATE_MAGIC, STATE_MAGIC_BYTES);
+	put_text(h, STATE_MAGIC, STATE_MAGIC_BYTES);
 	le32_store(h + STATE_HEADER_VERSION, STATE_VERSION);
 }
 
@@ -144,10 +151,8 @@ void state_save(struct state_writer *w, const struct state_table *table,
 	h[STATE_SECTION_NAME_LEN] = (uint8_t)name_len;
 	h[STATE_SECTION_INSTANCE_LEN] = (uint8_t)instance_len;
 	le16_store(h + STATE_SECTION_FIELDS, (uint16_t)table->num_fields);
-	memcpy(h + STATE_SECTION_BYTES, table->section, name_len);
-	if (instance_len)
-		memcpy(h + STATE_SECTION_BYTES + name_len, instance,
-		       instance_len);
+	put_text(h + STATE_SECTION_BYTES, table->section, name_len);
+	put_text(h + STATE_SECTION_BYTES + name_len, instance, instance_len);
 	payload = w->bytes;
 	for (size_t i = 0; i < table->num_fields; i++)
 		put_field(w, &table->fields[i], obj);

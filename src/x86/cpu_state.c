@@ -83,7 +83,7 @@ struct cpu_state {
 	STATE_FIELD_##kind(struct cpu_state, member, __VA_ARGS__)
 
 static const struct state_field fields[] = {
-	F(BLOB, cpuid, 1, CPUID_MAX_ENTRIES *CPUID_ENTRY_BYTES),
+	F(BLOB, cpuid, 1, (uint64_t)CPUID_MAX_ENTRIES *CPUID_ENTRY_BYTES),
 	F(UINTS, gpr, 2),
 	F(UINT, rip, 3),
 	F(UINT, rflags, 4),
@@ -138,7 +138,7 @@ static const struct state_field fields[] = {
 	F(UINT, tsc, 53),
 	F(UINT, tsc_khz, 54),
 	F(UINT, tsc_deadline, 55),
-	F(BLOB, msrs, 56, MSR_STATE_MAX *MSR_STATE_BYTES),
+	F(BLOB, msrs, 56, (uint64_t)MSR_STATE_MAX *MSR_STATE_BYTES),
 };
 
 static int check(const struct state_check *c, const void *loaded,

@@ -16,7 +16,7 @@ import threading
 import pytest
 
 BUILD = pathlib.Path(os.environ["QUIRE"]).resolve().parents[0]
-SECONDS = 200
+SECONDS = 300
 
 # Works on the disk, in memory and with timers until it has counted its ticks,
 # and says what the kernel complained of.
@@ -81,7 +81,7 @@ def config(tmp_path, job, **changes):
                     "initramfs": os.environ["GUEST_INITRD"],
                     "cmdline": " ".join(words)},
         "cpus": {"boot_vcpus": 1},
-        "memory": {"size": 160 << 20},
+        "memory": {"size": 128 << 20},
         "serial": {"mode": "File", "file": str(tmp_path / "serial.log")},
         "disks": [{"path": str(disk)}],
         "rng": {"src": "kernel"},
@@ -126,13 +126,13 @@ def check(console, ticks):
 def test_guest_goes_on(tmp_path, irqchip):
     ticks = 60
     path = config(tmp_path, WORK.format(ticks=ticks, ops=1500), irqchip=irqchip)
-    console, report = run(tmp_path, path, "--cycles", "1000", "--first", "9000",
-                          "--every", "500")
+    console, report = run(tmp_path, path, "--cycles", "1000", "--first", "14000",
+                          "--every", "2500")
     times = check(console, ticks)
-    assert report["cycles"] >= 3
+    assert report["cycles"] >= 2
     # A tick is 100 ms of guest time and what the work takes of the CPU; the
-    # time between saving and resuming is none of it.
-    assert times[-1] - times[0] < 10 * ticks
+    # time between saving and resuming, which is far longer, is none of it.
+    assert times[-1] - times[0] < ticks
 
 
 def test_two_cpus_and_a_shuffle_of_devices(tmp_path):
@@ -143,7 +143,7 @@ def test_two_cpus_and_a_shuffle_of_devices(tmp_path):
                   vsock={"cid": 3, "socket": str(tmp_path / "vsock")},
                   console={"mode": "File", "file": str(tmp_path / "hvc.log")},
                   net=[{"mode": "socket", "socket": str(tmp_path / "net")}])
-    console, report = run(tmp_path, path, "--cycles", "1000", "--first", "9000",
-                          "--every", "700", "--resume-first", "--shuffle")
+    console, report = run(tmp_path, path, "--cycles", "1000", "--first", "14000",
+                          "--every", "2500", "--resume-first", "--shuffle")
     check(console, ticks)
     assert report["cycles"] >= 2
