@@ -1,0 +1,638 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "snapshot_kit.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/mount.h>
+#include <sys/wait.h>
+
+#include "mem/restore.h"
+#include "no_uring.h"
+
+/* 48 MiB in one region, or 16 + 48 around a hole. */
+#define SMALL (48 * MIB)
+#define SPLIT (GIB + 48 * MIB)
+
+static void restore(const char *path, struct ram *ram, enum restore_mode mode)
+{
+	struct snapshot_reader *r = kit_open(path);
+	struct restore_request req = {
+		.source = snapshot_reader_memory(r),
+		.threads = 2,
+	};
+	struct restore_result result = { 0 };
+	struct err err = ERR_INIT;
+	int code;
+
+	if (mode == RESTORE_PRIVATE)
+		code = snapshot_reader_map(r, ram, &err);
+	else
+		code = restore_eager(ram, &req, &result, &err);
+	if (code)
+		print_message("%s\n", err.text);
+	assert_int_equal(code, 0);
+	/* A mapping does without the reader, a new snapshot would not. */
+	ram->behind = NULL;
+	snapshot_reader_free(r);
+}
+
+static void round_trip(uint64_t size, enum ram_page page, bool shared,
+		       bool direct, enum restore_mode mode)
+{
+	struct kit kit;
+	struct ram ram, again;
+	struct snapshot_memory_result result;
+	struct snapshot_memory_request req = {
+		.ram = &ram,
+		.threads = 3,
+		.direct = direct,
+	};
+	struct stat st;
+	char memory[128];
+	uint64_t bytes, present;
+
+	/* On a disk once, with and without O_DIRECT. */
+	kit_start_in(&kit, direct || size == SMALL ? "/tmp" : "/dev/shm");
+	kit_ram(&ram, size, page, shared);
+	bytes = kit_fill_all(&ram, 1);
+	present = ram_present(&ram, 0, ram.regions[0].size);
+	kit_write(&(struct snapshot_writer_config){ .path = kit.path[0] }, &req,
+		  &result);
+	assert_int_equal(result.data_bytes, bytes);
+	assert_int_equal(result.total_bytes, ram_size(&ram));
+	assert_int_equal(result.data_bytes + result.zero_bytes,
+			 result.total_bytes);
+	/* Nothing was faulted in to be copied out. */
+	assert_int_equal(ram_present(&ram, 0, ram.regions[0].size), present);
+	snprintf(memory, sizeof(memory), "%s/memory", kit.path[0]);
+	assert_int_equal(stat(memory, &st), 0);
+	assert_int_equal(st.st_size, ram.span);
+	assert_in_range(st.st_blocks * 512, bytes, bytes + MIB);
+	kit_ram(&again, size, mode == RESTORE_PRIVATE ? RAM_PAGE_4K : page,
+		mode == RESTORE_PRIVATE ? false : shared);
+	restore(kit.path[0], &again, mode);
+	kit_check_all(&again, 1);
+	ram_fini(&again);
+	ram_fini(&ram);
+	kit_end(&kit);
+}
+
+static void test_round_trip_private(void **state)
+{
+	round_trip(SMALL, RAM_PAGE_4K, false, false, RESTORE_PRIVATE);
+	round_trip(SPLIT, RAM_PAGE_THP, false, true, RESTORE_PRIVATE);
+}
+
+static void test_round_trip_eager(void **state)
+{
+	round_trip(SMALL, RAM_PAGE_4K, false, true, RESTORE_EAGER);
+	round_trip(SPLIT, RAM_PAGE_4K, false, false, RESTORE_EAGER);
+	round_trip(SMALL, RAM_PAGE_THP, false, false, RESTORE_EAGER);
+}
+
+static void test_round_trip_shared(void **state)
+{
+	round_trip(SPLIT, RAM_PAGE_4K, true, false, RESTORE_EAGER);
+	round_trip(SMALL, RAM_PAGE_4K, true, true, RESTORE_PRIVATE);
+}
+
+/* What another process wrote into the memfd is not in our page table. */
+static void test_shared_written_elsewhere(void **state)
+{
+	struct kit kit;
+	struct ram ram, again;
+	char page[PAGE_4K];
+
+	kit_start(&kit);
+	kit_ram(&ram, SPLIT, RAM_PAGE_4K, true);
+	memset(page, 0x5a, sizeof(page));
+	/* In the second region: its place in the file is not its address. */
+	assert_int_equal(pwrite(ram.fd, page, sizeof(page), GIB + 6 * MIB),
+			 sizeof(page));
+	assert_int_equal(ram_present(&ram, 2 * GIB, 48 * MIB), 0);
+	kit_write(&(struct snapshot_writer_config){ .path = kit.path[0] },
+		  &(struct snapshot_memory_request){ .ram = &ram }, NULL);
+	assert_int_equal(ram_present(&ram, 2 * GIB, 48 * MIB), 0);
+	kit_ram(&again, SPLIT, RAM_PAGE_4K, false);
+	restore(kit.path[0], &again, RESTORE_PRIVATE);
+	assert_memory_equal(again.base + 2 * GIB + 6 * MIB, page, PAGE_4K);
+	assert_true(kit_page_is_zero(&again, 2 * GIB + 6 * MIB + PAGE_4K));
+	ram_fini(&again);
+	ram_fini(&ram);
+	kit_end(&kit);
+}
+
+/* A snapshot of a VM that is mapped from a snapshot and touched little. */
+static void test_snapshot_of_mapped(void **state)
+{
+	struct kit kit;
+	struct ram ram, mapped, again;
+	struct snapshot_reader *r;
+	struct snapshot_memory_result result;
+	struct err err = ERR_INIT;
+	uint64_t bytes;
+
+	kit_start(&kit);
+	kit_ram(&ram, SMALL, RAM_PAGE_4K, false);
+	bytes = kit_fill_all(&ram, 1);
+	kit_write(&(struct snapshot_writer_config){ .path = kit.path[0] },
+		  &(struct snapshot_memory_request){ .ram = &ram }, NULL);
+	r = kit_open(kit.path[0]);
+	kit_ram(&mapped, SMALL, RAM_PAGE_4K, false);
+	assert_int_equal(snapshot_reader_map(r, &mapped, &err), 0);
+	assert_int_equal(ram_present(&mapped, 0, SMALL), 0);
+	kit_fill(&mapped, 2 * MIB, 2);
+	kit_write(&(struct snapshot_writer_config){ .path = kit.path[1] },
+		  &(struct snapshot_memory_request){ .ram = &mapped }, &result);
+	assert_int_equal(result.data_bytes, bytes);
+	assert_int_equal(ram_present(&mapped, 0, SMALL), PAGE_4K);
+	kit_ram(&again, SMALL, RAM_PAGE_4K, false);
+	restore(kit.path[1], &again, RESTORE_EAGER);
+	assert_true(kit_page_is(&again, 2 * MIB, 2));
+	kit_fill(&again, 2 * MIB, 1);
+	kit_check_all(&again, 1);
+	ram_fini(&mapped);
+	snapshot_reader_free(r);
+	ram_fini(&again);
+	ram_fini(&ram);
+	kit_end(&kit);
+}
+
+/* What the mapping must refuse. */
+static void test_map_refused(void **state)
+{
+	struct kit kit;
+	struct ram ram, shared, larger;
+	struct snapshot_reader *r;
+	struct err err = ERR_INIT;
+
+	kit_start(&kit);
+	kit_ram(&ram, SMALL, RAM_PAGE_4K, false);
+	kit_write(&(struct snapshot_writer_config){ .path = kit.path[0] },
+		  &(struct snapshot_memory_request){ .ram = &ram }, NULL);
+	r = kit_open(kit.path[0]);
+	kit_ram(&shared, SMALL, RAM_PAGE_4K, true);
+	assert_int_equal(snapshot_reader_map(r, &shared, &err), -ENOTSUP);
+	kit_ram(&larger, SMALL + 2 * MIB, RAM_PAGE_4K, false);
+	assert_int_equal(snapshot_reader_map(r, &larger, &err), -EINVAL);
+	assert_non_null(strstr(err.text, "has 48 MiB of memory in 1 regions, "
+					 "the machine has 50 MiB in 1"));
+	snapshot_reader_free(r);
+	ram_fini(&larger);
+	ram_fini(&shared);
+	ram_fini(&ram);
+	kit_end(&kit);
+}
+
+static void test_contents(void **state)
+{
+	struct kit kit;
+	struct ram ram;
+	struct snapshot_reader *r;
+	struct err err = ERR_INIT;
+	size_t len;
+
+	kit_start(&kit);
+	kit_ram(&ram, SMALL, RAM_PAGE_4K, false);
+	kit_fill_all(&ram, 1);
+	kit_write(&(struct snapshot_writer_config){ .path = kit.path[0] },
+		  &(struct snapshot_memory_request){ .ram = &ram }, NULL);
+	assert_int_equal(kit_count(kit.dir), 1);
+	assert_int_equal(kit_count(kit.path[0]), 5);
+	r = kit_open(kit.path[0]);
+	assert_memory_equal(snapshot_reader_state(r, &len), kit_state,
+			    sizeof(kit_state));
+	assert_int_equal(len, sizeof(kit_state));
+	assert_string_equal(json_string_value(json_object_get(
+				    snapshot_reader_config(r), "name")),
+			    "unit");
+	assert_int_equal(snapshot_reader_sums(r)[0], 0);
+	assert_int_not_equal(snapshot_reader_sums(r)[1], 0);
+	assert_int_equal(snapshot_reader_verify(r, 2, NULL, &err), 0);
+	snapshot_reader_free(r);
+	ram_fini(&ram);
+	kit_end(&kit);
+}
+
+/* ---- whole or not at all ---- */
+
+static void test_replace(void **state)
+{
+	struct kit kit;
+	struct ram ram, again;
+	struct snapshot_writer *w;
+	struct err err = ERR_INIT;
+	struct snapshot_writer_config cfg = { 0 };
+	struct snapshot_memory_request req = { .ram = &ram };
+
+	kit_start(&kit);
+	cfg.path = kit.path[0];
+	kit_ram(&ram, SMALL, RAM_PAGE_4K, false);
+	kit_fill_all(&ram, 1);
+	kit_write(&cfg, &req, NULL);
+	assert_int_equal(snapshot_writer_new(&w, &cfg, &err), -EEXIST);
+	kit_fill_all(&ram, 2);
+	cfg.replace = true;
+	/* Dropped half way: the old one stays, nothing else does. */
+	w = kit_writer(&cfg);
+	assert_int_equal(kit_count(kit.dir), 2);
+	assert_int_equal(snapshot_writer_put_memory(w, &req, NULL, &err), 0);
+	snapshot_writer_free(w);
+	assert_int_equal(kit_count(kit.dir), 1);
+	kit_ram(&again, SMALL, RAM_PAGE_4K, false);
+	restore(kit.path[0], &again, RESTORE_PRIVATE);
+	kit_write(&cfg, &req, NULL);
+	assert_int_equal(kit_count(kit.dir), 1);
+	/* Who has the old one mapped keeps it. */
+	kit_check_all(&again, 1);
+	ram_fini(&again);
+	kit_ram(&again, SMALL, RAM_PAGE_4K, false);
+	restore(kit.path[0], &again, RESTORE_EAGER);
+	kit_check_all(&again, 2);
+	ram_fini(&again);
+	ram_fini(&ram);
+	kit_end(&kit);
+}
+
+static void test_never_replaces_others(void **state)
+{
+	struct kit kit;
+	struct snapshot_writer *w;
+	struct err err = ERR_INIT;
+	struct snapshot_writer_config cfg = { .replace = true };
+
+	kit_start(&kit);
+	cfg.path = kit.path[0];
+	assert_int_equal(mkdir(kit.path[0], 0700), 0);
+	assert_int_equal(snapshot_writer_new(&w, &cfg, &err), -EEXIST);
+	assert_non_null(strstr(err.text, "no snapshot"));
+	cfg.path = "/nowhere/at/all";
+	assert_int_equal(snapshot_writer_new(&w, &cfg, &err), -ENOENT);
+	cfg.path = "/tmp/..";
+	assert_int_equal(snapshot_writer_new(&w, &cfg, &err), -EINVAL);
+	kit_end(&kit);
+}
+
+struct stopper {
+	unsigned int calls, stop_at;
+	bool kill;
+	uint64_t done;
+};
+
+static bool stop_poll(void *ctx, const struct populate_progress *progress)
+{
+	struct stopper *s = ctx;
+
+	assert_true(progress->done_bytes >= s->done);
+	s->done = progress->done_bytes;
+	if (++s->calls < s->stop_at)
+		return false;
+	if (s->kill)
+		raise(SIGKILL);
+	return true;
+}
+
+static void test_cancel(void **state)
+{
+	struct kit kit;
+	struct ram ram;
+	struct snapshot_writer *w;
+	struct stopper stopper = { .stop_at = 3 };
+	const struct populate_watch watch = { stop_poll, &stopper };
+	const struct snapshot_memory_request req = {
+		.ram = &ram,
+		.threads = 1,
+		.watch = &watch,
+	};
+	struct err err = ERR_INIT;
+
+	kit_start(&kit);
+	kit_ram(&ram, SMALL, RAM_PAGE_4K, false);
+	kit_fill_all(&ram, 1);
+	w = kit_writer(&(struct snapshot_writer_config){ .path = kit.path[0] });
+	assert_int_equal(snapshot_writer_put_memory(w, &req, NULL, &err),
+			 -ECANCELED);
+	assert_int_equal(stopper.calls, 3);
+	assert_int_equal(stopper.done, 6 * MIB);
+	snapshot_writer_free(w);
+	assert_int_equal(kit_count(kit.dir), 0);
+	ram_fini(&ram);
+	kit_end(&kit);
+}
+
+static void killed_writer(const struct kit *kit, struct ram *ram)
+{
+	struct stopper stopper = { .stop_at = 4, .kill = true };
+	const struct populate_watch watch = { stop_poll, &stopper };
+
+	kit_write(
+		&(struct snapshot_writer_config){
+			.path = kit->path[0],
+			.replace = true,
+		},
+		&(struct snapshot_memory_request){ .ram = ram,
+						   .watch = &watch },
+		NULL);
+	_exit(1);
+}
+
+/* kill -9 in the middle: the one before is whole, what is left is removed. */
+static void test_killed(void **state)
+{
+	struct kit kit;
+	struct ram ram, again;
+	struct snapshot_writer *w;
+	pid_t pid;
+	int status;
+
+	kit_start(&kit);
+	kit_ram(&ram, SMALL, RAM_PAGE_4K, false);
+	kit_fill_all(&ram, 1);
+	kit_write(&(struct snapshot_writer_config){ .path = kit.path[0] },
+		  &(struct snapshot_memory_request){ .ram = &ram }, NULL);
+	kit_fill_all(&ram, 2);
+	pid = fork();
+	if (!pid)
+		killed_writer(&kit, &ram);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	assert_int_equal(kit_count(kit.dir), 2);
+	kit_ram(&again, SMALL, RAM_PAGE_4K, false);
+	restore(kit.path[0], &again, RESTORE_EAGER);
+	kit_check_all(&again, 1);
+	/* At another name nothing is touched; of a living writer neither. */
+	w = kit_writer(&(struct snapshot_writer_config){ .path = kit.path[1] });
+	assert_int_equal(kit_count(kit.dir), 3);
+	kit_write(
+		&(struct snapshot_writer_config){
+			.path = kit.path[0],
+			.replace = true,
+		},
+		&(struct snapshot_memory_request){ .ram = &ram }, NULL);
+	assert_int_equal(kit_count(kit.dir), 2);
+	snapshot_writer_free(w);
+	assert_int_equal(kit_count(kit.dir), 1);
+	ram_fini(&again);
+	ram_fini(&ram);
+	kit_end(&kit);
+}
+
+/* Two writers at one place: the first stays, the second is told. */
+static void test_two_writers(void **state)
+{
+	struct kit kit;
+	struct ram ram;
+	struct snapshot_writer *a, *b;
+	struct snapshot_writer_config cfg = { 0 };
+	const struct snapshot_memory_request req = { .ram = &ram };
+	struct err err = ERR_INIT;
+
+	kit_start(&kit);
+	cfg.path = kit.path[0];
+	kit_ram(&ram, SMALL, RAM_PAGE_4K, false);
+	a = kit_writer(&cfg);
+	b = kit_writer(&cfg);
+	assert_int_equal(snapshot_writer_put_memory(a, &req, NULL, &err), 0);
+	assert_int_equal(snapshot_writer_put_memory(b, &req, NULL, &err), 0);
+	assert_int_equal(snapshot_writer_commit(a, &err), 0);
+	assert_int_equal(snapshot_writer_commit(b, &err), -EEXIST);
+	snapshot_writer_free(b);
+	snapshot_writer_free(a);
+	assert_int_equal(kit_count(kit.dir), 1);
+	snapshot_reader_free(kit_open(kit.path[0]));
+	ram_fini(&ram);
+	kit_end(&kit);
+}
+
+static void test_disk_full(void **state)
+{
+	struct kit kit;
+	struct ram ram;
+	struct snapshot_writer *w;
+	struct err err = ERR_INIT;
+	char path[128];
+
+	kit_start(&kit);
+	if (mount("none", kit.dir, "tmpfs", 0, "size=8m")) {
+		print_message("skip: no mount(2) for a small file system: %s\n",
+			      strerror(errno));
+		kit_end(&kit);
+		skip();
+	}
+	kit_ram(&ram, SMALL, RAM_PAGE_4K, false);
+	kit_fill_all(&ram, 1);
+	snprintf(path, sizeof(path), "%s/a", kit.dir);
+	w = kit_writer(&(struct snapshot_writer_config){ .path = path });
+	assert_int_equal(
+		snapshot_writer_put_memory(w,
+					   &(struct snapshot_memory_request){
+						   .ram = &ram, .threads = 2 },
+					   NULL, &err),
+		-ENOSPC);
+	assert_non_null(strstr(err.text, "writing memory at offset 0x"));
+	assert_non_null(strstr(err.text, "No space left on device"));
+	snapshot_writer_free(w);
+	assert_int_equal(kit_count(kit.dir), 0);
+	assert_int_equal(umount(kit.dir), 0);
+	ram_fini(&ram);
+	kit_end(&kit);
+}
+
+/* ---- damage ---- */
+
+static int open_and_verify(const char *path, struct err *err)
+{
+	struct snapshot_reader *r;
+	int code = snapshot_reader_open(&r, path, err);
+
+	if (code)
+		return code;
+	code = snapshot_reader_verify(r, 1, NULL, err);
+	snapshot_reader_free(r);
+	return code;
+}
+
+static void flip(const char *dir, const char *name, uint64_t offset)
+{
+	char path[160];
+	uint8_t byte;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	fd = open(path, O_RDWR);
+	assert_true(fd >= 0);
+	assert_int_equal(pread(fd, &byte, 1, (off_t)offset), 1);
+	byte ^= 0x10;
+	assert_int_equal(pwrite(fd, &byte, 1, (off_t)offset), 1);
+	close(fd);
+}
+
+static void check_flipped(const char *dir, const char *name, uint64_t offset)
+{
+	struct err err = ERR_INIT;
+	int code;
+
+	flip(dir, name, offset);
+	code = open_and_verify(dir, &err);
+	if (!code || !strstr(err.text, name))
+		print_message("%s at %llu: %d %s\n", name,
+			      (unsigned long long)offset, code, err.text);
+	assert_in_set(-code, ((const unsigned long[]){ EBADMSG, ENOTSUP }), 2);
+	assert_non_null(strstr(err.text, name));
+	flip(dir, name, offset);
+}
+
+static void test_flipped_bits(void **state)
+{
+	static const char *const names[] = { "manifest.json", "config.json",
+					     "state", "memory.sums" };
+	struct kit kit;
+	struct ram ram;
+	struct err err = ERR_INIT;
+	struct stat st;
+	char path[160];
+
+	kit_start(&kit);
+	kit_ram(&ram, SMALL, RAM_PAGE_4K, false);
+	kit_fill_all(&ram, 1);
+	kit_write(&(struct snapshot_writer_config){ .path = kit.path[0] },
+		  &(struct snapshot_memory_request){ .ram = &ram }, NULL);
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		snprintf(path, sizeof(path), "%s/%s", kit.path[0], names[i]);
+		assert_int_equal(stat(path, &st), 0);
+		/* Not white space of the manifest, which means nothing. */
+		for (off_t at = 0; at < st.st_size - 1;
+		     at += 1 + st.st_size / 64)
+			if (i || at == 0)
+				check_flipped(kit.path[0], names[i],
+					      (uint64_t)at);
+	}
+	check_flipped(kit.path[0], "memory", 2 * MIB + 17);
+	check_flipped(kit.path[0], "memory", 46 * MIB); /* in a hole */
+	assert_int_equal(open_and_verify(kit.path[0], &err), 0);
+	ram_fini(&ram);
+	kit_end(&kit);
+}
+
+/* A damaged unit is not given to anybody, its neighbours are. */
+static void test_source_checks(void **state)
+{
+	struct kit kit;
+	struct ram ram;
+	struct snapshot_reader *r;
+	const struct mem_source *source;
+	struct err err = ERR_INIT;
+	char page[PAGE_4K];
+
+	kit_start(&kit);
+	kit_ram(&ram, SMALL, RAM_PAGE_4K, false);
+	kit_fill_all(&ram, 1);
+	kit_write(&(struct snapshot_writer_config){ .path = kit.path[0] },
+		  &(struct snapshot_memory_request){ .ram = &ram }, NULL);
+	flip(kit.path[0], "memory", 3 * MIB);
+	r = kit_open(kit.path[0]);
+	source = snapshot_reader_memory(r);
+	assert_int_equal(mem_source_read(source, GPA(2 * MIB), page,
+					 sizeof(page), &err),
+			 -EBADMSG);
+	assert_non_null(strstr(err.text,
+			       "memory at offset 0x200000-0x400000: checksum "
+			       "does not match"));
+	assert_int_equal(mem_source_read(source, GPA(4 * MIB), page,
+					 sizeof(page), &err),
+			 0);
+	assert_memory_equal(page, ram.base + 4 * MIB, sizeof(page));
+	/* Known to be good: a second page is read alone. */
+	assert_int_equal(mem_source_read(source, GPA(4 * MIB + 3 * PAGE_4K),
+					 page, sizeof(page), &err),
+			 0);
+	assert_memory_equal(page, ram.base + 4 * MIB + 3 * PAGE_4K,
+			    sizeof(page));
+	snapshot_reader_free(r);
+	ram_fini(&ram);
+	kit_end(&kit);
+}
+
+static void check_truncated(const char *dir, const char *name, off_t size)
+{
+	struct err err = ERR_INIT;
+	char path[160], saved[160], command[400];
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	snprintf(saved, sizeof(saved), "%s.saved", dir);
+	snprintf(command, sizeof(command), "cp --sparse=always '%s' '%s'", path,
+		 saved);
+	assert_int_equal(system(command), 0);
+	assert_int_equal(truncate(path, size), 0);
+	assert_int_equal(open_and_verify(dir, &err), -EBADMSG);
+	assert_non_null(strstr(err.text, name));
+	assert_int_equal(rename(saved, path), 0);
+}
+
+static void test_truncated(void **state)
+{
+	struct kit kit;
+	struct ram ram;
+	struct err err = ERR_INIT;
+	char path[160];
+
+	kit_start(&kit);
+	kit_ram(&ram, SMALL, RAM_PAGE_4K, false);
+	kit_fill_all(&ram, 1);
+	kit_write(&(struct snapshot_writer_config){ .path = kit.path[0] },
+		  &(struct snapshot_memory_request){ .ram = &ram }, NULL);
+	check_truncated(kit.path[0], "manifest.json", 0);
+	check_truncated(kit.path[0], "manifest.json", 200);
+	check_truncated(kit.path[0], "config.json", 5);
+	check_truncated(kit.path[0], "state", 5);
+	check_truncated(kit.path[0], "memory.sums", 0);
+	check_truncated(kit.path[0], "memory.sums", 60);
+	check_truncated(kit.path[0], "memory", SMALL - 4096);
+	check_truncated(kit.path[0], "memory", SMALL + 4096); /* too long */
+	assert_int_equal(open_and_verify(kit.path[0], &err), 0);
+	/* Not regular, or not there. */
+	snprintf(path, sizeof(path), "%s/state", kit.path[0]);
+	assert_int_equal(unlink(path), 0);
+	assert_int_equal(open_and_verify(kit.path[0], &err), -ENOENT);
+	assert_int_equal(mkfifo(path, 0600), 0);
+	assert_int_equal(open_and_verify(kit.path[0], &err), -EINVAL);
+	assert_int_equal(open_and_verify("/nowhere/at/all", &err), -ENOENT);
+	ram_fini(&ram);
+	kit_end(&kit);
+}
+
+static void test_without_io_uring(void **state)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_round_trip_eager),
+		cmocka_unit_test(test_disk_full),
+	};
+
+	run_without_io_uring("without io_uring", tests);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_round_trip_private),
+		cmocka_unit_test(test_round_trip_eager),
+		cmocka_unit_test(test_round_trip_shared),
+		cmocka_unit_test(test_shared_written_elsewhere),
+		cmocka_unit_test(test_snapshot_of_mapped),
+		cmocka_unit_test(test_map_refused),
+		cmocka_unit_test(test_contents),
+		cmocka_unit_test(test_replace),
+		cmocka_unit_test(test_never_replaces_others),
+		cmocka_unit_test(test_cancel),
+		cmocka_unit_test(test_killed),
+		cmocka_unit_test(test_two_writers),
+		cmocka_unit_test(test_disk_full),
+		cmocka_unit_test(test_flipped_bits),
+		cmocka_unit_test(test_source_checks),
+		cmocka_unit_test(test_truncated),
+		cmocka_unit_test(test_without_io_uring),
+	};
+
+	return cmocka_run_group_tests_name("snapshot", tests, NULL, NULL);
+}
