@@ -8,7 +8,7 @@
  * A source is addressed by guest-physical address, in multiples of 4K, and does
  * not change while somebody uses it, but for ABSENT becoming DATA or ZERO.
  *
- * Threads: both operations from any, at once.
+ * Threads: all operations from any, at once.
  */
 #ifndef QUIRE_MEM_SOURCE_H
 #define QUIRE_MEM_SOURCE_H
@@ -41,6 +41,12 @@ struct mem_source_ops {
 	 */
 	int (*read)(void *ctx, struct gpa gpa, void *buf, uint64_t len,
 		    struct err *err);
+	/*
+	 * Nobody wants the data any more: reads that wait for something that
+	 * may never come fail now, and later ones at once. NULL: they never
+	 * wait long.
+	 */
+	void (*abort)(void *ctx);
 };
 
 struct mem_source {
