@@ -50,10 +50,9 @@ static int open_file(const struct snapshot_reader *r, const char *name,
 	return take_fd(&fd);
 }
 
-/* All of it, with a NUL behind. ret is the caller's to free. */
-static int read_file(const struct snapshot_reader *r, const char *name,
-		     uint64_t max, void **ret, uint64_t *ret_size,
-		     struct err *err)
+int snapshot_reader_read_file(const struct snapshot_reader *r, const char *name,
+			      uint64_t max, void **ret, uint64_t *ret_size,
+			      struct err *err)
 {
 	_cleanup_close_ int fd = open_file(r, name, ret_size, err);
 	_cleanup_free_ char *bytes = NULL;
@@ -66,13 +65,13 @@ static int read_file(const struct snapshot_reader *r, const char *name,
 			       "%s: has %llu bytes, at most %llu can be", name,
 			       (unsigned long long)*ret_size,
 			       (unsigned long long)max);
+	/* Never nothing. */
 	bytes = malloc(*ret_size + 1);
 	if (!bytes)
 		return err_set(err, ENOMEM, "%s: out of memory", name);
 	code = io_pread_full(fd, bytes, *ret_size, 0);
 	if (code)
 		return err_errno(err, -code, "%s: reading it", name);
-	bytes[*ret_size] = '\0';
 	*ret = take_ptr(bytes);
 	return 0;
 }
@@ -85,7 +84,8 @@ static int read_checked(const struct snapshot_reader *r,
 	const struct snapshot_file_info *info = &r->manifest.files[file];
 	const char *name = snapshot_file_names[file];
 	void *bytes = NULL;
-	int code = read_file(r, name, info->bytes, &bytes, ret_size, err);
+	int code = snapshot_reader_read_file(r, name, info->bytes, &bytes,
+					     ret_size, err);
 
 	if (code)
 		return code;
@@ -114,8 +114,9 @@ static int load_manifest(struct snapshot_reader *r, struct err *err)
 {
 	_cleanup_free_ void *text = NULL;
 	uint64_t size;
-	int code = read_file(r, SNAPSHOT_MANIFEST, SNAPSHOT_MAX_MANIFEST_BYTES,
-			     &text, &size, err);
+	int code = snapshot_reader_read_file(r, SNAPSHOT_MANIFEST,
+					     SNAPSHOT_MAX_MANIFEST_BYTES, &text,
+					     &size, err);
 
 	return code ? code
 		    : snapshot_manifest_parse(&r->manifest, text, size, err);

@@ -53,6 +53,15 @@ int snapshot_reader_whole_fd(const struct snapshot_reader *r);
 /* The directory, to open disks in. */
 int snapshot_reader_dir_fd(const struct snapshot_reader *r);
 
+/*
+ * Another of its files, read whole; at most max bytes can be. ret is the
+ * caller's to free.
+ */
+__must_check int snapshot_reader_read_file(const struct snapshot_reader *r,
+					   const char *name, uint64_t max,
+					   void **ret, uint64_t *ret_len,
+					   struct err *err);
+
 /* Memory: offset is guest-physical address; only inside the ranges. */
 const struct mem_source *
 snapshot_reader_memory(const struct snapshot_reader *r);

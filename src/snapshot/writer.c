@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -35,6 +36,27 @@ static int make_id(char ret[SNAPSHOT_ID_CHARS + 1])
 	return 0;
 }
 
+/*
+ * Where the parent is, seen from the snapshot: relative if both are in one
+ * directory, so that they can be moved together; absolute otherwise.
+ */
+static char *path_to_parent(const struct snapshot_writer *w)
+{
+	_cleanup_free_ char *real = realpath(
+		snapshot_reader_path(w->cfg.parent), NULL);
+	char *slash = real ? strrchr(real, '/') : NULL, *path;
+	struct stat beside, ours;
+
+	if (!slash || slash == real)
+		return real ? take_ptr(real) : NULL;
+	*slash = '\0';
+	if (!stat(real, &beside) && !fstat(w->dir.parent_fd, &ours) &&
+	    beside.st_dev == ours.st_dev && beside.st_ino == ours.st_ino)
+		return asprintf(&path, "../%s", slash + 1) < 0 ? NULL : path;
+	*slash = '/';
+	return take_ptr(real);
+}
+
 static int fill_manifest(struct snapshot_writer *w, struct err *err)
 {
 	struct snapshot_manifest *m = &w->manifest;
@@ -48,11 +70,10 @@ static int fill_manifest(struct snapshot_writer *w, struct err *err)
 		return 0;
 	memcpy(m->parent_id, snapshot_reader_manifest(w->cfg.parent)->id,
 	       sizeof(m->parent_id));
-	m->parent_path = strdup(snapshot_reader_path(w->cfg.parent));
-	return m->parent_path
-		       ? 0
-		       : err_set(err, ENOMEM, "snapshot %s: out of memory",
-				 w->dir.path);
+	m->parent_path = path_to_parent(w);
+	return m->parent_path ? 0
+			      : err_errno(err, errno, "snapshot %s: its parent",
+					  w->dir.path);
 }
 
 int snapshot_writer_new(struct snapshot_writer **ret,

@@ -15,6 +15,7 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/arith.h"
@@ -229,6 +230,22 @@ static int check_parent(const struct job *job, struct err *err)
 		       job->w->dir.path, m->parent_path);
 }
 
+/* A delta upon what it replaces would have lost its parent. */
+static int check_not_parent(const struct snapshot_writer *w, struct err *err)
+{
+	struct stat parent, there;
+
+	if (!w->cfg.replace ||
+	    fstat(snapshot_reader_dir_fd(w->cfg.parent), &parent) ||
+	    fstatat(w->dir.parent_fd, w->dir.name, &there, 0) ||
+	    parent.st_dev != there.st_dev || parent.st_ino != there.st_ino)
+		return 0;
+	return err_set(err, EINVAL,
+		       "snapshot %s: cannot be an increment of what it "
+		       "replaces",
+		       w->dir.path);
+}
+
 /*
  * How the file begins: as the parent's blocks, if it has all of memory and the
  * file system can share them; as one hole otherwise.
@@ -246,8 +263,13 @@ static int prepare_file(struct job *job, struct err *err)
 		job->parent_sums = snapshot_reader_sums(parent);
 		job->reflinked = !w->cfg.delta && from >= 0 &&
 				 !ioctl(job->fd, FICLONE, from);
-		if (!job->reflinked)
+		if (!job->reflinked) {
+			int r = check_not_parent(w, err);
+
+			if (r)
+				return r;
 			w->manifest.layout = SNAPSHOT_DELTA;
+		}
 	}
 	return ftruncate(job->fd, (off_t)span) ? say(job, 0, -errno, err) : 0;
 }

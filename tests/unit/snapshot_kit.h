@@ -17,8 +17,8 @@
 #include "snapshot/writer.h"
 
 struct kit {
-	char dir[64];
-	char path[4][96]; /* in dir */
+	char dir[128];
+	char path[4][160]; /* in dir */
 };
 
 static inline void kit_start_in(struct kit *kit, const char *where)
@@ -38,7 +38,7 @@ static inline void kit_start(struct kit *kit)
 
 static inline void kit_end(const struct kit *kit)
 {
-	char command[128];
+	char command[160];
 
 	snprintf(command, sizeof(command), "rm -rf '%s'", kit->dir);
 	assert_int_equal(system(command), 0);
@@ -196,7 +196,7 @@ static inline struct snapshot_reader *kit_open(const char *path)
 /* How many entries a directory has. */
 static inline unsigned int kit_count(const char *path)
 {
-	char command[160];
+	char command[300];
 	unsigned int num = 0;
 	FILE *f;
 

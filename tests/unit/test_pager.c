@@ -355,6 +355,25 @@ static void test_faults(void **state)
 	rig_end(&rig);
 }
 
+/* A system call that reads guest memory faults in the kernel, as KVM does. */
+static void test_kernel_faults(void **state)
+{
+	struct rig rig;
+	uint64_t value;
+	int fds[2];
+
+	rig_init(&rig, 48 * MIB, RAM_PAGE_4K, false);
+	rig_start(&rig);
+	assert_int_equal(pipe(fds), 0);
+	assert_int_equal(write(fds[1], rig.ram.base + 36 * MIB, 8), 8);
+	assert_int_equal(read(fds[0], &value, 8), 8);
+	assert_int_equal(value, word(36 * MIB));
+	assert_int_equal(served(&rig, 1).faults, 1);
+	close(fds[0]);
+	close(fds[1]);
+	rig_end(&rig);
+}
+
 /* Faults alone complete a block, and it leaves. */
 static void test_faults_complete(void **state)
 {
@@ -811,6 +830,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_faults),
+		cmocka_unit_test(test_kernel_faults),
 		cmocka_unit_test(test_faults_complete),
 		cmocka_unit_test(test_zeroes),
 		cmocka_unit_test(test_sweep),

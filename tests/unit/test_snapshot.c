@@ -7,8 +7,10 @@
 #include <sys/mount.h>
 #include <sys/wait.h>
 
+#include "base/bitmap.h"
 #include "mem/restore.h"
 #include "no_uring.h"
+#include "snapshot/working_set.h"
 
 /* 48 MiB in one region, or 16 + 48 around a hole. */
 #define SMALL (48 * MIB)
@@ -49,7 +51,7 @@ static void round_trip(uint64_t size, enum ram_page page, bool shared,
 		.direct = direct,
 	};
 	struct stat st;
-	char memory[128];
+	char memory[200];
 	uint64_t bytes, present;
 
 	/* On a disk once, with and without O_DIRECT. */
@@ -411,7 +413,7 @@ static void test_disk_full(void **state)
 	struct ram ram;
 	struct snapshot_writer *w;
 	struct err err = ERR_INIT;
-	char path[128];
+	char path[200];
 
 	kit_start(&kit);
 	if (mount("none", kit.dir, "tmpfs", 0, "size=8m")) {
@@ -455,7 +457,7 @@ static int open_and_verify(const char *path, struct err *err)
 
 static void flip(const char *dir, const char *name, uint64_t offset)
 {
-	char path[160];
+	char path[200];
 	uint8_t byte;
 	int fd;
 
@@ -491,7 +493,7 @@ static void test_flipped_bits(void **state)
 	struct ram ram;
 	struct err err = ERR_INIT;
 	struct stat st;
-	char path[160];
+	char path[200];
 
 	kit_start(&kit);
 	kit_ram(&ram, SMALL, RAM_PAGE_4K, false);
@@ -557,7 +559,7 @@ static void test_source_checks(void **state)
 static void check_truncated(const char *dir, const char *name, off_t size)
 {
 	struct err err = ERR_INIT;
-	char path[160], saved[160], command[400];
+	char path[200], saved[200], command[500];
 
 	snprintf(path, sizeof(path), "%s/%s", dir, name);
 	snprintf(saved, sizeof(saved), "%s.saved", dir);
@@ -575,7 +577,7 @@ static void test_truncated(void **state)
 	struct kit kit;
 	struct ram ram;
 	struct err err = ERR_INIT;
-	char path[160];
+	char path[200];
 
 	kit_start(&kit);
 	kit_ram(&ram, SMALL, RAM_PAGE_4K, false);
@@ -598,6 +600,358 @@ static void test_truncated(void **state)
 	assert_int_equal(mkfifo(path, 0600), 0);
 	assert_int_equal(open_and_verify(kit.path[0], &err), -EINVAL);
 	assert_int_equal(open_and_verify("/nowhere/at/all", &err), -ENOENT);
+	ram_fini(&ram);
+	kit_end(&kit);
+}
+
+/* ---- increments ---- */
+
+/* Changed in the second version: data to other data, to zero, zero to data. */
+static uint64_t change(const struct ram *ram, uint64_t *map)
+{
+	static const uint64_t rewritten[] = { 2 * MIB, 2 * MIB + PAGE_4K,
+					      10 * MIB };
+	static const uint64_t fresh[] = { 40 * MIB, 7 * MIB };
+
+	for (size_t i = 0; i < ARRAY_SIZE(rewritten); i++) {
+		kit_fill(ram, rewritten[i], 2);
+		bitmap_set(map, rewritten[i] / PAGE_4K);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(fresh); i++) {
+		kit_fill(ram, fresh[i], 2);
+		bitmap_set(map, fresh[i] / PAGE_4K);
+	}
+	memset(ram->base + 11 * MIB, 0, PAGE_4K);
+	bitmap_set(map, 11 * MIB / PAGE_4K);
+	/* Dirty, and the same. */
+	bitmap_set(map, 3 * MIB / PAGE_4K);
+	bitmap_set(map, 20 * MIB / PAGE_4K);
+	return 6 * PAGE_4K; /* that are dirty and not zero */
+}
+
+static void check_changed(struct ram *ram)
+{
+	static const uint64_t all[] = { 2 * MIB, 2 * MIB + PAGE_4K, 10 * MIB,
+					40 * MIB, 7 * MIB };
+
+	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
+		assert_true(kit_page_is(ram, all[i], 2));
+	assert_true(kit_page_is_zero(ram, 11 * MIB));
+	/* Make it what it was, and the rest can be compared. */
+	for (size_t i = 0; i < 3; i++)
+		kit_fill(ram, all[i], 1);
+	memset(ram->base + 40 * MIB, 0, PAGE_4K);
+	memset(ram->base + 7 * MIB, 0, PAGE_4K);
+	kit_fill(ram, 11 * MIB, 1);
+	kit_check_all(ram, 1);
+}
+
+static void check_snapshot(const char *path)
+{
+	struct snapshot_reader *r = kit_open(path);
+	struct err err = ERR_INIT;
+	struct ram ram;
+
+	if (snapshot_reader_verify(r, 2, NULL, &err)) {
+		print_message("%s\n", err.text);
+		fail();
+	}
+	snapshot_reader_free(r);
+	kit_ram(&ram, SMALL, RAM_PAGE_4K, false);
+	restore(path, &ram, RESTORE_EAGER);
+	check_changed(&ram);
+	ram_fini(&ram);
+	kit_ram(&ram, SMALL, RAM_PAGE_4K, false);
+	restore(path, &ram, RESTORE_PRIVATE);
+	check_changed(&ram);
+	ram_fini(&ram);
+}
+
+/* The second snapshot upon the first. Returns what was written. */
+static struct snapshot_memory_result write_increment(const struct kit *kit,
+						     bool delta)
+{
+	struct ram ram;
+	struct snapshot_reader *parent;
+	struct snapshot_memory_result result;
+	uint64_t map[BITMAP_WORDS(SMALL / PAGE_4K)] = { 0 };
+	const struct snapshot_memory_request req = {
+		.ram = &ram,
+		.threads = 2,
+		.dirty = { map },
+	};
+	uint64_t bytes;
+
+	kit_ram(&ram, SMALL, RAM_PAGE_4K, false);
+	kit_fill_all(&ram, 1);
+	kit_write(&(struct snapshot_writer_config){ .path = kit->path[0] },
+		  &(struct snapshot_memory_request){ .ram = &ram }, NULL);
+	bytes = change(&ram, map);
+	parent = kit_open(kit->path[0]);
+	kit_write(
+		&(struct snapshot_writer_config){
+			.path = kit->path[1],
+			.parent = parent,
+			.delta = delta,
+		},
+		&req, &result);
+	assert_int_equal(result.data_bytes, bytes);
+	assert_int_equal(result.zero_bytes, 2 * PAGE_4K);
+	snapshot_reader_free(parent);
+	ram_fini(&ram);
+	return result;
+}
+
+static void test_delta(void **state)
+{
+	struct kit kit;
+	struct snapshot_memory_result result;
+	struct snapshot_reader *r;
+	struct err err = ERR_INIT;
+	struct stat st;
+	char path[200], moved[200];
+
+	kit_start(&kit);
+	result = write_increment(&kit, true);
+	assert_int_equal(result.layout, SNAPSHOT_DELTA);
+	assert_false(result.reflinked);
+	snprintf(path, sizeof(path), "%s/memory", kit.path[1]);
+	assert_int_equal(stat(path, &st), 0);
+	assert_in_range(st.st_blocks * 512, 6 * PAGE_4K, 64 * KIB);
+	check_snapshot(kit.path[1]);
+	r = kit_open(kit.path[1]);
+	assert_string_equal(snapshot_reader_manifest(r)->parent_path,
+			    "../snap0");
+	assert_int_equal(snapshot_reader_whole_fd(r), -1);
+	snapshot_reader_free(r);
+	/* The map is checked as the rest. */
+	check_flipped(kit.path[1], "memory.map", 10);
+	check_flipped(kit.path[1], "memory.map", 40);
+	/* Without its parent it is nothing, with another one neither. */
+	snprintf(moved, sizeof(moved), "%s/elsewhere", kit.dir);
+	assert_int_equal(rename(kit.path[0], moved), 0);
+	assert_int_equal(open_and_verify(kit.path[1], &err), -ENOENT);
+	assert_non_null(strstr(err.text, "its parent"));
+	assert_int_equal(rename(kit.path[1], kit.path[0]), 0);
+	assert_int_equal(open_and_verify(kit.path[0], &err), -ELOOP);
+	kit_end(&kit);
+}
+
+static void write_next(const struct kit *kit, unsigned int from,
+		       unsigned int to, uint64_t gpa)
+{
+	struct snapshot_reader *parent = kit_open(kit->path[from]);
+	uint64_t map[BITMAP_WORDS(SMALL / PAGE_4K)] = { 0 };
+	struct snapshot_memory_request req = { .dirty = { map } };
+	struct ram ram;
+
+	kit_ram(&ram, SMALL, RAM_PAGE_4K, false);
+	restore(kit->path[from], &ram, RESTORE_EAGER);
+	kit_fill(&ram, gpa, 3);
+	bitmap_set(map, gpa / PAGE_4K);
+	req.ram = &ram;
+	kit_write(
+		&(struct snapshot_writer_config){
+			.path = kit->path[to],
+			.parent = parent,
+			.delta = true,
+		},
+		&req, NULL);
+	snapshot_reader_free(parent);
+	ram_fini(&ram);
+}
+
+/* Deltas upon deltas; the newest that has a page wins. */
+static void test_chain(void **state)
+{
+	struct kit kit;
+	struct ram ram;
+
+	kit_start(&kit);
+	write_increment(&kit, true);
+	write_next(&kit, 1, 2, 30 * MIB);
+	write_next(&kit, 2, 3, 7 * MIB);
+	kit_ram(&ram, SMALL, RAM_PAGE_4K, false);
+	restore(kit.path[3], &ram, RESTORE_PRIVATE);
+	assert_true(kit_page_is(&ram, 30 * MIB, 3));
+	assert_true(kit_page_is(&ram, 7 * MIB, 3));
+	if (kit_has_data(30 * MIB))
+		kit_fill(&ram, 30 * MIB, 1);
+	else
+		memset(ram.base + 30 * MIB, 0, PAGE_4K);
+	kit_fill(&ram, 7 * MIB, 2);
+	check_changed(&ram);
+	ram_fini(&ram);
+	kit_end(&kit);
+}
+
+/* A long run of a delta is mapped, and shares the page cache. */
+static void test_delta_mapped(void **state)
+{
+	struct kit kit;
+	struct ram ram, again;
+	struct snapshot_reader *parent;
+	uint64_t map[BITMAP_WORDS(SMALL / PAGE_4K)] = { 0 };
+	struct snapshot_memory_request req = { .ram = &ram, .dirty = { map } };
+
+	kit_start(&kit);
+	kit_ram(&ram, SMALL, RAM_PAGE_4K, false);
+	kit_fill_all(&ram, 1);
+	kit_write(&(struct snapshot_writer_config){ .path = kit.path[0] },
+		  &(struct snapshot_memory_request){ .ram = &ram }, NULL);
+	for (uint64_t at = 40 * MIB; at < 41 * MIB; at += PAGE_4K) {
+		kit_fill(&ram, at, 2);
+		bitmap_set(map, at / PAGE_4K);
+	}
+	kit_fill(&ram, 44 * MIB, 2);
+	bitmap_set(map, 44 * MIB / PAGE_4K);
+	parent = kit_open(kit.path[0]);
+	kit_write(
+		&(struct snapshot_writer_config){
+			.path = kit.path[1],
+			.parent = parent,
+			.delta = true,
+		},
+		&req, NULL);
+	snapshot_reader_free(parent);
+	kit_ram(&again, SMALL, RAM_PAGE_4K, false);
+	restore(kit.path[1], &again, RESTORE_PRIVATE);
+	/* Only the short run was read. */
+	assert_int_equal(ram_present(&again, 0, SMALL), PAGE_4K);
+	for (uint64_t at = 40 * MIB; at < 41 * MIB; at += PAGE_4K)
+		assert_true(kit_page_is(&again, at, 2));
+	assert_true(kit_page_is(&again, 44 * MIB, 2));
+	ram_fini(&again);
+	ram_fini(&ram);
+	kit_end(&kit);
+}
+
+/* What must be refused. */
+static void test_increment_refused(void **state)
+{
+	struct kit kit;
+	struct ram ram;
+	struct snapshot_reader *parent;
+	struct snapshot_writer *w;
+	struct snapshot_writer_config cfg = { .replace = true, .delta = true };
+	const struct snapshot_memory_request req = { .ram = &ram };
+	struct err err = ERR_INIT;
+
+	kit_start(&kit);
+	kit_ram(&ram, SMALL, RAM_PAGE_4K, false);
+	kit_write(&(struct snapshot_writer_config){ .path = kit.path[0] }, &req,
+		  NULL);
+	parent = kit_open(kit.path[0]);
+	cfg.path = kit.path[0];
+	cfg.parent = parent;
+	w = kit_writer(&cfg);
+	assert_int_equal(snapshot_writer_put_memory(w, &req, NULL, &err),
+			 -EINVAL);
+	assert_non_null(strstr(err.text, "increment of what it replaces"));
+	snapshot_writer_free(w);
+	ram_fini(&ram);
+	kit_ram(&ram, SMALL + 2 * MIB, RAM_PAGE_4K, false);
+	cfg.path = kit.path[1];
+	w = kit_writer(&cfg);
+	assert_int_equal(snapshot_writer_put_memory(w, &req, NULL, &err),
+			 -EINVAL);
+	assert_non_null(strstr(err.text, "another size"));
+	snapshot_writer_free(w);
+	assert_int_equal(kit_count(kit.dir), 1);
+	snapshot_reader_free(parent);
+	ram_fini(&ram);
+	kit_end(&kit);
+}
+
+/* On a file system that can share blocks: one whole file, few new blocks. */
+static void reflinked(const char *mkfs)
+{
+	struct kit kit, inner;
+	struct snapshot_memory_result result;
+	struct snapshot_reader *r;
+	char command[900], mnt[160];
+
+	kit_start_in(&kit, "/tmp");
+	snprintf(command, sizeof(command),
+		 "truncate -s 400M '%s/image' && %s '%s/image' >/dev/null 2>&1 "
+		 "&& mkdir '%s/mnt' && mount -o loop '%s/image' '%s/mnt' "
+		 "2>/dev/null",
+		 kit.dir, mkfs, kit.dir, kit.dir, kit.dir, kit.dir);
+	if (system(command)) {
+		kit_end(&kit);
+		print_message("skip: %s or a loop mount cannot be had\n", mkfs);
+		skip();
+	}
+	snprintf(mnt, sizeof(mnt), "%s/mnt", kit.dir);
+	kit_start_in(&inner, mnt);
+	result = write_increment(&inner, false);
+	assert_true(result.reflinked);
+	assert_int_equal(result.layout, SNAPSHOT_WHOLE);
+	check_snapshot(inner.path[1]);
+	/* It stands alone. */
+	r = kit_open(inner.path[1]);
+	assert_string_equal(snapshot_reader_manifest(r)->parent_path,
+			    "../snap0");
+	assert_int_not_equal(snapshot_reader_whole_fd(r), -1);
+	snapshot_reader_free(r);
+	snprintf(command, sizeof(command), "rm -r '%s'", inner.path[0]);
+	assert_int_equal(system(command), 0);
+	check_snapshot(inner.path[1]);
+	snprintf(command, sizeof(command), "umount '%s/mnt'", kit.dir);
+	assert_int_equal(system(command), 0);
+	kit_end(&kit);
+}
+
+static void test_reflink_xfs(void **state)
+{
+	reflinked("mkfs.xfs -q");
+}
+
+static void test_reflink_btrfs(void **state)
+{
+	reflinked("mkfs.btrfs -q");
+}
+
+/* ---- working set ---- */
+
+static void test_working_set_file(void **state)
+{
+	struct kit kit;
+	struct ram ram;
+	struct snapshot_reader *r;
+	struct working_set_unit units[] = {
+		{ .gpa = 2 * GIB + 4 * MIB, .pages = { 5, 0, 1ull << 63 } },
+		{ .gpa = 2 * MIB, .pages = { [7] = UINT64_MAX } },
+	};
+	const struct working_set set = { .num = 2, .units = units };
+	struct working_set back;
+	struct err err = ERR_INIT;
+
+	kit_start(&kit);
+	kit_ram(&ram, SPLIT, RAM_PAGE_4K, false);
+	kit_write(&(struct snapshot_writer_config){ .path = kit.path[0] },
+		  &(struct snapshot_memory_request){ .ram = &ram }, NULL);
+	r = kit_open(kit.path[0]);
+	assert_int_equal(snapshot_working_set_load(r, &back, &err), -ENOENT);
+	assert_int_equal(snapshot_working_set_save(r, &set, &err), 0);
+	assert_int_equal(kit_count(kit.path[0]), 6);
+	assert_int_equal(snapshot_working_set_load(r, &back, &err), 0);
+	assert_int_equal(back.num, 2);
+	assert_memory_equal(back.units, units, sizeof(units));
+	working_set_fini(&back);
+	/* Out of place, twice, beyond the end: nobody's pages. */
+	units[1].gpa = GIB;
+	assert_int_equal(snapshot_working_set_save(r, &set, &err), 0);
+	assert_int_equal(snapshot_working_set_load(r, &back, &err), -EBADMSG);
+	assert_non_null(strstr(err.text, "working-set: offset 104: unit "
+					 "0x40000000 is out of place"));
+	units[1].gpa = units[0].gpa;
+	assert_int_equal(snapshot_working_set_save(r, &set, &err), 0);
+	assert_int_equal(snapshot_working_set_load(r, &back, &err), -EBADMSG);
+	flip(kit.path[0], "working-set", 40);
+	assert_int_equal(snapshot_working_set_load(r, &back, &err), -EBADMSG);
+	assert_non_null(strstr(err.text, "checksum"));
+	snapshot_reader_free(r);
 	ram_fini(&ram);
 	kit_end(&kit);
 }
@@ -631,6 +985,13 @@ int main(void)
 		cmocka_unit_test(test_flipped_bits),
 		cmocka_unit_test(test_source_checks),
 		cmocka_unit_test(test_truncated),
+		cmocka_unit_test(test_delta),
+		cmocka_unit_test(test_chain),
+		cmocka_unit_test(test_delta_mapped),
+		cmocka_unit_test(test_increment_refused),
+		cmocka_unit_test(test_reflink_xfs),
+		cmocka_unit_test(test_reflink_btrfs),
+		cmocka_unit_test(test_working_set_file),
 		cmocka_unit_test(test_without_io_uring),
 	};
 
