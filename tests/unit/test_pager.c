@@ -514,7 +514,7 @@ static void hugetlb(bool shared)
 static void test_hugetlb(void **state)
 {
 	static const char path[] = "/proc/sys/vm/nr_hugepages";
-	uint64_t before;
+	uint64_t before = 0;
 	int fd = open(path, O_WRONLY | O_CLOEXEC);
 	char text[32];
 

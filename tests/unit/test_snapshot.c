@@ -869,7 +869,7 @@ static void reflinked(const char *mkfs)
 	struct kit kit, inner;
 	struct snapshot_memory_result result;
 	struct snapshot_reader *r;
-	char command[900], mnt[160];
+	char command[900], mnt[96];
 
 	kit_start_in(&kit, "/tmp");
 	snprintf(command, sizeof(command),
@@ -882,7 +882,7 @@ static void reflinked(const char *mkfs)
 		print_message("skip: %s or a loop mount cannot be had\n", mkfs);
 		skip();
 	}
-	snprintf(mnt, sizeof(mnt), "%s/mnt", kit.dir);
+	snprintf(mnt, sizeof(mnt), "%.80s/mnt", kit.dir);
 	kit_start_in(&inner, mnt);
 	result = write_increment(&inner, false);
 	assert_true(result.reflinked);
