@@ -13,6 +13,7 @@ static const struct cli_command *const benches[] = {
 	&cmd_bench_populate,
 	&cmd_bench_walk,
 	&cmd_bench_dirty,
+	&cmd_bench_pager,
 	NULL,
 };
 

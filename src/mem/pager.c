@@ -276,7 +276,7 @@ static void measure_block(struct pager *p, struct pager_block *block)
 static int make_blocks(struct pager *p, const struct mem_range *ranges,
 		       unsigned int num, struct err *err)
 {
-	unsigned int max = 0;
+	unsigned int max = 1; /* there is some */
 
 	p->block_bytes = BLOCK_MIN_BYTES;
 	while (p->cfg.ram->span / p->block_bytes > MAX_BLOCKS)

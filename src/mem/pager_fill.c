@@ -14,6 +14,7 @@
 #include "base/bitmap.h"
 #include "base/clock.h"
 #include "base/thread_class.h"
+#include "base/zero.h"
 #include "mem/pager_priv.h"
 #include "mem/uffd.h"
 
@@ -110,6 +111,52 @@ static int fill_run(struct pager_thread *t, uint64_t gpa, uint64_t len,
 	return pager_install(p, gpa, t->buf, len, priority);
 }
 
+/* Bytes of a unit that came at once: zeroes need no page. */
+static int install_runs(struct pager *p, uint64_t gpa, const char *buf,
+			uint64_t len, enum pager_priority priority)
+{
+	int r = 0;
+
+	for (uint64_t at = 0, next; r >= 0 && at < len; at = next) {
+		bool zero = zero_is_all(buf + at, PAGE_4K);
+
+		next = at + PAGE_4K;
+		if (pager_is_settled(p, gpa + at))
+			continue;
+		while (next < len && !pager_is_settled(p, gpa + next) &&
+		       zero_is_all(buf + next, PAGE_4K) == zero)
+			next += PAGE_4K;
+		if (zero)
+			pager_settle(p, gpa + at, next - at);
+		else
+			r = pager_install(p, gpa + at, buf + at, next - at,
+					  priority);
+	}
+	return r;
+}
+
+/*
+ * Most of the unit is wanted: one read is quicker than one for each run, even
+ * of holes, and it is what checksums are of. 0: not done, go by runs.
+ */
+static int fill_whole(struct pager_thread *t, uint64_t gpa, uint64_t len,
+		      enum pager_priority priority, struct err *err)
+{
+	struct pager *p = t->pager;
+	enum mem_content content = MEM_CONTENT_ABSENT;
+	uint64_t same = 0;
+	int r = mem_source_extent(p->cfg.source, GPA(gpa), len, &content,
+				  &same);
+
+	if (r || content == MEM_CONTENT_ABSENT)
+		return r;
+	r = mem_source_read(p->cfg.source, GPA(gpa), t->buf, len, err);
+	if (r)
+		return r == -EAGAIN ? 0 : r;
+	r = install_runs(p, gpa, t->buf, len, priority);
+	return r < 0 ? r : 1;
+}
+
 /* wanted: a bit for each page; NULL: all. */
 static int fill_unit(struct pager_thread *t, uint64_t unit,
 		     const uint64_t *wanted, enum pager_priority priority,
@@ -124,11 +171,14 @@ static int fill_unit(struct pager_thread *t, uint64_t unit,
 
 	if (p->page == UNIT_BYTES)
 		return fill_huge(t, at, priority, err);
-	while (r >= 0 && next_wanted(p, wanted, &at, end, &want)) {
+	if (!wanted && atomic_load(&p->units[unit].left) > UNIT_PAGES / 2)
+		r = fill_whole(t, at, end - at, priority, err);
+	while (r == 0 && next_wanted(p, wanted, &at, end, &want)) {
 		r = mem_source_extent(p->cfg.source, GPA(at), want, &content,
 				      &len);
 		if (!r)
 			r = fill_run(t, at, len, content, priority, err);
+		r = MIN(r, 0);
 		at += len;
 	}
 	return r;

@@ -3,10 +3,13 @@
 
 #include <errno.h>
 #include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "base/arith.h"
 #include "base/clock.h"
 #include "base/thread_class.h"
+#include "base/zero.h"
 #include "mem/host_fill.h"
 #include "mem/hostmem_guard.h"
 
@@ -34,28 +37,79 @@ unsigned int ram_ranges(const struct ram *ram, struct mem_range *ret)
 	return ram->num_regions;
 }
 
-/*
- * The page is populated first, for a hugetlb pool that is empty or a cgroup at
- * its limit is an error then, and not a SIGBUS.
- */
-static int read_run(struct eager *e, uint64_t at, uint64_t len, struct err *err)
+static bool by_large_pages(const struct eager *e)
 {
-	uint64_t unit = ram_page_bytes(e->ram->page);
-	uint64_t from = align_down(at, unit), to = align_up(at + len, unit);
-	int r = hostmem_guard_take(e->guard, GPA(from), to - from, err);
+	return e->ram->page != RAM_PAGE_4K;
+}
+
+/*
+ * A page is populated before it is read into, for a hugetlb pool that is empty
+ * or a bad page is an error then, and not a SIGBUS.
+ */
+static int fill(struct eager *e, uint64_t at, uint64_t len, struct err *err)
+{
+	uint64_t page = ram_page_bytes(e->ram->page);
+	uint64_t from = align_down(at, page), to = align_up(at + len, page);
+
+	atomic_fetch_add(&e->read_bytes, len);
+	return host_fill(e->ram, GPA(from), to - from, err);
+}
+
+/* Where pages are 4K, those of zeroes are not made. */
+static int copy_runs(struct eager *e, const struct mem_range *where,
+		     const char *buf, struct err *err)
+{
+	int r = 0;
+
+	for (uint64_t at = 0, next; !r && at < where->len; at = next) {
+		next = at + PAGE_4K;
+		if (zero_is_all(buf + at, PAGE_4K))
+			continue;
+		while (next < where->len && !zero_is_all(buf + next, PAGE_4K))
+			next += PAGE_4K;
+		r = fill(e, where->start + at, next - at, err);
+		if (!r)
+			memcpy(e->ram->base + where->start + at, buf + at,
+			       next - at);
+	}
+	return r;
+}
+
+/*
+ * One read for the unit, whatever holes it has: that is what checksums are of,
+ * and one for each run would take longer.
+ */
+static int read_data(struct eager *e, const struct mem_range *where, bool whole,
+		     char *buf, struct err *err)
+{
+	int r = 0;
+
+	if (!whole && !by_large_pages(e)) {
+		r = mem_source_read(e->req->source, GPA(where->start), buf,
+				    where->len, err);
+		return r ? r : copy_runs(e, where, buf, err);
+	}
+	r = fill(e, where->start, where->len, err);
+	return r ? r
+		 : mem_source_read(e->req->source, GPA(where->start),
+				   e->ram->base + where->start, where->len,
+				   err);
+}
+
+static int read_guarded(struct eager *e, const struct mem_range *where,
+			bool whole, char *buf, struct err *err)
+{
+	int r = hostmem_guard_take(e->guard, GPA(where->start), where->len,
+				   err);
 
 	if (r) {
 		err_prefix(err, "guest memory %#llx-%#llx",
-			   (unsigned long long)from, (unsigned long long)to);
+			   (unsigned long long)where->start,
+			   (unsigned long long)(where->start + where->len));
 		return r;
 	}
-	r = host_fill(e->ram, GPA(from), to - from, err);
-	if (!r)
-		r = mem_source_read(e->req->source, GPA(at), e->ram->base + at,
-				    len, err);
-	hostmem_guard_done(e->guard, to - from);
-	if (!r)
-		atomic_fetch_add(&e->read_bytes, len);
+	r = read_data(e, where, whole, buf, err);
+	hostmem_guard_done(e->guard, where->len);
 	return r;
 }
 
@@ -63,25 +117,31 @@ static int read_unit(void *ctx, void *own, uint64_t index,
 		     const struct mem_range *where, struct err *err)
 {
 	struct eager *e = ctx;
-	uint64_t at = where->start, end = where->start + where->len, len = 0;
-	enum mem_content content = MEM_CONTENT_ZERO;
-	int r = 0;
+	enum mem_content content = MEM_CONTENT_ABSENT;
+	uint64_t len = 0;
+	int r = mem_source_extent(e->req->source, GPA(where->start), where->len,
+				  &content, &len);
 
-	for (; !r && at < end; at += len) {
-		r = mem_source_extent(e->req->source, GPA(at), end - at,
-				      &content, &len);
-		if (r)
-			return err_errno(err, -r, "memory at %#llx",
-					 (unsigned long long)at);
-		BUG_ON(!len || len > end - at);
-		if (content == MEM_CONTENT_ABSENT)
-			return err_set(err, ENODATA,
-				       "memory at %#llx is not there",
-				       (unsigned long long)at);
-		if (content == MEM_CONTENT_DATA)
-			r = read_run(e, at, len, err);
-	}
-	return r;
+	if (r || content == MEM_CONTENT_ABSENT)
+		return err_errno(err, r ? -r : ENODATA, "memory at %#llx",
+				 (unsigned long long)where->start);
+	if (content == MEM_CONTENT_ZERO && len == where->len)
+		return 0;
+	return read_guarded(e, where,
+			    content == MEM_CONTENT_DATA && len == where->len,
+			    own, err);
+}
+
+static int begin(void *ctx, void **ret_own, struct err *err)
+{
+	*ret_own = aligned_alloc(PAGE_4K, MEM_UNIT_BYTES);
+	return *ret_own ? 0 : err_set(err, ENOMEM, "out of memory");
+}
+
+static int end(void *ctx, void *own, struct err *err)
+{
+	free(own);
+	return 0;
 }
 
 /* And what populating takes. */
@@ -110,7 +170,9 @@ int restore_eager(const struct ram *ram, const struct restore_request *req,
 		.threads = req->threads,
 		.watch = req->watch,
 		.ctx = &e,
+		.begin = begin,
 		.unit = read_unit,
+		.end = end,
 	};
 	uint64_t began = clock_now_ns();
 	unsigned int threads = 0;

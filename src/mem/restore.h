@@ -43,7 +43,7 @@ struct restore_request {
 
 struct restore_result {
 	uint64_t total_bytes;
-	uint64_t read_bytes; /* that were data; the rest stays untouched */
+	uint64_t read_bytes; /* put into RAM; the rest stays untouched */
 	uint64_t wall_ns;
 	unsigned int threads;
 };

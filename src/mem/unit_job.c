@@ -49,13 +49,12 @@ struct mem_range mem_unit(const struct mem_range *ranges, unsigned int num,
 	for (unsigned int i = 0; i < num; i++) {
 		uint64_t units = div_round_up(ranges[i].len, MEM_UNIT_BYTES);
 		uint64_t offset = index * MEM_UNIT_BYTES;
+		struct mem_range unit = { .start = ranges[i].start + offset };
 
-		if (index < units)
-			return (struct mem_range){
-				.start = ranges[i].start + offset,
-				.len = MIN(ranges[i].len - offset,
-					   MEM_UNIT_BYTES),
-			};
+		if (index < units) {
+			unit.len = MIN(ranges[i].len - offset, MEM_UNIT_BYTES);
+			return unit;
+		}
 		index -= units;
 	}
 	BUG_ON(true);

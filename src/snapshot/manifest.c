@@ -189,7 +189,7 @@ static int own_sum(const json_t *doc, uint64_t *ret)
 	return 0;
 }
 
-static json_t *format(const struct snapshot_manifest *m)
+static json_t *format_all(const struct snapshot_manifest *m)
 {
 	json_t *doc = json_pack("{s:s, s:i, s:s, s:s, s:I, s:o, s:o, s:o}",
 				"format", SNAPSHOT_FORMAT, "version",
@@ -209,7 +209,7 @@ static json_t *format(const struct snapshot_manifest *m)
 
 char *snapshot_manifest_format(const struct snapshot_manifest *m)
 {
-	json_t *doc = format(m);
+	json_t *doc = format_all(m);
 	char *text = NULL, *line = NULL;
 	uint64_t sum;
 

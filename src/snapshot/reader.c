@@ -223,6 +223,31 @@ static int open_memory(struct snapshot_reader *r, struct err *err)
 	return 0;
 }
 
+/* Those that are in here have the size they had. */
+static int check_disks(struct snapshot_reader *r, struct err *err)
+{
+	const struct snapshot_manifest *m = &r->manifest;
+
+	for (unsigned int i = 0; i < m->num_disks; i++) {
+		const struct snapshot_disk *disk = &m->disks[i];
+		_cleanup_close_ int fd = -1;
+		uint64_t size;
+
+		if (!disk->file)
+			continue;
+		fd = open_file(r, disk->file, &size, err);
+		if (fd < 0)
+			return fd;
+		if (size != disk->bytes)
+			return err_set(err, EBADMSG,
+				       "%s: ends at offset %llu; the manifest "
+				       "says %llu",
+				       disk->file, (unsigned long long)size,
+				       (unsigned long long)disk->bytes);
+	}
+	return 0;
+}
+
 /* ---- the chain ---- */
 
 static int open_chain(struct snapshot_reader **ret, const char *path,
@@ -315,6 +340,8 @@ static int load(struct snapshot_reader *r, unsigned int depth, struct err *err)
 		code = load_map(r, err);
 	if (!code)
 		code = open_memory(r, err);
+	if (!code)
+		code = check_disks(r, err);
 	if (!code)
 		code = open_parent(r, depth, err);
 	return code ? code : make_memory(r, err);

@@ -7,29 +7,13 @@
 
 #include "base/arith.h"
 #include "base/compiler.h"
+#include "base/zero.h"
 
 static const char zero_page[PAGE_4K];
 
 uint64_t sum_bytes(const void *bytes, size_t len)
 {
 	return XXH3_64bits(bytes, len);
-}
-
-/* Eight words a turn, for the compiler to make vectors of. */
-bool sum_is_zero(const void *p, size_t len)
-{
-	const uint64_t *word = p, *end = word + len / sizeof(*word);
-
-	for (; end - word >= 8; word += 8) {
-		if (word[0] | word[1] | word[2] | word[3] | word[4] | word[5] |
-		    word[6] | word[7])
-			return false;
-	}
-	for (; word < end; word++) {
-		if (*word)
-			return false;
-	}
-	return true;
 }
 
 static uint64_t not_zero(uint64_t sum)
@@ -39,7 +23,7 @@ static uint64_t not_zero(uint64_t sum)
 
 uint64_t sum_unit(const void *bytes, size_t len)
 {
-	return sum_is_zero(bytes, len) ? 0 : not_zero(sum_bytes(bytes, len));
+	return zero_is_all(bytes, len) ? 0 : not_zero(sum_bytes(bytes, len));
 }
 
 uint64_t sum_unit_pages(const char *const *pages, unsigned int num)

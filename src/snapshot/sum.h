@@ -11,7 +11,6 @@
 #ifndef QUIRE_SNAPSHOT_SUM_H
 #define QUIRE_SNAPSHOT_SUM_H
 
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -21,9 +20,7 @@
 
 uint64_t sum_bytes(const void *bytes, size_t len);
 
-/* len is a multiple of 8, p aligned to 8. */
-bool sum_is_zero(const void *p, size_t len);
-
+/* len is a multiple of 8, bytes aligned to 8. */
 uint64_t sum_unit(const void *bytes, size_t len);
 
 /* The same of pages in different places; NULL is a page of zeroes. */

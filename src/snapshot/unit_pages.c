@@ -8,6 +8,7 @@
 
 #include "base/arith.h"
 #include "base/io.h"
+#include "base/zero.h"
 #include "mem/source.h"
 
 int unit_pages_init(struct unit_pages *u, const struct ram *ram,
@@ -156,7 +157,7 @@ int unit_pages_load(struct unit_pages *u, const struct mem_range *where,
 		r = load_missing(u, where, i, next - i, err);
 	}
 	for (unsigned int i = 0; !r && i < u->num; i++) {
-		if (u->pages[i] && sum_is_zero(u->pages[i], PAGE_4K))
+		if (u->pages[i] && zero_is_all(u->pages[i], PAGE_4K))
 			u->pages[i] = NULL;
 	}
 	return r;

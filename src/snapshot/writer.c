@@ -44,11 +44,14 @@ static char *path_to_parent(const struct snapshot_writer *w)
 {
 	_cleanup_free_ char *real = realpath(
 		snapshot_reader_path(w->cfg.parent), NULL);
-	char *slash = real ? strrchr(real, '/') : NULL, *path;
 	struct stat beside, ours;
+	char *slash, *path;
 
+	if (!real)
+		return NULL;
+	slash = strrchr(real, '/');
 	if (!slash || slash == real)
-		return real ? take_ptr(real) : NULL;
+		return take_ptr(real);
 	*slash = '\0';
 	if (!stat(real, &beside) && !fstat(w->dir.parent_fd, &ours) &&
 	    beside.st_dev == ours.st_dev && beside.st_ino == ours.st_ino)

@@ -104,6 +104,22 @@ snapshot_writer_put_memory(struct snapshot_writer *w,
 			   const struct snapshot_memory_request *req,
 			   struct snapshot_memory_result *ret, struct err *err);
 
+struct snapshot_disk_request {
+	const char *id;	  /* the device's; becomes the name of a file */
+	const char *path; /* of the image, quiet meanwhile */
+	bool reference;	  /* only note it: neither cloned nor copied */
+	bool may_copy;	  /* where it cannot be cloned */
+};
+
+/*
+ * A disk, with the content it has now. -ENOTSUP: it cannot be cloned, and may
+ * not be copied.
+ */
+__must_check int
+snapshot_writer_add_disk(struct snapshot_writer *w,
+			 const struct snapshot_disk_request *req,
+			 struct err *err);
+
 /*
  * Everything durable, then visible. After a failure nothing is there (or what
  * was before). Called once, last.

@@ -863,6 +863,44 @@ static void test_increment_refused(void **state)
 	kit_end(&kit);
 }
 
+static void make_image(const char *path)
+{
+	char block[4096];
+	int fd = open(path, O_WRONLY | O_CREAT | O_EXCL, 0600);
+
+	assert_true(fd >= 0);
+	memset(block, 0x42, sizeof(block));
+	assert_int_equal(pwrite(fd, block, sizeof(block), MIB), sizeof(block));
+	assert_int_equal(ftruncate(fd, 8 * MIB), 0);
+	close(fd);
+}
+
+static void check_cloned_disk(const struct kit *kit)
+{
+	struct ram ram;
+	struct snapshot_writer *w;
+	struct snapshot_reader *r;
+	char image[200];
+	const struct snapshot_disk_request disk = { .id = "a", .path = image };
+	const struct snapshot_memory_request memory = { .ram = &ram };
+	struct err err = ERR_INIT;
+
+	snprintf(image, sizeof(image), "%s/image", kit->dir);
+	make_image(image);
+	kit_ram(&ram, SMALL, RAM_PAGE_4K, false);
+	w = kit_writer(
+		&(struct snapshot_writer_config){ .path = kit->path[3] });
+	assert_int_equal(snapshot_writer_put_memory(w, &memory, NULL, &err), 0);
+	assert_int_equal(snapshot_writer_add_disk(w, &disk, &err), 0);
+	assert_int_equal(snapshot_writer_commit(w, &err), 0);
+	snapshot_writer_free(w);
+	r = kit_open(kit->path[3]);
+	assert_int_equal(snapshot_reader_manifest(r)->disks[0].kind,
+			 SNAPSHOT_DISK_CLONE);
+	snapshot_reader_free(r);
+	ram_fini(&ram);
+}
+
 /* On a file system that can share blocks: one whole file, few new blocks. */
 static void reflinked(const char *mkfs)
 {
@@ -884,6 +922,7 @@ static void reflinked(const char *mkfs)
 	}
 	snprintf(mnt, sizeof(mnt), "%.80s/mnt", kit.dir);
 	kit_start_in(&inner, mnt);
+	check_cloned_disk(&inner);
 	result = write_increment(&inner, false);
 	assert_true(result.reflinked);
 	assert_int_equal(result.layout, SNAPSHOT_WHOLE);
@@ -910,6 +949,79 @@ static void test_reflink_xfs(void **state)
 static void test_reflink_btrfs(void **state)
 {
 	reflinked("mkfs.btrfs -q");
+}
+
+/* ---- disks ---- */
+
+static void test_disks(void **state)
+{
+	struct kit kit;
+	struct ram ram;
+	struct snapshot_writer *w;
+	struct snapshot_reader *r;
+	const struct snapshot_manifest *m;
+	char image[200], copy[500];
+	struct snapshot_disk_request disk = { .id = "_disk0", .path = image };
+	const struct snapshot_memory_request memory = { .ram = &ram };
+	struct err err = ERR_INIT;
+	struct stat st;
+
+	kit_start(&kit);
+	snprintf(image, sizeof(image), "%s/image", kit.dir);
+	make_image(image);
+	kit_ram(&ram, SMALL, RAM_PAGE_4K, false);
+	w = kit_writer(&(struct snapshot_writer_config){ .path = kit.path[0] });
+	assert_int_equal(snapshot_writer_put_memory(w, &memory, NULL, &err), 0);
+	disk.may_copy = true;
+	assert_int_equal(snapshot_writer_add_disk(w, &disk, &err), 0);
+	assert_int_equal(snapshot_writer_add_disk(w, &disk, &err), -EINVAL);
+	disk.id = "../evil";
+	assert_int_equal(snapshot_writer_add_disk(w, &disk, &err), -EINVAL);
+	disk.id = "two";
+	disk.reference = true;
+	assert_int_equal(snapshot_writer_add_disk(w, &disk, &err), 0);
+	assert_int_equal(snapshot_writer_commit(w, &err), 0);
+	snapshot_writer_free(w);
+
+	r = kit_open(kit.path[0]);
+	m = snapshot_reader_manifest(r);
+	assert_int_equal(m->num_disks, 2);
+	assert_int_equal(m->disks[0].kind, SNAPSHOT_DISK_COPY);
+	assert_string_equal(m->disks[0].file, "disk-_disk0");
+	assert_int_equal(m->disks[1].kind, SNAPSHOT_DISK_REFERENCE);
+	assert_null(m->disks[1].file);
+	snapshot_reader_free(r);
+	snprintf(copy, sizeof(copy), "cmp '%s' '%.160s/disk-_disk0'", image,
+		 kit.path[0]);
+	assert_int_equal(system(copy), 0);
+	snprintf(copy, sizeof(copy), "%.160s/disk-_disk0", kit.path[0]);
+	assert_int_equal(stat(copy, &st), 0);
+	assert_in_range(st.st_blocks * 512, 4096, 64 * KIB);
+	assert_int_equal(truncate(copy, MIB), 0);
+	assert_int_equal(open_and_verify(kit.path[0], &err), -EBADMSG);
+	assert_non_null(strstr(err.text, "disk-_disk0: ends at offset"));
+	ram_fini(&ram);
+	kit_end(&kit);
+}
+
+/* No sharing on tmpfs: said, and nothing is left. */
+static void test_disk_not_cloned(void **state)
+{
+	struct kit kit;
+	struct snapshot_writer *w;
+	char image[200];
+	const struct snapshot_disk_request disk = { .id = "a", .path = image };
+	struct err err = ERR_INIT;
+
+	kit_start(&kit);
+	snprintf(image, sizeof(image), "%s/image", kit.dir);
+	make_image(image);
+	w = kit_writer(&(struct snapshot_writer_config){ .path = kit.path[0] });
+	assert_int_equal(snapshot_writer_add_disk(w, &disk, &err), -ENOTSUP);
+	assert_non_null(strstr(err.text, "has to be copied"));
+	snapshot_writer_free(w);
+	assert_int_equal(kit_count(kit.dir), 1);
+	kit_end(&kit);
 }
 
 /* ---- working set ---- */
@@ -991,6 +1103,8 @@ int main(void)
 		cmocka_unit_test(test_increment_refused),
 		cmocka_unit_test(test_reflink_xfs),
 		cmocka_unit_test(test_reflink_btrfs),
+		cmocka_unit_test(test_disks),
+		cmocka_unit_test(test_disk_not_cloned),
 		cmocka_unit_test(test_working_set_file),
 		cmocka_unit_test(test_without_io_uring),
 	};
