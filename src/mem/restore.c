@@ -138,7 +138,7 @@ static int begin(void *ctx, void **ret_own, struct err *err)
 	return *ret_own ? 0 : err_set(err, ENOMEM, "out of memory");
 }
 
-static int end(void *ctx, void *own, struct err *err)
+static int finish(void *ctx, void *own, struct err *err)
 {
 	free(own);
 	return 0;
@@ -172,7 +172,7 @@ int restore_eager(const struct ram *ram, const struct restore_request *req,
 		.ctx = &e,
 		.begin = begin,
 		.unit = read_unit,
-		.end = end,
+		.end = finish,
 	};
 	uint64_t began = clock_now_ns();
 	unsigned int threads = 0;

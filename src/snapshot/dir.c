@@ -23,16 +23,13 @@ int snapshot_dir_open(const char *path, struct err *err)
 	return fd < 0 ? err_errno(err, errno, "snapshot %s", path) : fd;
 }
 
-/* "a/b//" is NAME "b" in "a". */
-static int split_path(struct snapshot_dir *dir, const char *path,
+/* "a/b//" is NAME "b" in "a". copy is of path, and scratch. */
+static int split_copy(struct snapshot_dir *dir, const char *path, char *copy,
 		      struct err *err)
 {
-	_cleanup_free_ char *copy = strdup(path);
 	size_t len = strlen(path);
 	char *slash;
 
-	if (!copy)
-		return err_set(err, ENOMEM, "snapshot %s: out of memory", path);
 	while (len > 1 && copy[len - 1] == '/')
 		copy[--len] = '\0';
 	slash = strrchr(copy, '/');
@@ -52,6 +49,17 @@ static int split_path(struct snapshot_dir *dir, const char *path,
 		return err_errno(err, errno, "snapshot %s: directory %s", path,
 				 slash ? copy : ".");
 	return 0;
+}
+
+static int split_path(struct snapshot_dir *dir, const char *path,
+		      struct err *err)
+{
+	char *copy = strdup(path);
+	int r = copy ? split_copy(dir, path, copy, err)
+		     : err_set(err, ENOMEM, "snapshot %s: out of memory", path);
+
+	free(copy);
+	return r;
 }
 
 /* ---- removing ---- */

@@ -154,7 +154,7 @@ static int check_unit(const struct memory_in *in, uint64_t unit,
 			       "match: the file is damaged",
 			       in->layers[0].path,
 			       (unsigned long long)where->start,
-			       (unsigned long long)(where->start + where->len));
+			       (unsigned long long)where->start + where->len);
 	atomic_fetch_or_explicit(&in->good[unit / 64], 1ull << (unit % 64),
 				 memory_order_relaxed);
 	return 0;

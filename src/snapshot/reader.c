@@ -54,10 +54,12 @@ int snapshot_reader_read_file(const struct snapshot_reader *r, const char *name,
 			      uint64_t max, void **ret, uint64_t *ret_size,
 			      struct err *err)
 {
-	_cleanup_close_ int fd = open_file(r, name, ret_size, err);
+	_cleanup_close_ int fd = -1;
 	_cleanup_free_ char *bytes = NULL;
 	int code;
 
+	*ret_size = 0;
+	fd = open_file(r, name, ret_size, err);
 	if (fd < 0)
 		return fd;
 	if (*ret_size > max)
@@ -113,7 +115,7 @@ static int read_checked(const struct snapshot_reader *r,
 static int load_manifest(struct snapshot_reader *r, struct err *err)
 {
 	_cleanup_free_ void *text = NULL;
-	uint64_t size;
+	uint64_t size = 0;
 	int code = snapshot_reader_read_file(r, SNAPSHOT_MANIFEST,
 					     SNAPSHOT_MAX_MANIFEST_BYTES, &text,
 					     &size, err);
@@ -126,7 +128,7 @@ static int load_config(struct snapshot_reader *r, struct err *err)
 {
 	_cleanup_free_ void *text = NULL;
 	json_error_t where;
-	uint64_t size;
+	uint64_t size = 0;
 	int code = read_checked(r, SNAPSHOT_FILE_CONFIG, 0, &text, &size, err);
 
 	if (code)
@@ -141,7 +143,7 @@ static int load_config(struct snapshot_reader *r, struct err *err)
 
 static int load_state(struct snapshot_reader *r, struct err *err)
 {
-	uint64_t size;
+	uint64_t size = 0;
 
 	return read_checked(r, SNAPSHOT_FILE_STATE, 0, &r->state, &size, err);
 }
@@ -149,7 +151,7 @@ static int load_state(struct snapshot_reader *r, struct err *err)
 static int load_sums(struct snapshot_reader *r, struct err *err)
 {
 	const struct snapshot_manifest *m = &r->manifest;
-	uint64_t units = mem_units(m->ranges, m->num_ranges), size;
+	uint64_t units = mem_units(m->ranges, m->num_ranges), size = 0;
 	_cleanup_free_ void *bytes = NULL;
 	int64_t num;
 	int code;
@@ -184,7 +186,7 @@ static int load_map(struct snapshot_reader *r, struct err *err)
 	const struct snapshot_manifest *m = &r->manifest;
 	uint64_t pages = mem_ranges_bytes(m->ranges, m->num_ranges) / PAGE_4K;
 	_cleanup_free_ void *bytes = NULL;
-	uint64_t size;
+	uint64_t size = 0;
 	int64_t num;
 	int code;
 
@@ -208,7 +210,7 @@ static int load_map(struct snapshot_reader *r, struct err *err)
 
 static int open_memory(struct snapshot_reader *r, struct err *err)
 {
-	uint64_t span = snapshot_manifest_span(&r->manifest), size;
+	uint64_t span = snapshot_manifest_span(&r->manifest), size = 0;
 
 	r->memory_fd = open_file(r, SNAPSHOT_MEMORY, &size, err);
 	if (r->memory_fd < 0)
@@ -231,7 +233,7 @@ static int check_disks(struct snapshot_reader *r, struct err *err)
 	for (unsigned int i = 0; i < m->num_disks; i++) {
 		const struct snapshot_disk *disk = &m->disks[i];
 		_cleanup_close_ int fd = -1;
-		uint64_t size;
+		uint64_t size = 0;
 
 		if (!disk->file)
 			continue;
@@ -273,22 +275,12 @@ static char *parent_path(const struct snapshot_reader *r)
 		       : path;
 }
 
-static int open_parent(struct snapshot_reader *r, unsigned int depth,
-		       struct err *err)
+static int open_parent_at(struct snapshot_reader *r, const char *path,
+			  unsigned int depth, struct err *err)
 {
-	_cleanup_free_ char *path = NULL;
 	const struct snapshot_manifest *m;
-	int code;
+	int code = open_chain(&r->parent, path, depth + 1, err);
 
-	if (r->manifest.layout == SNAPSHOT_WHOLE)
-		return 0;
-	if (depth == SNAPSHOT_MAX_CHAIN)
-		return err_set(err, ELOOP, "more than %d deltas upon another",
-			       SNAPSHOT_MAX_CHAIN - 1);
-	path = parent_path(r);
-	if (!path)
-		return err_set(err, ENOMEM, "out of memory");
-	code = open_chain(&r->parent, path, depth + 1, err);
 	if (code) {
 		err_prefix(err, "its parent");
 		return code;
@@ -304,6 +296,24 @@ static int open_parent(struct snapshot_reader *r, unsigned int depth,
 			       ": memory.regions: not those of its parent %s",
 			       path);
 	return 0;
+}
+
+static int open_parent(struct snapshot_reader *r, unsigned int depth,
+		       struct err *err)
+{
+	char *path;
+	int code;
+
+	if (r->manifest.layout == SNAPSHOT_WHOLE)
+		return 0;
+	if (depth == SNAPSHOT_MAX_CHAIN)
+		return err_set(err, ELOOP, "more than %d deltas upon another",
+			       SNAPSHOT_MAX_CHAIN - 1);
+	path = parent_path(r);
+	code = path ? open_parent_at(r, path, depth, err)
+		    : err_set(err, ENOMEM, "out of memory");
+	free(path);
+	return code;
 }
 
 static int make_memory(struct snapshot_reader *r, struct err *err)

@@ -35,7 +35,7 @@ static int check_header(const struct records_kind *kind, const uint8_t *h,
 		return err_set(err, EBADMSG,
 			       "%s: ends at offset %zu, in its header",
 			       kind->name, len);
-	if (memcmp(h, kind->magic, 8))
+	if (memcmp(h, kind->magic, 8) != 0)
 		return err_set(err, EBADMSG, "%s: offset 0: not such a file",
 			       kind->name);
 	if (le32_load(h + 8) != RECORDS_VERSION)

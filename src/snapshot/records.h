@@ -36,7 +36,7 @@ extern const struct records_kind records_map;
 /* Address of a unit, 8 bytes, and a bit for each of its pages, 64 bytes. */
 extern const struct records_kind records_working_set;
 
-#define RECORDS_WORKING_SET_BYTES 72
+#define RECORDS_WORKING_SET_BYTES 72ull
 
 /* Write the header for records that follow it, num of them. */
 void records_header(const struct records_kind *kind, const void *records,

@@ -23,7 +23,7 @@ static void put_units(uint8_t *to, const struct working_set *set)
 		const struct working_set_unit *u = &set->units[i];
 
 		le64_store(to, u->gpa);
-		for (unsigned int w = 0; w < WORKING_SET_WORDS; w++)
+		for (size_t w = 0; w < WORKING_SET_WORDS; w++)
 			le64_store(to + 8 + w * 8, u->pages[w]);
 		to += RECORDS_WORKING_SET_BYTES;
 	}
@@ -41,33 +41,42 @@ static int write_tmp(int dir_fd, const uint8_t *bytes, size_t len)
 	return r;
 }
 
+static int put_file(int dir_fd, const uint8_t *bytes, size_t len)
+{
+	int r = write_tmp(dir_fd, bytes, len);
+
+	if (!r && renameat(dir_fd, TMP_NAME, dir_fd, SNAPSHOT_WORKING_SET))
+		r = -errno;
+	if (r)
+		(void)!unlinkat(dir_fd, TMP_NAME, 0);
+	return r;
+}
+
 int snapshot_working_set_save(const struct snapshot_reader *r,
 			      const struct working_set *set, struct err *err)
 {
 	size_t len = set->num * RECORDS_WORKING_SET_BYTES;
-	_cleanup_free_ uint8_t *bytes = malloc(RECORDS_HEADER_BYTES + len);
-	int dir_fd = snapshot_reader_dir_fd(r), code;
+	uint8_t *bytes = malloc(RECORDS_HEADER_BYTES + len);
+	int code = -ENOMEM;
 
-	if (!bytes)
-		return err_set(err, ENOMEM, "working set: out of memory");
-	put_units(bytes + RECORDS_HEADER_BYTES, set);
-	records_header(&records_working_set, bytes + RECORDS_HEADER_BYTES,
-		       set->num, bytes);
-	code = write_tmp(dir_fd, bytes, RECORDS_HEADER_BYTES + len);
-	if (!code && renameat(dir_fd, TMP_NAME, dir_fd, SNAPSHOT_WORKING_SET))
-		code = -errno;
-	if (!code)
-		return 0;
-	(void)!unlinkat(dir_fd, TMP_NAME, 0);
-	return err_errno(err, -code,
-			 "snapshot %s: writing " SNAPSHOT_WORKING_SET,
-			 snapshot_reader_path(r));
+	if (bytes) {
+		put_units(bytes + RECORDS_HEADER_BYTES, set);
+		records_header(&records_working_set,
+			       bytes + RECORDS_HEADER_BYTES, set->num, bytes);
+		code = put_file(snapshot_reader_dir_fd(r), bytes,
+				RECORDS_HEADER_BYTES + len);
+	}
+	free(bytes);
+	return code ? err_errno(err, -code,
+				"snapshot %s: writing " SNAPSHOT_WORKING_SET,
+				snapshot_reader_path(r))
+		    : 0;
 }
 
 /* Some page that the unit does not have? */
 static bool has_pages_beyond(const struct working_set_unit *u, uint64_t pages)
 {
-	for (uint64_t i = pages; i < WORKING_SET_WORDS * 64; i++) {
+	for (uint64_t i = pages; i < MEM_UNIT_BYTES / PAGE_4K; i++) {
 		if (bitmap_test(u->pages, i))
 			return true;
 	}
@@ -102,7 +111,7 @@ static int parse_units(const uint8_t *p, struct working_set *set,
 		struct working_set_unit *u = &set->units[i];
 
 		u->gpa = le64_load(p);
-		for (unsigned int w = 0; w < WORKING_SET_WORDS; w++)
+		for (size_t w = 0; w < WORKING_SET_WORDS; w++)
 			u->pages[w] = le64_load(p + 8 + w * 8);
 		p += RECORDS_WORKING_SET_BYTES;
 		if (check_unit(u, ranges, num_ranges, seen))
@@ -125,8 +134,8 @@ int working_set_parse(const void *bytes, size_t len,
 	uint64_t units = div_round_up(last->start + last->len, MEM_UNIT_BYTES);
 	int64_t num = records_check(&records_working_set, bytes, len, units,
 				    err);
-	_cleanup_free_ uint64_t *seen = NULL;
 	struct working_set set = { 0 };
+	uint64_t *seen;
 	int r;
 
 	if (num < 0)
@@ -139,6 +148,7 @@ int working_set_parse(const void *bytes, size_t len,
 				&set, ranges, num_ranges, seen, err);
 	else
 		r = err_set(err, ENOMEM, "working set: out of memory");
+	free(seen);
 	if (r)
 		working_set_fini(&set);
 	else
@@ -154,7 +164,7 @@ int snapshot_working_set_load(const struct snapshot_reader *r,
 		       mem_units(m->ranges, m->num_ranges) *
 			       RECORDS_WORKING_SET_BYTES;
 	_cleanup_free_ void *bytes = NULL;
-	uint64_t len;
+	uint64_t len = 0;
 	int code = snapshot_reader_read_file(r, SNAPSHOT_WORKING_SET, max,
 					     &bytes, &len, err);
 

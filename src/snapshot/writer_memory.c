@@ -303,13 +303,16 @@ static uint64_t list_dirty(const struct job *job, uint8_t *ret)
 static int put_map(struct job *job, struct err *err)
 {
 	uint64_t num = list_dirty(job, NULL);
-	_cleanup_free_ uint8_t *runs = calloc(MAX(num, (uint64_t)1), 16);
+	uint8_t *runs = calloc(num + 1, 16);
+	int r;
 
 	if (!runs)
 		return err_set(err, ENOMEM, "snapshot: out of memory");
 	list_dirty(job, runs);
-	return snapshot_writer_put_records(job->w, SNAPSHOT_FILE_MAP,
-					   &records_map, runs, num, err);
+	r = snapshot_writer_put_records(job->w, SNAPSHOT_FILE_MAP, &records_map,
+					runs, num, err);
+	free(runs);
+	return r;
 }
 
 static int put_sums(struct job *job, struct err *err)
