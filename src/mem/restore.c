@@ -105,7 +105,7 @@ static int read_guarded(struct eager *e, const struct mem_range *where,
 	if (r) {
 		err_prefix(err, "guest memory %#llx-%#llx",
 			   (unsigned long long)where->start,
-			   (unsigned long long)(where->start + where->len));
+			   (unsigned long long)where->start + where->len);
 		return r;
 	}
 	r = read_data(e, where, whole, buf, err);
