@@ -11,6 +11,8 @@
 #include "mem/pagemap_scan.h"
 
 #define PAGEMAP_PRESENT (1ull << 63)
+#define PAGEMAP_SWAPPED (1ull << 62) /* or any other entry that is no page */
+#define PAGEMAP_FILE	(1ull << 61) /* of a file, or shared */
 
 int pagemap_open(struct pagemap *pm)
 {
@@ -43,35 +45,39 @@ static int load(struct pagemap *pm, uint64_t page, uint64_t end)
 	return 0;
 }
 
-static int is_present(struct pagemap *pm, uint64_t page, uint64_t end,
-		      bool *ret)
+/* Has the entry of page a bit of any and none of not? */
+static int look(struct pagemap *pm, uint64_t page, uint64_t end, uint64_t any,
+		uint64_t not, bool *ret)
 {
 	int r = load(pm, page, end);
+	uint64_t entry;
 
-	if (!r)
-		*ret = pm->entries[page - pm->first] & PAGEMAP_PRESENT;
-	return r;
+	if (r)
+		return r;
+	entry = pm->entries[page - pm->first];
+	*ret = (entry & any) && !(entry & not );
+	return 0;
 }
 
 /* The buffer is only good within one call: pages come and go. */
-int pagemap_next_present(struct pagemap *pm, const struct ram *ram,
-			 struct gpa gpa, uint64_t len, struct gpa *ret_gpa,
-			 uint64_t *ret_len)
+static int next_run(struct pagemap *pm, const struct ram *ram, struct gpa gpa,
+		    uint64_t len, uint64_t any, uint64_t not,
+		    struct gpa *ret_gpa, uint64_t *ret_len)
 {
 	uint64_t base = (uintptr_t)ram->base / PAGE_4K;
 	uint64_t page = base + gpa.v / PAGE_4K;
 	uint64_t end = base + (gpa.v + len) / PAGE_4K, start = end;
-	bool present = false;
+	bool found = false;
 
 	pm->num = 0;
 	for (; page < end; page++) {
-		int r = is_present(pm, page, end, &present);
+		int r = look(pm, page, end, any, not, &found);
 
 		if (r)
 			return r;
-		if (present && start == end)
+		if (found && start == end)
 			start = page;
-		if (!present && start != end)
+		if (!found && start != end)
 			break;
 	}
 	if (start == end)
@@ -79,6 +85,22 @@ int pagemap_next_present(struct pagemap *pm, const struct ram *ram,
 	*ret_gpa = GPA((start - base) * PAGE_4K);
 	*ret_len = (page - start) * PAGE_4K;
 	return 1;
+}
+
+int pagemap_next_present(struct pagemap *pm, const struct ram *ram,
+			 struct gpa gpa, uint64_t len, struct gpa *ret_gpa,
+			 uint64_t *ret_len)
+{
+	return next_run(pm, ram, gpa, len, PAGEMAP_PRESENT, 0, ret_gpa,
+			ret_len);
+}
+
+int pagemap_next_held(struct pagemap *pm, const struct ram *ram, struct gpa gpa,
+		      uint64_t len, bool own_only, struct gpa *ret_gpa,
+		      uint64_t *ret_len)
+{
+	return next_run(pm, ram, gpa, len, PAGEMAP_PRESENT | PAGEMAP_SWAPPED,
+			own_only ? PAGEMAP_FILE : 0, ret_gpa, ret_len);
 }
 
 int pagemap_count_present(struct pagemap *pm, const struct ram *ram,

@@ -30,6 +30,15 @@ __must_check int pagemap_next_present(struct pagemap *pm, const struct ram *ram,
 				      struct gpa gpa, uint64_t len,
 				      struct gpa *ret_gpa, uint64_t *ret_len);
 
+/*
+ * The same for pages that have content of their own: present, swapped out, or
+ * being moved by the kernel just now. With own_only clean pages of a file that
+ * is mapped privately do not count.
+ */
+__must_check int pagemap_next_held(struct pagemap *pm, const struct ram *ram,
+				   struct gpa gpa, uint64_t len, bool own_only,
+				   struct gpa *ret_gpa, uint64_t *ret_len);
+
 /* How many bytes of [gpa, gpa + len) are present. */
 __must_check int pagemap_count_present(struct pagemap *pm,
 				       const struct ram *ram, struct gpa gpa,

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -68,6 +69,9 @@ static int reserve_span(uint64_t span, char **ret_base, struct err *err)
  */
 static int advise(char *hva, uint64_t size, enum ram_page page, struct err *err)
 {
+	/* A core dump of the VMM must not be a dump of the guest. */
+	if (madvise(hva, size, MADV_DONTDUMP) && errno != EINVAL)
+		return err_errno(err, errno, "madvise on guest memory");
 	if (ram_page_is_hugetlb(page))
 		return 0;
 	if (madvise(hva, size,
@@ -82,7 +86,6 @@ static int map_region(struct ram *ram, struct ram_region *region,
 {
 	char *at = ram->base + region->base.v;
 	int flags = MAP_FIXED | MAP_NORESERVE;
-	int r;
 
 	if (ram->fd >= 0) {
 		flags |= MAP_SHARED;
@@ -110,13 +113,7 @@ static int map_region(struct ram *ram, struct ram_region *region,
 				       ram_page_names[ram->page]);
 		return err_errno(err, errno, "mapping guest memory");
 	}
-	r = advise(at, region->size, ram->page, err);
-	if (r)
-		return r;
-	/* A core dump of the VMM must not be a dump of the guest. */
-	if (madvise(at, region->size, MADV_DONTDUMP) && errno != EINVAL)
-		return err_errno(err, errno, "madvise on guest memory");
-	return 0;
+	return advise(at, region->size, ram->page, err);
 }
 
 static int open_memfd(struct ram *ram, uint64_t size, struct err *err)
@@ -248,6 +245,28 @@ static int check_node_pools(const struct ram *ram, enum numa_policy policy,
 	return 0;
 }
 
+/* Set the policy on what lies in [start, start + len). */
+static int apply_policy(struct ram *ram, uint64_t start, uint64_t len,
+			struct err *err)
+{
+	int r = 0;
+
+	for (unsigned int i = 0; !r && i < ram->num_segments; i++) {
+		const struct ram_segment *seg = &ram->segments[i];
+		uint64_t from = MAX(start, seg->base.v);
+		uint64_t to = MIN(start + len, seg->base.v + seg->size);
+		struct numa_nodes one = { { 0 } };
+
+		if (from >= to)
+			continue;
+		if (seg->node >= 0)
+			numa_nodes_add(&one, (unsigned int)seg->node);
+		r = numa_apply(ram->base + from, to - from, ram->policy,
+			       seg->node >= 0 ? &one : &ram->policy_nodes, err);
+	}
+	return r;
+}
+
 static int place(struct ram *ram, const struct numa_config *cfg,
 		 struct err *err)
 {
@@ -262,15 +281,10 @@ static int place(struct ram *ram, const struct numa_config *cfg,
 		r = split_segments(ram, &nodes, err);
 	else
 		whole_segments(ram, cfg, &nodes);
-	for (unsigned int i = 0; !r && i < ram->num_segments; i++) {
-		const struct ram_segment *seg = &ram->segments[i];
-		struct numa_nodes one = { { 0 } };
-
-		if (seg->node >= 0)
-			numa_nodes_add(&one, (unsigned int)seg->node);
-		r = numa_apply(ram->base + seg->base.v, seg->size, cfg->policy,
-			       seg->node >= 0 ? &one : &nodes, err);
-	}
+	ram->policy = cfg->policy;
+	ram->policy_nodes = nodes;
+	if (!r)
+		r = apply_policy(ram, 0, ram->span, err);
 	return r ? r : check_node_pools(ram, cfg->policy, &nodes, err);
 }
 
@@ -353,6 +367,48 @@ void ram_fini(struct ram *ram)
 	ram->span = 0;
 	ram->num_regions = 0;
 	ram->num_segments = 0;
+}
+
+static int check_file(const struct ram *ram, uint64_t end, int fd,
+		      struct err *err)
+{
+	struct stat st;
+
+	if (ram->fd >= 0 || ram_page_is_hugetlb(ram->page))
+		return err_set(err, ENOTSUP,
+			       "%s memory cannot be mapped from a file: it has "
+			       "to be read",
+			       ram->fd >= 0 ? "shared" : "hugetlb");
+	if (fstat(fd, &st))
+		return err_errno(err, errno, "memory file");
+	if (!S_ISREG(st.st_mode))
+		return err_set(err, EINVAL, "memory file: not a regular file");
+	/* Beyond its end an access would be a SIGBUS. */
+	if ((uint64_t)st.st_size < end)
+		return err_set(err, ENODATA,
+			       "memory file: ends at %#llx, guest memory at "
+			       "%#llx",
+			       (unsigned long long)st.st_size,
+			       (unsigned long long)end);
+	return 0;
+}
+
+int ram_map_file(struct ram *ram, struct gpa gpa, uint64_t len, int fd,
+		 struct err *err)
+{
+	char *at = mem_map_range(ram, gpa, len, MEM_READ);
+	int r;
+
+	BUG_ON(!at || !is_aligned(gpa.v | len, PAGE_4K));
+	r = check_file(ram, gpa.v + len, fd, err);
+	if (r)
+		return r;
+	if (mmap(at, len, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd,
+		 (off_t)gpa.v) == MAP_FAILED)
+		return err_errno(err, errno, "mapping a memory file");
+	r = advise(at, len, ram->page, err);
+	return r ? r : apply_policy(ram, gpa.v, len, err);
 }
 
 uint64_t ram_size(const struct ram *ram)

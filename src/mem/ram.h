@@ -25,6 +25,8 @@
 #include "mem/gpa.h"
 #include "mem/numa.h"
 
+struct mem_source;
+
 enum ram_page {
 	RAM_PAGE_4K,  /* MADV_NOHUGEPAGE */
 	RAM_PAGE_THP, /* MADV_HUGEPAGE */
@@ -79,6 +81,14 @@ struct ram {
 	struct ram_region regions[RAM_MAX_REGIONS];
 	/* Nodes that every page has to come from; empty: it need not. */
 	struct numa_nodes bound;
+	enum numa_policy policy; /* as set, over policy_nodes */
+	struct numa_nodes policy_nodes;
+	/*
+	 * What a page holds that is not in the host's page table: NULL, zeroes
+	 * (or, in a memfd, what the file has). Borrowed; set and cleared on the
+	 * control thread, by who restores memory, while no guest runs.
+	 */
+	const struct mem_source *behind;
 	_Atomic unsigned int mapping_ahead; /* callers between begin and end */
 	unsigned int num_segments;
 	struct ram_segment segments[RAM_MAX_SEGMENTS];
@@ -107,6 +117,19 @@ __must_check int ram_init(struct ram *ram, const struct ram_config *cfg,
 
 /* Unmap all. Fine on a zeroed or half-built struct. */
 void ram_fini(struct ram *ram);
+
+/*
+ * Map [gpa, gpa + len), whole 4K pages in one region, privately from fd, a
+ * regular file open for reading that holds it at offset gpa: what nobody writes
+ * is the file's page cache, shared with whoever maps it, a page that is written
+ * becomes this VM's own. Advice and NUMA policy are as before. Only address
+ * space is taken. The file must never change as long as RAM is mapped.
+ *
+ * Before the memslots are made, control thread. -ENOTSUP: RAM that is shared or
+ * of hugetlb pages; -ENODATA: the file is shorter.
+ */
+__must_check int ram_map_file(struct ram *ram, struct gpa gpa, uint64_t len,
+			      int fd, struct err *err);
 
 uint64_t ram_size(const struct ram *ram);
 

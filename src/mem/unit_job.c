@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "mem/unit_job.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/arith.h"
+#include "base/clock.h"
+#include "base/cpus.h"
+#include "base/thread.h"
+
+#define MAX_THREADS   64
+#define WAIT_SLICE_NS (50 * NSEC_PER_MSEC)
+
+struct run {
+	const struct unit_job *job;
+	uint64_t num_units, total_bytes, began_ns;
+	_Atomic uint64_t next, done_bytes;
+	_Atomic bool stop;
+
+	pthread_mutex_t lock; /* all below */
+	pthread_cond_t changed;
+	unsigned int working;
+	int error; /* first failure */
+	struct err err;
+};
+
+struct worker {
+	struct run *run;
+	pthread_t thread;
+	bool is_caller;
+	void *own;
+	struct err err; /* of begin */
+};
+
+uint64_t mem_units(const struct mem_range *ranges, unsigned int num)
+{
+	uint64_t units = 0;
+
+	for (unsigned int i = 0; i < num; i++)
+		units += div_round_up(ranges[i].len, MEM_UNIT_BYTES);
+	return units;
+}
+
+struct mem_range mem_unit(const struct mem_range *ranges, unsigned int num,
+			  uint64_t index)
+{
+	for (unsigned int i = 0; i < num; i++) {
+		uint64_t units = div_round_up(ranges[i].len, MEM_UNIT_BYTES);
+		uint64_t offset = index * MEM_UNIT_BYTES;
+		struct mem_range unit = { .start = ranges[i].start + offset };
+
+		if (index < units) {
+			unit.len = MIN(ranges[i].len - offset, MEM_UNIT_BYTES);
+			return unit;
+		}
+		index -= units;
+	}
+	BUG_ON(true);
+}
+
+uint64_t mem_ranges_bytes(const struct mem_range *ranges, unsigned int num)
+{
+	uint64_t bytes = 0;
+
+	for (unsigned int i = 0; i < num; i++)
+		bytes += ranges[i].len;
+	return bytes;
+}
+
+static void fail(struct run *run, int error, const struct err *err)
+{
+	pthread_mutex_lock(&run->lock);
+	if (!run->error) {
+		run->error = error;
+		run->err = *err;
+	}
+	pthread_mutex_unlock(&run->lock);
+	atomic_store(&run->stop, true);
+}
+
+/* Only ever on the caller's thread. */
+static void poll_watch(struct run *run)
+{
+	const struct populate_watch *watch = run->job->watch;
+	struct populate_progress progress = {
+		.total_bytes = run->total_bytes,
+		.done_bytes = atomic_load(&run->done_bytes),
+		.elapsed_ns = clock_now_ns() - run->began_ns,
+	};
+	struct err err = ERR_INIT;
+
+	if (watch && watch->poll(watch->ctx, &progress))
+		fail(run, err_set(&err, ECANCELED, "cancelled"), &err);
+}
+
+static int begin(void *arg)
+{
+	struct worker *w = arg;
+	const struct unit_job *job = w->run->job;
+
+	return job->begin ? job->begin(job->ctx, &w->own, &w->err) : 0;
+}
+
+static void work(struct worker *w)
+{
+	struct run *run = w->run;
+	const struct unit_job *job = run->job;
+	struct err err = ERR_INIT;
+	int r;
+
+	while (!atomic_load_explicit(&run->stop, memory_order_relaxed)) {
+		uint64_t index = atomic_fetch_add(&run->next, 1);
+		struct mem_range where;
+
+		if (index >= run->num_units)
+			break;
+		where = mem_unit(job->ranges, job->num_ranges, index);
+		r = job->unit(job->ctx, w->own, index, &where, &err);
+		if (r)
+			fail(run, r, &err);
+		atomic_fetch_add(&run->done_bytes, where.len);
+		if (w->is_caller)
+			poll_watch(run);
+	}
+	r = job->end ? job->end(job->ctx, w->own, &err) : 0;
+	if (r)
+		fail(run, r, &err);
+}
+
+static void *worker_thread(void *arg)
+{
+	struct worker *w = arg;
+	struct run *run = w->run;
+
+	work(w);
+	pthread_mutex_lock(&run->lock);
+	run->working--;
+	pthread_cond_signal(&run->changed);
+	pthread_mutex_unlock(&run->lock);
+	return NULL;
+}
+
+/* The watch goes on while others work. */
+static void wait_others(struct run *run)
+{
+	pthread_mutex_lock(&run->lock);
+	while (run->working) {
+		struct timespec until;
+
+		clock_gettime(CLOCK_MONOTONIC, &until);
+		until.tv_nsec += (long)WAIT_SLICE_NS;
+		if (until.tv_nsec >= (long)NSEC_PER_SEC) {
+			until.tv_nsec -= (long)NSEC_PER_SEC;
+			until.tv_sec++;
+		}
+		if (!pthread_cond_timedwait(&run->changed, &run->lock, &until))
+			continue;
+		pthread_mutex_unlock(&run->lock);
+		poll_watch(run);
+		pthread_mutex_lock(&run->lock);
+	}
+	pthread_mutex_unlock(&run->lock);
+}
+
+static unsigned int num_threads(const struct run *run)
+{
+	uint64_t n = run->job->threads ? run->job->threads : cpus_allowed();
+
+	n = MIN(n, (uint64_t)MAX_THREADS);
+	n = MIN(n, run->num_units);
+	return (unsigned int)MAX(n, (uint64_t)1);
+}
+
+static int init_sync(struct run *run)
+{
+	pthread_condattr_t attr;
+	int r = pthread_condattr_init(&attr);
+
+	if (r)
+		return -r;
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	r = pthread_cond_init(&run->changed, &attr);
+	pthread_condattr_destroy(&attr);
+	if (!r)
+		pthread_mutex_init(&run->lock, NULL);
+	return -r;
+}
+
+/*
+ * Each works from when it is made. One that cannot be made is only missed, not
+ * needed. Returns how many there are.
+ */
+static unsigned int start_others(struct run *run, struct worker *workers,
+				 unsigned int num)
+{
+	unsigned int started = 1;
+
+	run->working = num - 1;
+	for (; started < num; started++) {
+		struct worker *w = &workers[started];
+		const struct thread_spec spec = {
+			.cls = run->job->cls,
+			.name = run->job->name,
+			.prepare = begin,
+			.run = worker_thread,
+			.arg = w,
+		};
+
+		w->run = run;
+		if (thread_create(&w->thread, &spec))
+			break;
+	}
+	pthread_mutex_lock(&run->lock);
+	run->working -= num - started;
+	pthread_mutex_unlock(&run->lock);
+	return started;
+}
+
+static unsigned int run_workers(struct run *run)
+{
+	struct worker workers[MAX_THREADS] = { { 0 } };
+	struct worker *own = &workers[0];
+	unsigned int started;
+	int r;
+
+	own->run = run;
+	own->is_caller = true;
+	r = begin(own);
+	if (r) {
+		fail(run, r, &own->err);
+		return 0;
+	}
+	started = start_others(run, workers, num_threads(run));
+	work(own);
+	wait_others(run);
+	for (unsigned int i = 1; i < started; i++)
+		pthread_join(workers[i].thread, NULL);
+	return started;
+}
+
+int unit_job_run(const struct unit_job *job, unsigned int *ret_threads,
+		 struct err *err)
+{
+	struct run run = {
+		.job = job,
+		.num_units = mem_units(job->ranges, job->num_ranges),
+		.total_bytes = mem_ranges_bytes(job->ranges, job->num_ranges),
+		.began_ns = clock_now_ns(),
+	};
+	unsigned int threads;
+	int r = init_sync(&run);
+
+	if (r)
+		return err_errno(err, -r, "starting threads");
+	threads = run_workers(&run);
+	pthread_cond_destroy(&run.changed);
+	pthread_mutex_destroy(&run.lock);
+	if (run.error && err)
+		*err = run.err;
+	if (ret_threads)
+		*ret_threads = threads;
+	return run.error;
+}
