@@ -14,6 +14,8 @@ static bool has_type(const json_t *value, enum api_type type)
 		return json_is_string(value);
 	case API_INTEGER:
 		return json_is_integer(value) && json_integer_value(value) >= 0;
+	case API_BOOL:
+		return json_is_boolean(value);
 	case API_OBJECT:
 		return json_is_object(value);
 	}
@@ -27,6 +29,8 @@ static const char *type_text(enum api_type type)
 		return "a string";
 	case API_INTEGER:
 		return "a whole number of 0 or more";
+	case API_BOOL:
+		return "true or false";
 	case API_OBJECT:
 		return "an object";
 	}

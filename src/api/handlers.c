@@ -3,6 +3,11 @@
 
 #include <errno.h>
 
+#include <string.h>
+
+#include "base/json.h"
+#include "base/kvlist.h"
+#include "snapshot/take.h"
 #include "vm/vmm.h"
 
 /* The verbs that take nothing and answer nothing. */
@@ -75,6 +80,96 @@ int api_vm_counters(struct vmm *vmm, void *arg, struct err *err)
 int api_vm_memory_stats(struct vmm *vmm, void *arg, struct err *err)
 {
 	return ask(vmm, arg, vmm_memory_stats, err);
+}
+
+/* ---- snapshots ---- */
+
+/* A path, or as Cloud Hypervisor has it "file:///path". */
+static int path_of_url(const struct api_call *call, const char *field,
+		       const char **ret, struct err *err)
+{
+	static const char scheme[] = "file://";
+	const char *url = json_string_value(json_object_get(call->body, field));
+
+	if (!strncmp(url, scheme, strlen(scheme)))
+		url += strlen(scheme);
+	else if (strstr(url, "://"))
+		return err_set(err, EINVAL, "%s: only file:// is known", field);
+	if (url[0] != '/')
+		return err_set(err, EINVAL, "%s: not an absolute path", field);
+	*ret = url;
+	return 0;
+}
+
+/* The field, if there is one, as an index of names. */
+static int enum_field(const struct api_call *call, const char *field,
+		      const char *const *names, size_t num, int *ret,
+		      struct err *err)
+{
+	const char *text = json_string_value(
+		json_object_get(call->body, field));
+	int r = text ? kvlist_enum(text, names, num, ret, err) : 0;
+
+	if (r)
+		err_prefix(err, "%s", field);
+	return r;
+}
+
+static json_t *snapshot_reply(const struct snapshot_take_result *s)
+{
+	return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I}", "id", s->id,
+			 "memory_bytes", json_int_u64(s->memory.total_bytes),
+			 "data_bytes", json_int_u64(s->memory.data_bytes),
+			 "pause_us", json_int_u64(s->paused_ns / 1000),
+			 "memory_us", json_int_u64(s->memory.wall_ns / 1000),
+			 "total_us", json_int_u64(s->wall_ns / 1000));
+}
+
+int api_vm_snapshot(struct vmm *vmm, void *arg, struct err *err)
+{
+	struct api_call *call = arg;
+	const json_t *body = call->body;
+	struct snapshot_take_request req = {
+		.replace = json_is_true(json_object_get(body, "replace")),
+		.threads = (unsigned int)json_integer_value(
+			json_object_get(body, "threads")),
+	};
+	struct snapshot_take_result result;
+	int disks = SNAPSHOT_DISKS_CLONE;
+	int r = path_of_url(call, "destination_url", &req.path, err);
+
+	if (!r)
+		r = enum_field(call, "disks", snapshot_disk_policy_names,
+			       ARRAY_SIZE(snapshot_disk_policy_names), &disks,
+			       err);
+	if (r)
+		return r;
+	req.disks = (enum snapshot_disk_policy)disks;
+	r = snapshot_take(vmm, &req, &result, err);
+	if (!r)
+		call->reply = snapshot_reply(&result);
+	return r;
+}
+
+int api_vm_restore(struct vmm *vmm, void *arg, struct err *err)
+{
+	struct api_call *call = arg;
+	const json_t *body = call->body;
+	struct snapshot_bring_request req = {
+		.name = json_string_value(json_object_get(body, "name")),
+		.devices = json_object_get(body, "devices"),
+		.resume = json_is_true(json_object_get(body, "resume")),
+	};
+	int mode = RESTORE_PRIVATE;
+	int r = path_of_url(call, "source_url", &req.path, err);
+
+	if (!r)
+		r = enum_field(call, "memory", restore_mode_names,
+			       ARRAY_SIZE(restore_mode_names), &mode, err);
+	if (r)
+		return r;
+	req.mode = (enum restore_mode)mode;
+	return snapshot_bring(vmm, &req, err);
 }
 
 /* The metrics of a quire without a VM say just that. */

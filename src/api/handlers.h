@@ -24,6 +24,9 @@ int api_vm_remove_device(struct vmm *vmm, void *arg, struct err *err);
 int api_vm_renew_generation_id(struct vmm *vmm, void *arg, struct err *err);
 int api_vm_populate(struct vmm *vmm, void *arg, struct err *err);
 int api_vm_memory_stats(struct vmm *vmm, void *arg, struct err *err);
+/* Not on the control thread. */
+int api_vm_snapshot(struct vmm *vmm, void *arg, struct err *err);
+int api_vm_restore(struct vmm *vmm, void *arg, struct err *err);
 /* Takes what api_metrics_render() makes text of. */
 int api_metrics(struct vmm *vmm, void *arg, struct err *err);
 

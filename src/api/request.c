@@ -195,8 +195,8 @@ static int out_of_memory(struct err *err)
 }
 
 /*
- * On the control thread, rendering included: an answer may hold parts of the
- * VM's configuration, which the next verb changes.
+ * For a verb on the control thread, rendering included: an answer may hold
+ * parts of the VM's configuration, which the next verb changes.
  */
 static int handle(struct vmm *vmm, void *arg, struct err *err)
 {
@@ -222,8 +222,12 @@ void api_request_carry_out(struct api_request *q, bool refused)
 
 	q->call.cls = q->route.cls;
 	q->call.body = q->body;
-	r = refused ? err_set(&err, ESHUTDOWN, "quire is ending")
-		    : vmm_call(q->server->vmm, handle, q, &err);
+	if (refused)
+		r = err_set(&err, ESHUTDOWN, "quire is ending");
+	else if (q->route.kind == API_WORK)
+		r = handle(q->server->vmm, q, &err);
+	else
+		r = vmm_call(q->server->vmm, handle, q, &err);
 	if (r) {
 		q->err = err;
 		if (!err.text[0])
@@ -384,6 +388,7 @@ static enum MHD_Result decide(struct api_request *q, struct MHD_Connection *mhd)
 	case API_EVENTS:
 		return answer_events(q, mhd);
 	case API_VERB:
+	case API_WORK:
 		break;
 	}
 	api_server_suspend(q->conn);

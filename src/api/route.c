@@ -19,6 +19,19 @@ static const struct api_field populate_fields[] = {
 	{ "mode", API_STRING, false },
 };
 
+static const struct api_field snapshot_fields[] = {
+	{ "destination_url", API_STRING, true },
+	{ "replace", API_BOOL, false },
+	{ "disks", API_STRING, false },
+	{ "threads", API_INTEGER, false },
+};
+
+static const struct api_field restore_fields[] = {
+	{ "source_url", API_STRING, true }, { "memory", API_STRING, false },
+	{ "name", API_STRING, false },	    { "devices", API_OBJECT, false },
+	{ "resume", API_BOOL, false },
+};
+
 #define PUT_VERB(verb, fn, text)                                             \
 	{                                                                    \
 		.path = API_PREFIX verb, .method = "PUT", .summary = (text), \
@@ -77,6 +90,27 @@ static const struct api_route routes[] = {
 		.fields = populate_fields,
 		.num_fields = ARRAY_SIZE(populate_fields),
 		.handle = api_vm_populate,
+	},
+	{
+		.path = API_PREFIX "vm.snapshot",
+		.method = "PUT",
+		.summary = "write the VM into a directory",
+		.changes = true,
+		.kind = API_WORK,
+		.body = API_BODY_FIELDS,
+		.fields = snapshot_fields,
+		.num_fields = ARRAY_SIZE(snapshot_fields),
+		.handle = api_vm_snapshot,
+	},
+	{
+		.path = API_PREFIX "vm.restore",
+		.method = "PUT",
+		.summary = "bring back a VM from such a directory",
+		.changes = true,
+		.body = API_BODY_FIELDS,
+		.fields = restore_fields,
+		.num_fields = ARRAY_SIZE(restore_fields),
+		.handle = api_vm_restore,
 	},
 	PUT_VERB("vm.renew-generation-id", api_vm_renew_generation_id,
 		 "tell the guest that it may have been copied"),

@@ -28,6 +28,7 @@ struct vmm;
 enum api_type {
 	API_STRING,
 	API_INTEGER, /* not negative */
+	API_BOOL,
 	API_OBJECT,
 };
 
@@ -45,6 +46,7 @@ enum api_body {
 
 enum api_kind {
 	API_VERB,   /* handle() on the control thread */
+	API_WORK,   /* handle() on a thread of its own, and may take long */
 	API_PING,   /* answered at once: a busy control thread is alive */
 	API_EVENTS, /* a stream */
 };

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Theory of operation. libmicrohttpd has no thread of its own here: the HTTP
- * thread polls MHD's epoll descriptor beside its own (work done by the verb
- * thread, events, listeners that hang up) and calls MHD_run(). So everything of
+ * thread polls MHD's epoll descriptor beside its own (work done by a
+ * lane, events, listeners that hang up) and calls MHD_run(). So everything of
  * MHD but starting and stopping happens on one thread, and nothing on that
  * thread waits for a client or for the VM.
  *
- * A request that needs the VM goes to the verb thread, which calls vmm_call()
- * and comes back with the answer; meanwhile its connection is suspended. So is
+ * A request that needs the VM goes to a lane's thread, which calls vmm_call()
+ * or works by itself, and comes back with the answer; meanwhile its connection
+ * is suspended. So is
  * a listener without events. MHD does not look at suspended connections, hence
  * the polling for those that hang up.
  *
@@ -158,18 +159,21 @@ static void put_done(struct api_server *s, struct api_request *q)
 
 void api_server_submit(struct api_server *s, struct api_request *q)
 {
+	struct api_lane *lane =
+		&s->lanes[q->route.kind == API_WORK ? API_LANE_WORK
+						    : API_LANE_VERBS];
 	bool closing;
 
 	pthread_mutex_lock(&s->lock);
 	closing = s->closing;
 	if (!closing) {
 		q->next = NULL;
-		*s->waiting_end = q;
-		s->waiting_end = &q->next;
-		pthread_cond_signal(&s->work);
+		*lane->waiting_end = q;
+		lane->waiting_end = &q->next;
+		pthread_cond_signal(&lane->work);
 	}
 	pthread_mutex_unlock(&s->lock);
-	/* The verb thread may be gone. */
+	/* The lane's thread may be gone. */
 	if (closing) {
 		api_request_carry_out(q, true);
 		put_done(s, q);
@@ -177,18 +181,19 @@ void api_server_submit(struct api_server *s, struct api_request *q)
 }
 
 /* NULL: closing, and nothing is left. */
-static struct api_request *next_waiting(struct api_server *s, bool *ret_refuse)
+static struct api_request *next_waiting(struct api_lane *lane, bool *ret_refuse)
 {
+	struct api_server *s = lane->server;
 	struct api_request *q;
 
 	pthread_mutex_lock(&s->lock);
-	while (!s->waiting && !s->closing)
-		pthread_cond_wait(&s->work, &s->lock);
-	q = s->waiting;
+	while (!lane->waiting && !s->closing)
+		pthread_cond_wait(&lane->work, &s->lock);
+	q = lane->waiting;
 	if (q) {
-		s->waiting = q->next;
-		if (!s->waiting)
-			s->waiting_end = &s->waiting;
+		lane->waiting = q->next;
+		if (!lane->waiting)
+			lane->waiting_end = &lane->waiting;
 	}
 	*ret_refuse = s->closing;
 	pthread_mutex_unlock(&s->lock);
@@ -200,15 +205,20 @@ static const struct thread_class verb_class = {
 	.what = "hands the API's verbs to the control thread",
 };
 
-static void *verb_main(void *arg)
+static const struct thread_class work_class = {
+	.name = "api-work",
+	.what = "carries out what takes long, as snapshots",
+};
+
+static void *lane_main(void *arg)
 {
-	struct api_server *s = arg;
+	struct api_lane *lane = arg;
 	struct api_request *q;
 	bool refuse;
 
-	while ((q = next_waiting(s, &refuse))) {
+	while ((q = next_waiting(lane, &refuse))) {
 		api_request_carry_out(q, refuse);
-		put_done(s, q);
+		put_done(lane->server, q);
 	}
 	return NULL;
 }
@@ -326,6 +336,7 @@ static const struct thread_class http_class = {
 
 const struct thread_class *const api_thread_classes[] = {
 	&verb_class,
+	&work_class,
 	&http_class,
 	NULL,
 };
@@ -386,10 +397,20 @@ static int start_daemon(struct api_server *s, struct err *err)
 
 static int start_threads(struct api_server *s, struct err *err)
 {
-	int r = thread_start(&s->verb_thread, &verb_class, "api-verb",
-			     verb_main, s);
+	static const struct {
+		const char *name;
+		const struct thread_class *cls;
+	} kinds[API_NUM_LANES] = {
+		[API_LANE_VERBS] = { "api-verb", &verb_class },
+		[API_LANE_WORK] = { "api-work", &work_class },
+	};
+	int r = 0;
 
-	s->has_verb = !r;
+	for (unsigned int i = 0; !r && i < API_NUM_LANES; i++) {
+		r = thread_start(&s->lanes[i].thread, kinds[i].cls,
+				 kinds[i].name, lane_main, &s->lanes[i]);
+		s->lanes[i].has_thread = !r;
+	}
 	if (!r) {
 		r = thread_start(&s->http_thread, &http_class, "api-http",
 				 http_main, s);
@@ -422,6 +443,13 @@ int api_server_serve(struct api_server *s, struct err *err)
 	return r ? err_errno(err, -r, "listening to the VM's events") : 0;
 }
 
+static void init_lane(struct api_server *s, struct api_lane *lane)
+{
+	lane->server = s;
+	lane->waiting_end = &lane->waiting;
+	pthread_cond_init(&lane->work, NULL);
+}
+
 int api_server_open(struct api_server **ret, struct vmm *vmm, const char *path,
 		    struct err *err)
 {
@@ -433,9 +461,9 @@ int api_server_open(struct api_server **ret, struct vmm *vmm, const char *path,
 	s->vmm = vmm;
 	s->wake_fd = -1;
 	s->socket = (struct unix_listener)UNIX_LISTENER_INIT;
-	s->waiting_end = &s->waiting;
 	pthread_mutex_init(&s->lock, NULL);
-	pthread_cond_init(&s->work, NULL);
+	for (unsigned int i = 0; i < API_NUM_LANES; i++)
+		init_lane(s, &s->lanes[i]);
 	r = start(s, path, err);
 	if (r)
 		api_server_free(s);
@@ -450,11 +478,14 @@ void api_server_stop(struct api_server *s)
 		return;
 	pthread_mutex_lock(&s->lock);
 	s->closing = true;
-	pthread_cond_signal(&s->work);
+	for (unsigned int i = 0; i < API_NUM_LANES; i++)
+		pthread_cond_signal(&s->lanes[i].work);
 	pthread_mutex_unlock(&s->lock);
-	if (s->has_verb)
-		pthread_join(s->verb_thread, NULL);
-	s->has_verb = false;
+	for (unsigned int i = 0; i < API_NUM_LANES; i++) {
+		if (s->lanes[i].has_thread)
+			pthread_join(s->lanes[i].thread, NULL);
+		s->lanes[i].has_thread = false;
+	}
 	if (s->wake_fd >= 0)
 		io_eventfd_signal(s->wake_fd);
 	if (s->has_http)
@@ -476,7 +507,8 @@ void api_server_free(struct api_server *s)
 	api_server_stop(s);
 	api_events_free(s->events);
 	close_fd(&s->wake_fd);
-	pthread_cond_destroy(&s->work);
+	for (unsigned int i = 0; i < API_NUM_LANES; i++)
+		pthread_cond_destroy(&s->lanes[i].work);
 	pthread_mutex_destroy(&s->lock);
 	free(s);
 }

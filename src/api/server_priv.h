@@ -39,14 +39,32 @@ struct api_conn {
 	struct api_stream *stream; /* NULL: it does not listen */
 };
 
+/* Requests that one thread carries out, in order. */
+struct api_lane {
+	struct api_server *server;
+	pthread_t thread;
+	bool has_thread;
+	pthread_cond_t work; /* waiting is not empty, or closing */
+	struct api_request *waiting,
+		**waiting_end; /* under the server's lock */
+};
+
+/* So that a snapshot, which takes its time, stands in nobody's way. */
+enum api_lane_id {
+	API_LANE_VERBS,
+	API_LANE_WORK, /* API_WORK */
+};
+#define API_NUM_LANES 2
+
 struct api_server {
 	struct vmm *vmm;
 	struct unix_listener socket;
 	struct api_events *events;
 	struct MHD_Daemon *daemon;
 	int wake_fd; /* for the HTTP thread */
-	pthread_t http_thread, verb_thread;
-	bool has_http, has_verb;
+	pthread_t http_thread;
+	bool has_http;
+	struct api_lane lanes[API_NUM_LANES];
 
 	/* HTTP thread only. */
 	struct api_conn *conns;
@@ -54,14 +72,12 @@ struct api_server {
 	bool made_room;		   /* a connection was closed */
 
 	pthread_mutex_t lock;
-	pthread_cond_t work; /* waiting is not empty, or closing */
 	/* Under the lock. */
-	struct api_request *waiting, **waiting_end; /* for the verb thread */
-	struct api_request *done;		    /* by it, for the other */
+	struct api_request *done; /* by a lane, for the HTTP thread */
 	bool closing; /* no verb is begun any more; send answers, then end */
 };
 
-/* One request. The HTTP thread's, but while the verb thread has it. */
+/* One request. The HTTP thread's, but while a lane has it. */
 struct api_request {
 	struct api_server *server;
 	struct api_conn *conn;
@@ -86,7 +102,7 @@ enum MHD_Result api_request_step(void *server, struct MHD_Connection *mhd,
 void api_request_end(void *server, struct MHD_Connection *mhd, void **request,
 		     enum MHD_RequestTerminationCode code);
 
-/* The verb itself. Verb thread. refuse: quire is ending. */
+/* The verb itself. A lane's thread. refuse: quire is ending. */
 void api_request_carry_out(struct api_request *q, bool refuse);
 
 /* For request.c. HTTP thread. */

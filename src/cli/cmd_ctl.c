@@ -10,12 +10,10 @@
 
 #include <jansson.h>
 
-#include "api/body.h"
-#include "api/client.h"
 #include "api/route.h"
-#include "api/rundir.h"
 #include "base/cleanup.h"
 #include "base/size.h"
+#include "cli/ask.h"
 #include "cli/commands.h"
 #include "virtio/virtio.h"
 
@@ -61,7 +59,8 @@ static void help(void)
 
 /* ---- the list of verbs ---- */
 
-static const char *const type_names[] = { "string", "integer", "object" };
+static const char *const type_names[] = { "string", "integer", "boolean",
+					  "object" };
 
 static void add_field(json_t *fields, const char *name, const char *type,
 		      bool required)
@@ -260,47 +259,6 @@ static int make_body(struct ctl *c, int argc, char **argv, struct err *err)
 
 /* ---- asking ---- */
 
-static int find_socket(const struct ctl *c, char *buf, size_t size,
-		       struct err *err)
-{
-	struct rundir_entry entry;
-	int r;
-
-	if (strchr(c->name, '/')) {
-		if ((size_t)snprintf(buf, size, "%s", c->name) >= size)
-			return err_set(err, ENAMETOOLONG,
-				       "%s: too long for a socket", c->name);
-		return 0;
-	}
-	r = rundir_find(c->name, &entry, err);
-	if (!r)
-		snprintf(buf, size, "%s", entry.socket);
-	return r;
-}
-
-static int pass_on(void *ctx, const char *data, size_t len)
-{
-	if (fwrite(data, 1, len, stdout) != len || fflush(stdout))
-		return -EIO;
-	return 0;
-}
-
-/* "error" of an error's body, or all of it. */
-static int report_refusal(const struct ctl *c, const struct api_answer *a)
-{
-	json_t *root = a->text ? json_loads(a->text, 0, NULL) : NULL;
-	const char *text = json_string_value(json_object_get(root, "error"));
-	struct err err;
-
-	(void)err_set(&err, EIO, "%s: %s", api_route_verb(&c->route),
-		      text ? text : "refused without a reason");
-	if (!text)
-		(void)err_set(&err, EIO, "%s: HTTP status %u",
-			      api_route_verb(&c->route), a->status);
-	json_decref(root);
-	return cli_fail(&cmd_ctl, &err);
-}
-
 /* JSON for people, anything else as it is. */
 static int print_answer(const struct api_answer *a)
 {
@@ -317,31 +275,21 @@ static int print_answer(const struct api_answer *a)
 	return failed ? CLI_FAILURE : CLI_OK;
 }
 
-static int ask(struct ctl *c)
+static int ask(const struct ctl *c)
 {
-	bool stream = c->route.kind == API_EVENTS;
-	_cleanup_free_ char *body = c->body ? json_dumps(c->body, JSON_COMPACT)
-					    : NULL;
-	char socket[RUNDIR_MAX_PATH];
-	struct api_client_request q = {
-		.socket = socket,
-		.method = c->route.method,
-		.path = c->route.path,
-		.body = body,
-		.timeout_s = stream ? 0 : c->timeout_s,
-		.piece = stream ? pass_on : NULL,
+	const struct cli_question q = {
+		.command = &cmd_ctl,
+		.vm = c->name,
+		.route = &c->route,
+		.body = c->body,
+		.timeout_s = c->timeout_s,
 	};
-	struct err err = ERR_INIT;
 	struct api_answer a;
-	int status;
+	int status = cli_ask(&q, &a);
 
-	if (find_socket(c, socket, sizeof(socket), &err))
-		return cli_fail(&cmd_ctl, &err);
-	if (api_client_ask(&q, &a, &err)) {
-		err_prefix(&err, "%s: %s", c->name, api_route_verb(&c->route));
-		return cli_fail(&cmd_ctl, &err);
-	}
-	status = a.status < 300 ? print_answer(&a) : report_refusal(c, &a);
+	if (status != CLI_OK)
+		return status;
+	status = print_answer(&a);
 	free(a.text);
 	return status;
 }

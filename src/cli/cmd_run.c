@@ -6,11 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "api/service.h"
 #include "base/log.h"
 #include "base/size.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "cli/serve.h"
 #include "vm/config_json.h"
 #include "vm/confine.h"
 #include "vm/summary.h"
@@ -365,66 +365,16 @@ static int parse_args(struct run_args *args, int argc, char **argv)
 	return CLI_OK;
 }
 
-static int report(const struct vm_result *res)
+/* Create and boot, unless the VM comes over the API. */
+static int begin(void *ctx, struct vmm *vmm, struct err *err)
 {
-	if (res->signal)
-		return 128 + res->signal;
-	switch (res->end) {
-	case MACHINE_END_DEBUG_EXIT:
-		return (int)(res->code & 0xff);
-	case MACHINE_END_CRASH:
-	case MACHINE_END_PANIC:
-	case MACHINE_END_WATCHDOG:
-		fprintf(stderr, "quire run: guest crash: %s\n", res->text);
-		return CLI_FAILURE;
-	case MACHINE_END_ERROR:
-		fprintf(stderr,
-			"quire run: %s; `quire doctor` says whether this host "
-			"runs Linux guests\n",
-			res->text);
-		return CLI_FAILURE;
-	case MACHINE_END_NONE:
-	case MACHINE_END_POWEROFF:
-	case MACHINE_END_REBOOT:
-		break;
-	}
-	return CLI_OK;
-}
+	struct run_args *args = ctx;
+	int r;
 
-/* Create, boot, and serve until quire is to end. */
-static int run_vmm(struct vmm *vmm, struct run_args *args,
-		   struct vm_result *ret, struct err *err)
-{
-	int r = 0;
-
-	/* Who drives quire over the API decides when it ends. */
-	vmm_set_stays(vmm, args->api_socket != NULL);
 	if (starts_empty(args))
-		return vmm_run(vmm, ret, err);
+		return 0;
 	r = vmm_create_config(vmm, &args->cfg, err);
-	if (!r)
-		r = vmm_boot(vmm, err);
-	/* The signal that ended the boot is waiting for the loop. */
-	if (r == -ECANCELED)
-		r = 0;
-	return r ? r : vmm_run(vmm, ret, err);
-}
-
-static int run_and_account(struct run_args *args, struct vmm *vmm)
-{
-	struct vm_result result;
-	struct err err = ERR_INIT;
-	int status;
-
-	if (run_vmm(vmm, args, &result, &err))
-		return cli_fail(&cmd_run, &err);
-	status = report(&result);
-	if (args->print_summary)
-		vm_summary_print(vmm_summary(vmm), stderr);
-	if (args->summary_json &&
-	    vm_summary_write_json(vmm_summary(vmm), args->summary_json, &err))
-		return cli_fail(&cmd_run, &err);
-	return status;
+	return r ? r : vmm_boot(vmm, err);
 }
 
 /* What is still needed by name when the process is confined. */
@@ -442,9 +392,9 @@ static int add_paths(struct sandbox_paths *paths, const struct run_args *args,
 	return r;
 }
 
-static int confine(struct run_args *args, const struct api_service *api,
-		   struct err *err)
+static int confine(void *ctx, const struct api_service *api, struct err *err)
 {
+	struct run_args *args = ctx;
 	struct sandbox_paths paths = { .num = 0 };
 	const struct vm_confinement c = {
 		.sandbox = &args->sandbox,
@@ -453,13 +403,9 @@ static int confine(struct run_args *args, const struct api_service *api,
 		.paths = &paths,
 		.classes = api_thread_classes,
 	};
-	int r = 0;
+	int r;
 
-	/* Not after hours of running. */
-	if (args->summary_json)
-		r = vm_summary_check_path(args->summary_json, err);
-	if (!r)
-		r = add_paths(&paths, args, api, err);
+	r = add_paths(&paths, args, api, err);
 	if (!r)
 		r = vm_confine(&c, err);
 	sandbox_paths_fini(&paths);
@@ -468,27 +414,18 @@ static int confine(struct run_args *args, const struct api_service *api,
 
 static int run_vm(struct run_args *args)
 {
-	struct api_service *api = NULL;
-	struct err err = ERR_INIT;
-	struct vmm *vmm;
-	int status;
+	const struct cli_serve serve = {
+		.command = &cmd_run,
+		.name = args->cfg.name,
+		.api_socket = args->api_socket,
+		.print_summary = args->print_summary,
+		.summary_json = args->summary_json,
+		.confine = confine,
+		.begin = begin,
+		.ctx = args,
+	};
 
-	if (vmm_new(&vmm, &err))
-		return cli_fail(&cmd_run, &err);
-	/* Before the VM is built: a name that is taken is known at once. */
-	if (api_service_open(&api, vmm, args->cfg.name, args->api_socket,
-			     &err) ||
-	    confine(args, api, &err) || api_service_serve(api, &err))
-		status = cli_fail(&cmd_run, &err);
-	else
-		status = run_and_account(args, vmm);
-	/* Whoever waits for the VM is told that it will not come. */
-	vmm_interrupt_calls(vmm);
-	api_service_stop(api);
-	vmm_free(vmm);
-	/* The last events went there. */
-	api_service_free(api);
-	return status;
+	return cli_serve(&serve);
 }
 
 static int run_main(int argc, char **argv)

@@ -9,6 +9,8 @@
 /* clang-format off */
 const struct cli_command *const cli_commands[] = {
 	&cmd_run,
+	&cmd_snapshot,
+	&cmd_restore,
 	&cmd_ps,
 	&cmd_ctl,
 	&cmd_doctor,

@@ -6,6 +6,8 @@
 #include "cli/cli.h"
 
 extern const struct cli_command cmd_run;
+extern const struct cli_command cmd_snapshot;
+extern const struct cli_command cmd_restore;
 extern const struct cli_command cmd_doctor;
 extern const struct cli_command cmd_bench;
 extern const struct cli_command cmd_ps;

@@ -309,8 +309,8 @@ static int load_kernel(struct machine *m, struct err *err)
 	return r ? err_errno(err, -r, "loading the boot vCPU") : 0;
 }
 
-static int build(struct machine *m, struct chardev *chardev,
-		 struct evloop *loop, struct err *err)
+static int build(struct machine *m, const struct vm_memory_origin *origin,
+		 struct chardev *chardev, struct evloop *loop, struct err *err)
 {
 	struct platform_config platform = {
 		.loop = loop,
@@ -325,7 +325,7 @@ static int build(struct machine *m, struct chardev *chardev,
 	int r = build_vm(m, err);
 
 	if (!r)
-		r = vm_memory_map(&m->memory, m->cfg, &m->vm, err);
+		r = vm_memory_map(&m->memory, m->cfg, origin, &m->vm, err);
 	if (!r)
 		r = build_buses(m, err);
 	if (r)
@@ -346,9 +346,10 @@ static int build(struct machine *m, struct chardev *chardev,
 	return r;
 }
 
-int machine_new(struct machine **ret, const struct vm_config *cfg, bool restore,
-		struct chardev *chardev, struct evloop *loop,
-		const struct machine_end_hooks *hooks, struct err *err)
+int machine_new(struct machine **ret, const struct vm_config *cfg,
+		const struct vm_memory_origin *origin, struct chardev *chardev,
+		struct evloop *loop, const struct machine_end_hooks *hooks,
+		struct err *err)
 {
 	struct machine *m = calloc(1, sizeof(*m));
 	int r;
@@ -356,13 +357,13 @@ int machine_new(struct machine **ret, const struct vm_config *cfg, bool restore,
 	if (!m)
 		return err_set(err, ENOMEM, "out of memory");
 	m->cfg = cfg;
-	m->restore = restore;
+	m->restore = origin != NULL;
 	m->hooks = *hooks;
 	m->memory.idle = hooks->keeper_idle;
 	m->memory.idle_ctx = hooks->ctx;
 	m->kvm.fd = -1;
 	m->vm.fd = -1;
-	r = build(m, chardev, loop, err);
+	r = build(m, origin, chardev, loop, err);
 	if (r) {
 		machine_free(m);
 		return r;

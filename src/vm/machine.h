@@ -90,13 +90,13 @@ struct machine {
 
 /*
  * Build all of it and load the kernel; nothing runs yet. chardev is the serial
- * port's back end and loop its event loop: both stay the caller's. restore:
- * guest memory is left as it is, neither populated nor written to, for it and
- * the state are loaded (vm/machine_state.h).
+ * port's back end and loop its event loop: both stay the caller's. origin:
+ * guest memory comes from there, and is neither populated nor written to here;
+ * the state is to be loaded then (vm/machine_state.h). NULL: a fresh machine.
  */
 __must_check int machine_new(struct machine **ret, const struct vm_config *cfg,
-			     bool restore, struct chardev *chardev,
-			     struct evloop *loop,
+			     const struct vm_memory_origin *origin,
+			     struct chardev *chardev, struct evloop *loop,
 			     const struct machine_end_hooks *hooks,
 			     struct err *err);
 /* Stopped, or never started, or half built. NULL is fine. */

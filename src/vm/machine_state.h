@@ -8,10 +8,10 @@
  * requests, in guest memory, until machine_save() returns. The machine can go
  * on with machine_resume(), as if nothing had been.
  *
- * When loading: machine_new() with restore set, guest memory in its place (or a
- * pager that brings it: KVM already wants the pages of its clocks when MSRs are
- * loaded), machine_load(), machine_start(), machine_resume(). quire itself
- * neither reads nor writes guest memory before machine_resume().
+ * When loading: machine_new() with an origin, which puts guest memory in its
+ * place (or a pager behind it: KVM already wants the pages of its clocks when
+ * MSRs are loaded), machine_load(), machine_start(), machine_resume(). quire
+ * itself neither reads nor writes guest memory before machine_resume().
  *
  * Control thread only.
  */

@@ -58,6 +58,7 @@ static void say_small_pages(const struct vm_config *cfg, bool shared)
 }
 
 int vm_memory_map(struct vm_memory *m, const struct vm_config *cfg,
+		  const struct vm_memory_origin *origin,
 		  const struct kvm_vm *vm, struct err *err)
 {
 	const struct ram_config ram = {
@@ -76,6 +77,8 @@ int vm_memory_map(struct vm_memory *m, const struct vm_config *cfg,
 	m->method = STAGE2_NONE;
 	if (!r)
 		r = ram_init(&m->ram, &ram, err);
+	if (!r && origin)
+		r = origin->load(origin->ctx, &m->ram, err);
 	return r ? r : register_slots(m, err);
 }
 

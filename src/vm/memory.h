@@ -47,11 +47,20 @@ struct vm_memory {
 	struct keeper_stats kept; /* what it did, once stopped */
 };
 
+/* Where the content of guest memory comes from, if it is not made. */
+struct vm_memory_origin {
+	/* RAM is mapped and untouched, and KVM does not know it yet. */
+	int (*load)(void *ctx, struct ram *ram, struct err *err);
+	void *ctx;
+};
+
 /*
- * Check that the host has what is asked for, map RAM, and give it to KVM as
- * memslots, once and for all. cfg and vm are kept.
+ * Check that the host has what is asked for, map RAM, have origin (NULL: there
+ * is none) load it, and give it to KVM as memslots, once and for all. cfg and
+ * vm are kept.
  */
 __must_check int vm_memory_map(struct vm_memory *m, const struct vm_config *cfg,
+			       const struct vm_memory_origin *origin,
 			       const struct kvm_vm *vm, struct err *err);
 
 /*

@@ -25,11 +25,11 @@ const char *const vmm_state_names[5] = {
 	[VMM_SHUTDOWN] = "Shutdown",
 };
 
-int vmm_check_state(const struct vmm *v, const char *verb, unsigned int states,
+int vmm_check_state(struct vmm *v, const char *verb, unsigned int states,
 		    struct err *err)
 {
 	if (VMM_IN(v->state) & states)
-		return 0;
+		return vmm_check_held(v, verb, err);
 	if (v->state == VMM_EMPTY)
 		return err_set(err, ENOENT, "%s: there is no VM; create one",
 			       verb);
@@ -88,7 +88,7 @@ static void say_shared(const struct vmm *v)
 		log_info("guest memory is shared, for the %s device", why);
 }
 
-static int build_machine(struct vmm *v, struct err *err)
+int vmm_build_machine(struct vmm *v, struct err *err)
 {
 	struct machine_end_hooks hooks = vmm_loop_hooks(v);
 	int r = 0;
@@ -99,14 +99,21 @@ static int build_machine(struct vmm *v, struct err *err)
 	if (!v->chardev)
 		r = chardev_new(&v->chardev, &v->cfg.serial, err);
 	if (!r)
-		r = machine_new(&v->machine, &v->cfg, false, v->chardev,
-				v->loop, &hooks, err);
+		r = machine_new(&v->machine, &v->cfg,
+				v->origin.state ? &v->origin.memory : NULL,
+				v->chardev, v->loop, &hooks, err);
 	/* A guest that has not started needs no power button. */
 	if (vmm_signal_waits(v)) {
 		machine_free(take_ptr(v->machine));
 		return err_set(err, ECANCELED, "stopped by a signal");
 	}
 	v->built_ns = clock_now_ns();
+	if (r)
+		return r;
+	chardev_set_waiting(v->chardev, true);
+	r = start_chardev(v, err);
+	if (r)
+		machine_free(take_ptr(v->machine));
 	return r;
 }
 
@@ -116,13 +123,10 @@ int vmm_start_machine(struct vmm *v, struct err *err)
 
 	say_shared(v);
 	v->cfg.may_populate_later = v->stays;
-	r = build_machine(v, err);
+	r = vmm_build_machine(v, err);
 	if (r)
 		return r;
-	chardev_set_waiting(v->chardev, true);
-	r = start_chardev(v, err);
-	if (!r)
-		r = machine_start(v->machine, err);
+	r = machine_start(v->machine, err);
 	if (r) {
 		machine_free(take_ptr(v->machine));
 		return r;
@@ -134,6 +138,7 @@ int vmm_start_machine(struct vmm *v, struct err *err)
 void vmm_stop_machine(struct vmm *v)
 {
 	chardev_set_waiting(v->chardev, false);
+	vmm_end_hold(v);
 	/*
 	 * A disk's last flush can take its time. When quire ends nobody reads
 	 * signal_fd now, so another signal does what it does by default (the
@@ -144,6 +149,7 @@ void vmm_stop_machine(struct vmm *v)
 	machine_stop(v->machine);
 	vm_summary_take(&v->summary, v->machine, v->start_ns, v->built_ns);
 	machine_free(take_ptr(v->machine));
+	vmm_release_origin(v);
 	/* Not before: devices may use their configuration to the end. */
 	vmm_forget_asked_devices(v);
 	v->populating = false;
@@ -163,6 +169,8 @@ int vmm_new(struct vmm **ret, struct err *err)
 	v->ended.event_fd = v->calls.event_fd = v->panic.event_fd = -1;
 	pthread_mutex_init(&v->ended.lock, NULL);
 	pthread_mutex_init(&v->calls.lock, NULL);
+	pthread_mutex_init(&v->hold.lock, NULL);
+	pthread_cond_init(&v->hold.released, NULL);
 	v->calls.last = &v->calls.first;
 	r = kvm_vcpu_setup_kick();
 	if (r)
@@ -183,8 +191,7 @@ int vmm_new(struct vmm **ret, struct err *err)
 	return 0;
 }
 
-/* Back to EMPTY, from any state. */
-static void forget_vm(struct vmm *v)
+void vmm_forget_vm(struct vmm *v)
 {
 	uint64_t lost = v->chardev ? chardev_dropped(v->chardev) : 0;
 
@@ -206,11 +213,13 @@ void vmm_free(struct vmm *v)
 	if (!v)
 		return;
 	v->ending = true;
-	forget_vm(v);
+	vmm_forget_vm(v);
 	terminal_set_quit(NULL, NULL);
 	vmm_calls_close(v);
 	vmm_loop_close(v);
 	pthread_mutex_destroy(&v->ended.lock);
+	pthread_mutex_destroy(&v->hold.lock);
+	pthread_cond_destroy(&v->hold.released);
 	free(v);
 }
 
@@ -393,7 +402,7 @@ int vmm_delete(struct vmm *v, struct err *err)
 
 	if (r)
 		return r;
-	forget_vm(v);
+	vmm_forget_vm(v);
 	vmm_emit(v, "vm", "deleted", NULL);
 	if (v->shutting_down)
 		vmm_begin_end(v, 0, true);

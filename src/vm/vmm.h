@@ -22,8 +22,8 @@
  * Others put a function there with vmm_call(); that is what serialises verbs.
  *
  * Errors: -EBADFD, the verb does not fit the state; -ENOENT, there is no VM, or
- * no such device; -EEXIST, there is one already; -EINVAL, a bad value. The text
- * is for people.
+ * no such device; -EEXIST, there is one already; -EINVAL, a bad value; -EBUSY,
+ * the machine is held (vmm_save_and_hold()). The text is for people.
  */
 #ifndef QUIRE_VM_VMM_H
 #define QUIRE_VM_VMM_H
@@ -34,6 +34,7 @@
 #include "base/err.h"
 #include "vm/machine.h"
 
+struct state_writer;
 struct vm_config;
 struct vm_summary;
 struct virtio_class;
@@ -155,6 +156,45 @@ int vmm_renew_generation_id(struct vmm *v, struct err *err);
 int vmm_populate(struct vmm *v, const json_t *request, struct err *err);
 
 /*
+ * For work on a machine that stands still, on another thread: RUNNING is
+ * paused, PAUSED stays so. All in one call of the control thread:
+ *
+ *	save	machine_save() into *w, which the caller finishes
+ *	hold	the verbs that would end or change the pause get -EBUSY, saying
+ *		why (a literal), until vmm_release()
+ *
+ * *ret->ram stays as it is until then. -EBUSY: somebody else holds it.
+ */
+struct vmm_saved {
+	const struct ram *ram;
+	json_t *config; /* as vmm_info(); the caller's reference */
+	bool was_running;
+	uint64_t paused_ns; /* clock_now_ns() when it was paused */
+};
+int vmm_save_and_hold(struct vmm *v, const char *why, struct state_writer *w,
+		      struct vmm_saved *ret, struct err *err);
+/* Any thread but the control thread, once. */
+void vmm_release(struct vmm *v);
+/* quire is to end, and waits for vmm_release(). Any thread. */
+bool vmm_hold_cancelled(struct vmm *v);
+
+/*
+ * A VM that was saved comes back: from EMPTY, cfg as of vmm_create_config(),
+ * into PAUSED; vmm_resume() lets it go on.
+ */
+struct vmm_origin {
+	struct vm_memory_origin memory;
+	const void *state; /* layer state/'s bytes */
+	size_t state_bytes;
+	/* The machine that came from here is gone, or was not to be. */
+	void (*release)(void *ctx);
+	void *ctx;
+};
+/* Takes the origin, in any case. */
+int vmm_restore(struct vmm *v, struct vm_config *cfg,
+		const struct vmm_origin *origin, struct err *err);
+
+/*
  * A new reference. NULL: there is no VM, or no memory. From any other state;
  * without a machine vmm_counters() and vmm_memory_stats() tell of the last one,
  * or are empty objects.
@@ -173,10 +213,11 @@ json_t *vmm_memory_stats(struct vmm *v);
 /*
  * Call fn for every event, on the control thread; it must not block, and must
  * not call verbs. source "vm": "created", "booted", "paused", "resumed",
- * "rebooted", "shutdown", "crashed", "failed", "panic", "populated", "deleted",
- * "ended" (quire ends); source "device": "device-added", "device-removed". The
- * object properties has what else is known ("reason", "error", "id"); it is
- * borrowed and may be NULL. Listeners stay until vmm_free(). -ENOSPC.
+ * "rebooted", "restored", "shutdown", "crashed", "failed", "panic",
+ * "populated", "deleted", "ended" (quire ends); source "device":
+ * "device-added", "device-removed". The object properties has what else is
+ * known ("reason", "error", "id"); it is borrowed and may be NULL. Listeners
+ * stay until vmm_free(). -ENOSPC.
  */
 int vmm_listen(struct vmm *v,
 	       void (*fn)(void *ctx, const char *source, const char *event,

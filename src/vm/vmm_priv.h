@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What the files of the vmm share: vmm.c the states and verbs, vmm_populate.c
- * the verb for memory, vmm_loop.c the signals and the end of a machine,
- * vmm_calls.c the queue, vmm_info.c what is told about it.
+ * the verb for memory, vmm_saved.c those for a machine that is saved and comes
+ * back, vmm_loop.c the signals and the end of a machine, vmm_calls.c the queue,
+ * vmm_info.c what is told about it.
  */
 #ifndef QUIRE_VM_VMM_PRIV_H
 #define QUIRE_VM_VMM_PRIV_H
@@ -43,6 +44,15 @@ struct vmm_panic {
 	unsigned int told;
 };
 
+/* A paused machine that work on another thread wants to stay as it is. */
+struct vmm_hold {
+	pthread_mutex_t lock; /* the two below */
+	pthread_cond_t released;
+	const char
+		*why; /* "a snapshot is being written"; NULL: there is none */
+	bool cancelled;
+};
+
 struct vmm_listener {
 	void (*fn)(void *ctx, const char *source, const char *event,
 		   const json_t *properties);
@@ -57,7 +67,8 @@ struct vmm {
 	struct vm_config cfg; /* meaningless while EMPTY */
 	struct chardev *chardev;
 	bool chardev_started;
-	struct machine *machine; /* RUNNING and PAUSED */
+	struct machine *machine;  /* RUNNING and PAUSED */
+	struct vmm_origin origin; /* of this machine; zeroed: it was booted */
 	uint64_t start_ns, built_ns;
 	struct vm_summary summary; /* of machines that ended */
 
@@ -67,6 +78,7 @@ struct vmm {
 	bool populating;    /* vmm_populate() asked; its event is due */
 
 	struct vmm_calls calls;
+	struct vmm_hold hold;
 	struct vmm_ended ended;
 	struct vmm_panic panic;
 	struct vm_result result;
@@ -86,12 +98,26 @@ void vmm_emit(struct vmm *v, const char *source, const char *event,
  * of each)?
  */
 #define VMM_IN(state) (1u << (state))
-__must_check int vmm_check_state(const struct vmm *v, const char *verb,
+__must_check int vmm_check_state(struct vmm *v, const char *verb,
 				 unsigned int states, struct err *err);
 
-/* vmm.c: build a machine and run it; end the one that runs. */
+/*
+ * vmm.c: build a machine, of v->origin if that is set, and have it ready to
+ * run; build one and run it; end the one that runs.
+ */
+__must_check int vmm_build_machine(struct vmm *v, struct err *err);
 __must_check int vmm_start_machine(struct vmm *v, struct err *err);
 void vmm_stop_machine(struct vmm *v);
+/* Back to EMPTY, from any state. */
+void vmm_forget_vm(struct vmm *v);
+
+/* vmm_saved.c: -EBUSY, in words, while somebody holds the machine. */
+__must_check int vmm_check_held(struct vmm *v, const char *verb,
+				struct err *err);
+/* Nobody holds the machine any more; waits for that. */
+void vmm_end_hold(struct vmm *v);
+/* The machine is gone, and what its memory came from with it. */
+void vmm_release_origin(struct vmm *v);
 
 /* vmm_loop.c */
 __must_check int vmm_loop_open(struct vmm *v, struct err *err);

@@ -107,6 +107,11 @@ static bool never(void *ctx)
 	return false;
 }
 
+static int nothing(void *ctx, struct ram *ram, struct err *err)
+{
+	return 0;
+}
+
 static int build(struct cycle *c, bool restore, struct machine **ret)
 {
 	const struct machine_end_hooks hooks = {
@@ -115,8 +120,10 @@ static int build(struct cycle *c, bool restore, struct machine **ret)
 		.ctx = c,
 	};
 
-	return machine_new(ret, &c->cfg, restore, c->chardev, c->loop, &hooks,
-			   &c->err);
+	const struct vm_memory_origin origin = { .load = nothing };
+
+	return machine_new(ret, &c->cfg, restore ? &origin : NULL, c->chardev,
+			   c->loop, &hooks, &c->err);
 }
 
 /* ---- guest memory ---- */

@@ -146,6 +146,28 @@ json_t *vmm_memory_stats(struct vmm *v)
 	return json_pack("{s:i}", "size_bytes", 4096);
 }
 
+int vmm_save_and_hold(struct vmm *v, const char *why, struct state_writer *w,
+		      struct vmm_saved *ret, struct err *err)
+{
+	return err_set(err, EBADFD, "there is nothing to save");
+}
+
+void vmm_release(struct vmm *v)
+{
+}
+
+bool vmm_hold_cancelled(struct vmm *v)
+{
+	return false;
+}
+
+int vmm_restore(struct vmm *v, struct vm_config *cfg,
+		const struct vmm_origin *origin, struct err *err)
+{
+	origin->release(origin->ctx);
+	return err_set(err, EEXIST, "there is a VM");
+}
+
 int vmm_listen(struct vmm *v,
 	       void (*fn)(void *ctx, const char *source, const char *event,
 			  const json_t *properties),

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* quire restore: bring a VM back from a snapshot, in this process. */
+#include <errno.h>
+#include <getopt.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <jansson.h>
+
+#include "base/kvlist.h"
+#include "cli/commands.h"
+#include "cli/serve.h"
+#include "snapshot/take.h"
+#include "vm/vmm.h"
+
+struct restore_args {
+	struct cli_serve serve;
+	struct snapshot_bring_request req;
+	json_t *devices;
+};
+
+static void help(void)
+{
+	printf("usage: quire restore DIR [OPTION...]\n"
+	       "\n"
+	       "Bring back the VM that quire snapshot wrote into DIR, as it "
+	       "was "
+	       "then, with the\n"
+	       "devices and paths that it had. DIR stays as it is and can be "
+	       "used again, by many\n"
+	       "VMs at a time; it must not be changed while they are there.\n"
+	       "\n"
+	       "  --as NAME       name of the VM, for quire ps and quire ctl\n"
+	       "  --memory MODE   private: map the file, and share with all "
+	       "others what nobody\n"
+	       "                  writes (the default); eager: read all of it "
+	       "first, and check it\n"
+	       "  --set ID.KEY=VALUE  a device has another value now: "
+	       "_disk0.path=/srv/b.img,\n"
+	       "                  _net0.tap=vm1; as often as needed. A disk in "
+	       "the snapshot is\n"
+	       "                  cloned or copied to its path, where nothing "
+	       "may be\n"
+	       "  --paused        do not let the guest go on yet\n"
+	       "  --api-socket PATH  as with quire run\n"
+	       "  --summary       print times, memory and statistics at the "
+	       "end\n"
+	       "  --summary-json FILE  write the same as JSON\n"
+	       "  -h, --help      this text\n"
+	       "\n"
+	       "Exit status: as quire run.\n"
+	       "\n"
+	       "example:\n"
+	       "  quire restore /srv/snap/web --as web2 --set "
+	       "_disk0.path=/srv/web2.img\n");
+}
+
+static const struct option options[] = {
+	{ "as", required_argument, NULL, 'a' },
+	{ "memory", required_argument, NULL, 'm' },
+	{ "set", required_argument, NULL, 's' },
+	{ "paused", no_argument, NULL, 'p' },
+	{ "api-socket", required_argument, NULL, 'A' },
+	{ "summary", no_argument, NULL, 'S' },
+	{ "summary-json", required_argument, NULL, 'J' },
+	{ NULL, 0, NULL, 0 },
+};
+
+/* "_disk0.path=/srv/b.img" */
+static int set_field(struct restore_args *a, const char *text, struct err *err)
+{
+	const char *equals = strchr(text, '=');
+	const char *dot = equals ? memchr(text, '.', (size_t)(equals - text))
+				 : NULL;
+	char id[64], key[64];
+	json_t *device;
+
+	if (!dot || dot == text || dot + 1 == equals ||
+	    (size_t)(dot - text) >= sizeof(id) ||
+	    (size_t)(equals - dot) > sizeof(key))
+		return err_set(err, EINVAL, "not ID.KEY=VALUE");
+	snprintf(id, sizeof(id), "%.*s", (int)(dot - text), text);
+	snprintf(key, sizeof(key), "%.*s", (int)(equals - dot - 1), dot + 1);
+	device = json_object_get(a->devices, id);
+	if (!device) {
+		device = json_object();
+		if (json_object_set_new(a->devices, id, device))
+			return err_set(err, EINVAL, "'%s' is no id", id);
+	}
+	if (json_object_set_new(device, key, json_string(equals + 1)))
+		return err_set(err, EINVAL, "the value is not UTF-8");
+	return 0;
+}
+
+static int set_mode(struct restore_args *a, const char *text, struct err *err)
+{
+	int i, r = kvlist_enum(text, restore_mode_names,
+			       ARRAY_SIZE(restore_mode_names), &i, err);
+
+	if (!r)
+		a->req.mode = (enum restore_mode)i;
+	return r;
+}
+
+static int begin(void *ctx, struct vmm *vmm, struct err *err)
+{
+	struct restore_args *a = ctx;
+
+	return snapshot_bring(vmm, &a->req, err);
+}
+
+static int set_option(struct restore_args *a, int opt, const char *value)
+{
+	struct err err = ERR_INIT;
+
+	switch (opt) {
+	case 'a':
+		a->serve.name = a->req.name = value;
+		break;
+	case 'm':
+		if (set_mode(a, value, &err))
+			return cli_usage(&cmd_restore, "--memory %s: %s", value,
+					 err.text);
+		break;
+	case 's':
+		if (set_field(a, value, &err))
+			return cli_usage(&cmd_restore, "--set %s: %s", value,
+					 err.text);
+		break;
+	case 'p':
+		a->req.resume = false;
+		break;
+	case 'A':
+		a->serve.api_socket = value;
+		break;
+	case 'S':
+		a->serve.print_summary = true;
+		break;
+	default:
+		a->serve.summary_json = value;
+		break;
+	}
+	return CLI_OK;
+}
+
+static int parse(struct restore_args *a, int argc, char **argv)
+{
+	int opt, status;
+
+	opterr = 0;
+	while ((opt = getopt_long(argc, argv, ":", options, NULL)) != -1) {
+		if (opt == '?' || opt == ':')
+			return cli_bad_option(&cmd_restore, argc, argv);
+		status = set_option(a, opt, optarg);
+		if (status != CLI_OK)
+			return status;
+	}
+	if (optind + 1 != argc)
+		return cli_usage(&cmd_restore, "one directory is needed");
+	a->req.path = argv[optind];
+	return CLI_OK;
+}
+
+static int run(int argc, char **argv)
+{
+	struct restore_args a = {
+		.serve = { .command = &cmd_restore, .begin = begin, .ctx = &a },
+		.req = { .mode = RESTORE_PRIVATE, .resume = true },
+		.devices = json_object(),
+	};
+	int status;
+
+	a.req.devices = a.devices;
+	status = parse(&a, argc, argv);
+	if (status == CLI_OK)
+		status = cli_serve(&a.serve);
+	json_decref(a.devices);
+	return status;
+}
+
+const struct cli_command cmd_restore = {
+	.name = "restore",
+	.summary = "bring a VM back from a snapshot",
+	.help = help,
+	.run = run,
+	.options = options,
+};

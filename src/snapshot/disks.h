@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Disks of a VM in its snapshot. Memory and disks belong together: a guest that
+ * goes on with an older memory and a newer disk destroys its file systems. So a
+ * disk that is written to is cloned or copied while the VM is paused, or the
+ * snapshot is refused; one that is only read is named by its path.
+ *
+ * One thread at a time.
+ */
+#ifndef QUIRE_SNAPSHOT_DISKS_H
+#define QUIRE_SNAPSHOT_DISKS_H
+
+#include <jansson.h>
+
+#include "snapshot/reader.h"
+#include "snapshot/writer.h"
+
+/* What is done with a disk that the guest can write to. */
+enum snapshot_disk_policy {
+	SNAPSHOT_DISKS_CLONE, /* share blocks, or fail where that cannot be */
+	SNAPSHOT_DISKS_COPY,  /* share blocks, or copy them */
+	SNAPSHOT_DISKS_REFERENCE, /* name it: the caller keeps it as it is */
+};
+
+/* "clone", "copy", "reference". */
+extern const char *const snapshot_disk_policy_names[3];
+
+/*
+ * Put the disks of config, a VmConfig, into the snapshot; durable when this
+ * returns. The VM is paused. -EOPNOTSUPP: no clones on this file system.
+ */
+__must_check int snapshot_writer_put_disks(struct snapshot_writer *w,
+					   const json_t *config,
+					   enum snapshot_disk_policy policy,
+					   struct err *err);
+
+/*
+ * Make config's disks those of the VM that comes back. A disk that is in the
+ * snapshot stays in it as it is; the VM gets a clone or a copy, which is made
+ * at the path that config has for it. -EEXIST: something is there, -EINVAL:
+ * config has no disk of that id.
+ */
+__must_check int snapshot_reader_place_disks(const struct snapshot_reader *r,
+					     const json_t *config,
+					     struct err *err);
+
+#endif

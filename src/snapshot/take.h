@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Take a snapshot of the VM in this process, and bring one back.
+ *
+ * Taking: the VM is paused, its state and disks are saved, its memory written,
+ * and it goes on; what makes the snapshot durable happens after that. Bringing
+ * back: the configuration is that of the snapshot, changed where the caller
+ * says so; memory is mapped from its file or read.
+ */
+#ifndef QUIRE_SNAPSHOT_TAKE_H
+#define QUIRE_SNAPSHOT_TAKE_H
+
+#include <jansson.h>
+
+#include "mem/restore.h"
+#include "snapshot/disks.h"
+#include "snapshot/writer.h"
+
+struct vmm;
+
+struct snapshot_take_request {
+	const char *path; /* of the directory that is made */
+	bool replace;
+	enum snapshot_disk_policy disks;
+	unsigned int threads; /* 0: one per CPU */
+};
+
+struct snapshot_take_result {
+	struct snapshot_memory_result memory;
+	uint64_t paused_ns; /* how long the guest stood still; 0: it was paused
+			     */
+	uint64_t wall_ns;   /* until it was durable */
+	char id[SNAPSHOT_ID_CHARS + 1];
+};
+
+/*
+ * Any thread but the control thread. A VM that ran runs again in any case, also
+ * after a failure. -ECANCELED: quire is ending.
+ */
+__must_check int snapshot_take(struct vmm *v,
+			       const struct snapshot_take_request *req,
+			       struct snapshot_take_result *ret,
+			       struct err *err);
+
+struct snapshot_bring_request {
+	const char *path;
+	enum restore_mode mode;
+	const char *name; /* of the VM; NULL: none. Not that of the snapshot. */
+	/*
+	 * {ID: {FIELD: VALUE, ...}, ...}: fields of devices that are others
+	 * now; borrowed, may be NULL.
+	 */
+	const json_t *devices;
+	bool resume;
+};
+
+/*
+ * Control thread; vmm has no VM. It is PAUSED then, or with resume RUNNING; the
+ * guest has been told that it may be a copy. -EEXIST: there is a VM; -EINVAL:
+ * what devices says does not fit.
+ */
+__must_check int snapshot_bring(struct vmm *v,
+				const struct snapshot_bring_request *req,
+				struct err *err);
+
+#endif

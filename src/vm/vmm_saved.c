@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The verbs of a VM that is saved, and of one that comes back.
+ *
+ * While a saved machine is held another thread reads its memory. Nothing but
+ * the end of quire may take the machine from it, and that waits: the control
+ * thread in vmm_end_hold(), which the other leaves by vmm_release(), without
+ * the control thread's help.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "state/state.h"
+#include "vm/config_json.h"
+#include "vm/machine_state.h"
+#include "vm/vmm_priv.h"
+
+/* ---- holding ---- */
+
+int vmm_check_held(struct vmm *v, const char *verb, struct err *err)
+{
+	const char *why;
+
+	pthread_mutex_lock(&v->hold.lock);
+	why = v->hold.why;
+	pthread_mutex_unlock(&v->hold.lock);
+	return why ? err_set(err, EBUSY, "%s: not now: %s", verb, why) : 0;
+}
+
+static void begin_hold(struct vmm *v, const char *why)
+{
+	pthread_mutex_lock(&v->hold.lock);
+	v->hold.why = why;
+	v->hold.cancelled = false;
+	pthread_mutex_unlock(&v->hold.lock);
+}
+
+void vmm_release(struct vmm *v)
+{
+	pthread_mutex_lock(&v->hold.lock);
+	v->hold.why = NULL;
+	pthread_cond_broadcast(&v->hold.released);
+	pthread_mutex_unlock(&v->hold.lock);
+}
+
+bool vmm_hold_cancelled(struct vmm *v)
+{
+	bool cancelled;
+
+	pthread_mutex_lock(&v->hold.lock);
+	cancelled = v->hold.cancelled;
+	pthread_mutex_unlock(&v->hold.lock);
+	return cancelled;
+}
+
+void vmm_end_hold(struct vmm *v)
+{
+	pthread_mutex_lock(&v->hold.lock);
+	v->hold.cancelled = true;
+	while (v->hold.why)
+		pthread_cond_wait(&v->hold.released, &v->hold.lock);
+	pthread_mutex_unlock(&v->hold.lock);
+}
+
+/* ---- saving ---- */
+
+static int save_paused(struct vmm *v, struct state_writer *w,
+		       struct vmm_saved *ret, struct err *err)
+{
+	int r = machine_save(v->machine, w, err);
+
+	if (r)
+		return r;
+	ret->config = vm_config_to_json(&v->cfg);
+	ret->ram = &v->machine->memory.ram;
+	return ret->config ? 0 : err_set(err, ENOMEM, "out of memory");
+}
+
+int vmm_save_and_hold(struct vmm *v, const char *why, struct state_writer *w,
+		      struct vmm_saved *ret, struct err *err)
+{
+	int r = vmm_check_state(v, "snapshot",
+				VMM_IN(VMM_RUNNING) | VMM_IN(VMM_PAUSED), err);
+
+	if (r)
+		return r;
+	*ret = (struct vmm_saved){
+		.was_running = v->state == VMM_RUNNING,
+		.paused_ns = clock_now_ns(),
+	};
+	begin_hold(v, why);
+	if (ret->was_running) {
+		machine_pause(v->machine);
+		v->state = VMM_PAUSED;
+		vmm_emit(v, "vm", "paused", NULL);
+	}
+	r = save_paused(v, w, ret, err);
+	if (!r)
+		return 0;
+	vmm_release(v);
+	if (ret->was_running && vmm_resume(v, NULL))
+		r = -EIO;
+	return r;
+}
+
+/* ---- coming back ---- */
+
+void vmm_release_origin(struct vmm *v)
+{
+	struct vmm_origin origin = v->origin;
+
+	v->origin = (struct vmm_origin){ 0 };
+	if (origin.release)
+		origin.release(origin.ctx);
+}
+
+static int load_machine(struct vmm *v, struct err *err)
+{
+	struct state_reader reader;
+	int r = state_reader_init(&reader, v->origin.state,
+				  v->origin.state_bytes, err);
+
+	if (r)
+		return r;
+	r = machine_load(v->machine, &reader, err);
+	state_reader_fini(&reader);
+	return r ? r : machine_start(v->machine, err);
+}
+
+static int bring_back(struct vmm *v, struct err *err)
+{
+	int r = vmm_build_machine(v, err);
+
+	if (r)
+		return r;
+	r = load_machine(v, err);
+	if (r)
+		machine_free(take_ptr(v->machine));
+	else
+		v->state = VMM_PAUSED;
+	return r;
+}
+
+int vmm_restore(struct vmm *v, struct vm_config *cfg,
+		const struct vmm_origin *origin, struct err *err)
+{
+	int r = vmm_create_config(v, cfg, err);
+
+	if (r) {
+		origin->release(origin->ctx);
+		return r;
+	}
+	v->origin = *origin;
+	r = bring_back(v, err);
+	if (!r) {
+		vmm_emit(v, "vm", "restored", NULL);
+		return 0;
+	}
+	vmm_release_origin(v);
+	vmm_forget_vm(v);
+	return r;
+}
