@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/service.h"
 #include "base/log.h"
 #include "base/size.h"
 #include "cli/cli.h"
