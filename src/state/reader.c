@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The frame: it is read once, checked, and kept as a list of sections that
- * point into the document. Memory for the list is bounded by the document's
- * length, since each entry stands for STATE_SECTION_BYTES and more of it.
+ * point into the document. The list is searched and sorted, and an entry of it
+ * is larger than the smallest section: so there is a limit of its own.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -138,6 +138,11 @@ static int parse_sections(struct state_reader *r, struct err *err)
 			       "saved state says at byte %u that it has %u "
 			       "sections, more than fit",
 			       STATE_HEADER_SECTIONS, num);
+	if (num > STATE_MAX_SECTIONS)
+		return err_set(err, EBADMSG,
+			       "saved state says at byte %u that it has %u "
+			       "sections; at most %u are taken",
+			       STATE_HEADER_SECTIONS, num, STATE_MAX_SECTIONS);
 	r->sections = calloc((size_t)num + 1, sizeof(*r->sections));
 	if (!r->sections)
 		return err_set(err, ENOMEM, "out of memory");

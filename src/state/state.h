@@ -17,10 +17,11 @@
  * it does not know.
  *
  * Loading. The bytes are hostile: each length is checked before it is used,
- * nothing is allocated that the document does not pay for in bytes of its own,
- * and fields go into a scratch object. Only when the table's limits and check()
- * are content are they copied over to the live one, so an object has all of its
- * section or nothing. A refusal names section, field and byte.
+ * nothing is allocated that the document does not pay for in bytes of its own
+ * (but for the list of sections, of which there may not be many), and fields go
+ * into a scratch object. Only when the table's limits and check() are content
+ * are they copied over to the live one, so an object has all of its section or
+ * nothing. A refusal names section, field and byte.
  *
  * Threads: a writer or reader belongs to one thread at a time. The object being
  * saved or loaded must hold still: its owner locks it.
@@ -39,6 +40,8 @@
 #define STATE_MAX_NAME	   31u /* bytes of a section's name */
 #define STATE_MAX_INSTANCE 95u
 #define STATE_MAX_FIELDS   256u /* of a section */
+/* Of a document. All CPUs and queues a machine can have are 7000 or so. */
+#define STATE_MAX_SECTIONS 16384u
 
 enum state_kind {
 	STATE_UINT,  /* count integers of size 1, 2, 4 or 8 bytes */

@@ -156,6 +156,9 @@ void state_save(struct state_writer *w, const struct state_table *table,
 	payload = w->bytes;
 	for (size_t i = 0; i < table->num_fields; i++)
 		put_field(w, &table->fields[i], obj);
+	/* What would be refused when it is loaded. */
+	if (w->num_sections == STATE_MAX_SECTIONS && !w->error)
+		w->error = -EFBIG;
 	if (w->error)
 		return;
 	le32_store(w->data + at + STATE_SECTION_LENGTH,

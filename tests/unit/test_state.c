@@ -475,6 +475,53 @@ static void test_claims(void **state)
 	state_blob_fini(&t.blob);
 }
 
+/* As many sections as there may be, and one more; of the smallest kind. */
+static void test_many_sections(void **state)
+{
+	static const struct state_table table = {
+		.section = "s",
+		.version = 1,
+	};
+	struct state_writer w;
+	struct state_reader r;
+	struct err err = ERR_INIT;
+	char instance[16];
+	uint8_t *copy, *h;
+
+	state_writer_init(&w);
+	for (unsigned int i = 0; i < STATE_MAX_SECTIONS; i++) {
+		snprintf(instance, sizeof(instance), "%u", i);
+		state_save(&w, &table, instance, NULL);
+	}
+	assert_int_equal(state_writer_finish(&w), 0);
+	assert_int_equal(state_reader_init(&r, w.data, w.bytes, &err), 0);
+	assert_true(state_has(&r, "s", "16383"));
+	state_reader_fini(&r);
+	/* One more, at its place, with all that a reader looks at right. */
+	copy = calloc(1, w.bytes + 18);
+	assert_non_null(copy);
+	memcpy(copy, w.data, w.bytes - 8);
+	h = copy + w.bytes - 8;
+	le16_store(h + 4, 1);
+	h[8] = h[9] = 1;
+	h[16] = 's';
+	h[17] = 'x';
+	le32_store(copy + 12, STATE_MAX_SECTIONS + 1);
+	le64_store(copy + 16, w.bytes + 18);
+	state_fix_checksum(copy, w.bytes + 18);
+	assert_int_equal(state_reader_init(&r, copy, w.bytes + 18, &err),
+			 -EBADMSG);
+	assert_non_null(strstr(err.text, "at most 16384"));
+	free(copy);
+	state_writer_fini(&w);
+
+	state_writer_init(&w);
+	for (unsigned int i = 0; i <= STATE_MAX_SECTIONS; i++)
+		state_save(&w, &table, NULL, NULL);
+	assert_int_equal(state_writer_finish(&w), -EFBIG);
+	state_writer_fini(&w);
+}
+
 static void test_unsound_tables(void **state)
 {
 	static const struct state_field same_tag[] = {
@@ -519,6 +566,7 @@ int main(void)
 		cmocka_unit_test(test_truncated),
 		cmocka_unit_test(test_bit_flips),
 		cmocka_unit_test(test_claims),
+		cmocka_unit_test(test_many_sections),
 		cmocka_unit_test(test_unsound_tables),
 	};
 
