@@ -35,6 +35,7 @@ static const struct msr_range {
  */
 static const struct msr_range never[] = {
 	{ MSR_STATE_TSC, 1 },
+	{ MSR_STATE_TSC_DEADLINE, 1 }, /* before the TSC is, it would fire */
 	{ MSR_KVM_WALL_CLOCK, 2 }, /* and SYSTEM_TIME, both by old numbers */
 	{ MSR_KVM_WALL_CLOCK_NEW, 1 },
 	{ 0x480, 0x14 },       /* VMX capabilities */
@@ -195,21 +196,22 @@ int msr_state_get(const struct kvm_vcpu *vcpu, struct state_blob *blob)
 /* ---- putting them back ---- */
 
 /*
- * The value that it has now is ours to compare with. What cannot be read here
- * is only missed if it was used: other than zero.
+ * The value that it has now is ours to compare with. What this host would not
+ * save, or cannot read, is only missed if it was used: other than zero. It is
+ * not tried: what else a KVM lets its user set is nobody's to choose for us.
  */
-static int set_one(const struct kvm_vcpu *vcpu, uint32_t index, uint64_t value,
-		   struct err *err)
+static int set_one(const struct kvm_vcpu *vcpu, bool ours, uint32_t index,
+		   uint64_t value, struct err *err)
 {
 	uint64_t now = 0;
-	int r = msr_state_read(vcpu, index, &now);
+	int r = ours ? msr_state_read(vcpu, index, &now) : 0;
 
 	if (r < 0 && r != -ENOENT)
 		return err_errno(err, -r, "vCPU %u: reading MSR %#x", vcpu->id,
 				 index);
 	if (now == value)
 		return 0;
-	r = msr_state_write(vcpu, index, value);
+	r = ours ? msr_state_write(vcpu, index, value) : -ENOENT;
 	if (!r)
 		return 0;
 	return err_set(err, EINVAL,
@@ -219,9 +221,26 @@ static int set_one(const struct kvm_vcpu *vcpu, uint32_t index, uint64_t value,
 		       (unsigned long long)now);
 }
 
-int msr_state_set(const struct kvm_vcpu *vcpu, const struct state_blob *blob,
-		  struct err *err)
+/* As a rule they come in the order of our list: from says where to look. */
+static bool in_list(const struct msr_list *list, uint32_t index,
+		    unsigned int *from)
 {
+	for (unsigned int i = 0; i < list->num; i++) {
+		unsigned int at = (*from + i) % list->num;
+
+		if (list->entries[at].index == index) {
+			*from = at + 1;
+			return true;
+		}
+	}
+	return false;
+}
+
+static int set_all(const struct kvm_vcpu *vcpu, const struct msr_list *list,
+		   const struct state_blob *blob, struct err *err)
+{
+	unsigned int from = 0;
+
 	for (size_t at = 0; at + MSR_STATE_BYTES <= blob->bytes;
 	     at += MSR_STATE_BYTES) {
 		const uint8_t *p = blob->data + at;
@@ -234,9 +253,21 @@ int msr_state_set(const struct kvm_vcpu *vcpu, const struct state_blob *blob,
 				       "vCPU %u: MSR %#x is not one that is "
 				       "saved",
 				       vcpu->id, index);
-		r = set_one(vcpu, index, le64_load(p + 4), err);
+		r = set_one(vcpu, in_list(list, index, &from), index,
+			    le64_load(p + 4), err);
 		if (r)
 			return r;
 	}
 	return 0;
+}
+
+int msr_state_set(const struct kvm_vcpu *vcpu, const struct state_blob *blob,
+		  struct err *err)
+{
+	_cleanup_free_ struct msr_list *list = calloc(1, sizeof(*list));
+	int r = list ? make_list(vcpu, list) : -ENOMEM;
+
+	if (r < 0)
+		return err_errno(err, -r, "vCPU %u: listing MSRs", vcpu->id);
+	return set_all(vcpu, list, blob, err);
 }

@@ -32,7 +32,10 @@ __must_check int msr_state_write(const struct kvm_vcpu *vcpu, uint32_t index,
 __must_check int msr_state_get(const struct kvm_vcpu *vcpu,
 			       struct state_blob *blob);
 
-/* blob is whole entries. Those that differ from what is there are written. */
+/*
+ * blob is whole entries, and hostile. Those that differ from what is there are
+ * written, and only such as msr_state_get() could have said of this vCPU.
+ */
 __must_check int msr_state_set(const struct kvm_vcpu *vcpu,
 			       const struct state_blob *blob, struct err *err);
 

@@ -251,6 +251,67 @@ static void test_events(void **state)
 	kvm_guest_fini(&b);
 }
 
+/* Put another MSR in place of the last that was saved, and load that. */
+static int load_with_msr(const struct state_writer *w, uint32_t index,
+			 uint64_t value, struct err *err)
+{
+	uint8_t *copy = malloc(w->bytes);
+	struct kvm_guest g;
+	int r;
+
+	assert_non_null(copy);
+	memcpy(copy, w->data, w->bytes);
+	/* The MSRs are the last field; the checksum is behind them. */
+	le32_store(copy + w->bytes - 8 - 12, index);
+	le64_store(copy + w->bytes - 8 - 8, value);
+	state_fix_checksum(copy, w->bytes);
+	make(&g, true);
+	r = load_vcpu(&g, HOST_TSC, copy, w->bytes, err);
+	kvm_guest_fini(&g);
+	free(copy);
+	return r;
+}
+
+/*
+ * Only MSRs that would be saved are set. KVM lets its user set others, which is
+ * no business of whoever wrote the file.
+ */
+static void test_msrs(void **state)
+{
+	static const uint32_t never[] = {
+		0x10 /* TSC */,
+		0x6e0 /* TSC_DEADLINE */,
+		0x11 /* KVM_WALL_CLOCK */,
+		0x12 /* KVM_SYSTEM_TIME */,
+		0x480 /* VMX_BASIC */,
+		0x40000000 /* Hyper-V's */,
+		0xc0010117 /* VM_HSAVE_PA */,
+	};
+	/* Of no CPU, of no KVM, and the LAPIC's, which is saved elsewhere. */
+	static const uint32_t not_ours[] = { 0x12345678, 0x4b564dff, 0x1b };
+	struct kvm_guest a;
+	struct state_writer w;
+	struct err err = ERR_INIT;
+
+	kvm_guest_skip_without_kvm();
+	make(&a, true);
+	use_all(&a);
+	save_vcpu(&a, HOST_TSC, &w);
+	for (size_t i = 0; i < ARRAY_SIZE(never); i++) {
+		assert_int_equal(load_with_msr(&w, never[i], 0, &err), -EINVAL);
+		assert_non_null(strstr(err.text, "not one that is saved"));
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(not_ours); i++) {
+		assert_int_equal(load_with_msr(&w, not_ours[i], 1, &err),
+				 -EINVAL);
+		assert_non_null(strstr(err.text, "does not take"));
+		/* Another host had it, its guest did not use it. */
+		assert_int_equal(load_with_msr(&w, not_ours[i], 0, &err), 0);
+	}
+	state_writer_fini(&w);
+	kvm_guest_fini(&a);
+}
+
 /* What each flipped bit does to KVM: it is refused or taken, nothing else. */
 static void test_bit_flips(void **state)
 {
@@ -514,6 +575,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_round_trip),
 		cmocka_unit_test(test_tsc),
 		cmocka_unit_test(test_events),
+		cmocka_unit_test(test_msrs),
 		cmocka_unit_test(test_bit_flips),
 		cmocka_unit_test(test_chips),
 		cmocka_unit_test(test_cpus),
