@@ -226,12 +226,26 @@ static const struct state_field state_fields[] = {
 	F(asked, 3),
 };
 
+/* The host bridge came with the machine and stays with it. */
+#define STATE_BRIDGE 1u
+
+static int state_check(const struct state_check *c, const void *loaded,
+		       const void *live)
+{
+	const struct pci_hotplug *hp = loaded;
+
+	return (hp->up | hp->down | hp->asked) & STATE_BRIDGE
+		       ? state_refuse(c, "asked", "slot 0 is the host bridge's")
+		       : 0;
+}
+
 static const struct state_table state_table = {
 	.section = "pci-hotplug",
 	.version = 1,
 	.object_bytes = sizeof(struct pci_hotplug),
 	.fields = state_fields,
 	.num_fields = ARRAY_SIZE(state_fields),
+	.check = state_check,
 };
 
 int pci_hotplug_save(struct pci_hotplug *hp, struct state_writer *w,

@@ -284,7 +284,8 @@ static int load_queue_locked(struct virtio_pci *v, unsigned int i,
 	q->avail = s.avail;
 	q->used = s.used;
 	vpci_call_route_locked(v, i);
-	if (!is_running(v) || !s.enabled)
+	/* Enabled too late, after DRIVER_OK, it was not served. */
+	if (!is_running(v) || !s.enabled || !s.started)
 		return 0;
 	return restore_ring_locked(v, i, &s, err);
 }

@@ -445,6 +445,44 @@ static void test_pending_vector(void **state)
 	sd_free(&b);
 }
 
+/* What no guest can bring about: the host bridge may be asked to leave. */
+static void test_host_bridge_stays(void **state)
+{
+	struct slots {
+		uint32_t up, down, asked;
+	};
+	static const struct state_field fields[] = {
+		STATE_FIELD_UINT(struct slots, up, 1),
+		STATE_FIELD_UINT(struct slots, down, 2),
+		STATE_FIELD_UINT(struct slots, asked, 3),
+	};
+	static const struct state_table table = {
+		.section = "pci-hotplug",
+		.version = 1,
+		.object_bytes = sizeof(struct slots),
+		.fields = fields,
+		.num_fields = ARRAY_SIZE(fields),
+	};
+	const struct slots slots = { .asked = 0x9 };
+	struct state_writer w;
+	struct state_reader r;
+	struct err err = ERR_INIT;
+	struct sd sd;
+
+	state_writer_init(&w);
+	state_save(&w, &table, NULL, &slots);
+	assert_int_equal(state_writer_finish(&w), 0);
+	assert_int_equal(state_reader_init(&r, w.data, w.bytes, &err), 0);
+	sd_make(&sd);
+	assert_int_equal(pci_hotplug_load(sd.hotplug, &r, &err), -EINVAL);
+	assert_non_null(strstr(err.text, "host bridge"));
+	assert_false(pci_hotplug_requested(sd.hotplug, 0));
+	assert_false(pci_hotplug_requested(sd.hotplug, 3));
+	sd_free(&sd);
+	state_reader_fini(&r);
+	state_writer_fini(&w);
+}
+
 /* Each bit of it: refused, or loaded into devices that can be used and freed.
  */
 static void test_bit_flips(void **state)
@@ -569,6 +607,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_untouched),
 		cmocka_unit_test(test_other_clock),
 		cmocka_unit_test(test_pending_vector),
+		cmocka_unit_test(test_host_bridge_stays),
 		cmocka_unit_test(test_bit_flips),
 		cmocka_unit_test(test_golden),
 	};
