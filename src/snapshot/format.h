@@ -21,6 +21,7 @@
 #define SNAPSHOT_MAX_MANIFEST_BYTES (1u << 20)
 #define SNAPSHOT_MAX_CONFIG_BYTES   (4u << 20)
 #define SNAPSHOT_MAX_STATE_BYTES    (256u << 20)
+#define SNAPSHOT_MAX_MAP_BYTES	    (256u << 20)
 
 /* Deltas upon deltas, the whole snapshot at the bottom among them. */
 #define SNAPSHOT_MAX_CHAIN 16

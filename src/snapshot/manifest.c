@@ -52,9 +52,12 @@ void snapshot_manifest_fini(struct snapshot_manifest *m)
 
 uint64_t snapshot_manifest_span(const struct snapshot_manifest *m)
 {
-	const struct mem_range *last = &m->ranges[m->num_ranges - 1];
+	const struct mem_range *last;
 
-	return m->num_ranges ? last->start + last->len : 0;
+	if (!m->num_ranges)
+		return 0;
+	last = &m->ranges[m->num_ranges - 1];
+	return last->start + last->len;
 }
 
 /* ---- disks ---- */
@@ -359,7 +362,7 @@ static int parse_files(struct snapshot_manifest *m, const json_t *doc,
 		[SNAPSHOT_FILE_CONFIG] = SNAPSHOT_MAX_CONFIG_BYTES,
 		[SNAPSHOT_FILE_STATE] = SNAPSHOT_MAX_STATE_BYTES,
 		[SNAPSHOT_FILE_SUMS] = INT64_MAX, /* the reader knows better */
-		[SNAPSHOT_FILE_MAP] = INT64_MAX,
+		[SNAPSHOT_FILE_MAP] = SNAPSHOT_MAX_MAP_BYTES,
 	};
 	const json_t *files = json_object_get(doc, "files");
 

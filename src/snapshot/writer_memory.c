@@ -302,10 +302,19 @@ static uint64_t list_dirty(const struct job *job, uint8_t *ret)
 
 static int put_map(struct job *job, struct err *err)
 {
+	const uint64_t max = (SNAPSHOT_MAX_MAP_BYTES - RECORDS_HEADER_BYTES) /
+			     16;
 	uint64_t num = list_dirty(job, NULL);
-	uint8_t *runs = calloc(num + 1, 16);
+	uint8_t *runs;
 	int r;
 
+	if (num > max)
+		return err_set(err, E2BIG,
+			       "snapshot %s: the increment has %llu pieces, at "
+			       "most %llu can be; take a whole snapshot",
+			       job->w->dir.path, (unsigned long long)num,
+			       (unsigned long long)max);
+	runs = calloc(num + 1, 16);
 	if (!runs)
 		return err_set(err, ENOMEM, "snapshot: out of memory");
 	list_dirty(job, runs);

@@ -762,6 +762,43 @@ static void write_next(const struct kit *kit, unsigned int from,
 }
 
 /* Deltas upon deltas; the newest that has a page wins. */
+/* Say something else of the map, and have the file be so, as a hole. */
+static void stretch_map(const char *path, uint64_t bytes)
+{
+	struct snapshot_reader *r = kit_open(path);
+	struct snapshot_manifest m = *snapshot_reader_manifest(r);
+	char name[200], *text;
+	FILE *f;
+
+	m.files[SNAPSHOT_FILE_MAP].bytes = bytes;
+	text = snapshot_manifest_format(&m);
+	assert_non_null(text);
+	snapshot_reader_free(r);
+	snprintf(name, sizeof(name), "%s/manifest.json", path);
+	f = fopen(name, "w");
+	assert_non_null(f);
+	assert_true(fputs(text, f) >= 0);
+	assert_int_equal(fclose(f), 0);
+	free(text);
+	snprintf(name, sizeof(name), "%s/memory.map", path);
+	assert_int_equal(truncate(name, (off_t)bytes), 0);
+}
+
+/* A sparse file costs nothing; reading it must not cost what it claims. */
+static void test_sparse_map(void **state)
+{
+	struct snapshot_reader *r = NULL;
+	struct kit kit;
+	struct err err = ERR_INIT;
+
+	kit_start(&kit);
+	(void)write_increment(&kit, true);
+	stretch_map(kit.path[1], 1ull << 40);
+	assert_int_equal(snapshot_reader_open(&r, kit.path[1], &err), -EBADMSG);
+	assert_non_null(strstr(err.text, "manifest.json: files"));
+	kit_end(&kit);
+}
+
 static void test_chain(void **state)
 {
 	struct kit kit;
@@ -1098,6 +1135,7 @@ int main(void)
 		cmocka_unit_test(test_source_checks),
 		cmocka_unit_test(test_truncated),
 		cmocka_unit_test(test_delta),
+		cmocka_unit_test(test_sparse_map),
 		cmocka_unit_test(test_chain),
 		cmocka_unit_test(test_delta_mapped),
 		cmocka_unit_test(test_increment_refused),
