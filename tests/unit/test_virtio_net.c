@@ -675,6 +675,28 @@ static void test_held_in_the_middle(void **state)
 	stop(f);
 }
 
+/* A limit that lets nothing through for an hour holds nobody up. */
+static void test_held_limited(void **state)
+{
+	struct fixture *f = *state;
+
+	start(f, "ops_size=2,ops_refill_time=3600000,num_queues=2", ~0ull);
+	for (uint32_t n = 0; n < 3; n++)
+		driver_send(f, 60, n, 4096, false);
+	kick(f, TX);
+	peer_expect(f, 60, 0);
+	peer_expect(f, 60, 1);
+	for (unsigned int i = 0; i < 4; i++)
+		(void)post(f, 1500);
+	kick(f, RX);
+	for (unsigned int i = 0; i < 20; i++)
+		nap();
+	drain(f);
+	assert_int_equal(f->dev->queues[TX].vq.last_avail, 2);
+	virtio_dev_hold(f->dev, false);
+	stop(f);
+}
+
 /* ---- bad drivers ---- */
 
 static void expect_broken(struct fixture *f)
@@ -698,6 +720,25 @@ static void bad_buffer(struct fixture *f, unsigned int queue, uint64_t gpa,
 	vring_add(&f->rings[queue], &buf, 1);
 	kick(f, queue);
 	expect_broken(f);
+}
+
+/* What is broken is saved as well: buffers in stock go back before the bad. */
+static void test_held_broken(void **state)
+{
+	struct vring_buf bad = { RAM_BYTES - 1, 2, true };
+	struct fixture *f = *state;
+
+	start(f, NULL, ~0ull);
+	for (unsigned int i = 0; i < 3; i++)
+		(void)post(f, 100);
+	vring_add(&f->rings[RX], &bad, 1);
+	kick(f, RX);
+	WAIT_FOR(f->transport.needs_reset == 1);
+	drain(f);
+	virtio_dev_hold(f->dev, false);
+	deactivate(f);
+	assert_int_equal(activate(f, ~0ull), 0);
+	stop(f);
 }
 
 static void test_bad_chain_rx(void **state)
@@ -1013,6 +1054,8 @@ int main(void)
 		NET_TEST(test_stock_goes_back),
 		NET_TEST(test_held),
 		NET_TEST(test_held_in_the_middle),
+		NET_TEST(test_held_limited),
+		NET_TEST(test_held_broken),
 		NET_TEST(test_bad_chain_rx),
 		NET_TEST(test_bad_chain_tx),
 		NET_TEST(test_bad_chain_ctrl),

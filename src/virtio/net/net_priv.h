@@ -61,6 +61,8 @@ struct net_queue_ops {
 	 * it.
 	 */
 	bool (*serve)(struct net_queue *q, struct net_wait *wait);
+	/* Held: give back what was popped and is in stock. NULL: never any. */
+	void (*be_quiet)(struct net_queue *q);
 	/* No more serve: every popped chain goes back. Frees the queue. */
 	void (*finish)(struct net_queue *q);
 };

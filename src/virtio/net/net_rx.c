@@ -382,18 +382,17 @@ static bool serve_peer(struct net_rx *rx, struct net_wait *wait)
 }
 
 /*
- * Held: the stock goes back. A frame that waits for buffers waits on; it finds
- * what was placed of it in the same ones, for the driver does not run.
+ * The stock goes back. A frame that waits for buffers waits on; it finds what
+ * was placed of it in the same ones, for the driver does not run.
  */
-static void be_quiet(struct net_rx *rx)
+static void rx_be_quiet(struct net_queue *q)
 {
-	struct virtqueue *vq = &net_virtio_queue(&rx->q)->vq;
+	struct net_rx *rx = container_of(q, struct net_rx, q);
 
-	vq_unpop(vq, stock_count(rx));
+	vq_unpop(&net_virtio_queue(q)->vq, stock_count(rx));
 	rx->first_buf = rx->num_bufs = 0;
 	rx->first_iov = rx->num_iov = 0;
 	rx->stock_bytes = 0;
-	(void)vq_take_hold(vq);
 }
 
 static bool rx_serve(struct net_queue *q, struct net_wait *wait)
@@ -401,10 +400,6 @@ static bool rx_serve(struct net_queue *q, struct net_wait *wait)
 	struct net_rx *rx = container_of(q, struct net_rx, q);
 	bool more;
 
-	if (vq_is_held(&net_virtio_queue(q)->vq)) {
-		be_quiet(rx);
-		return false;
-	}
 	/* A pair that is not in use: woken by the kick when that changes. */
 	if (q->pair >= atomic_load(&q->dev->pairs))
 		return false;
@@ -426,6 +421,7 @@ static void rx_finish(struct net_queue *q)
 
 static const struct net_queue_ops rx_ops = {
 	.serve = rx_serve,
+	.be_quiet = rx_be_quiet,
 	.finish = rx_finish,
 };
 

@@ -90,6 +90,17 @@ static void sleep_for_work(struct net_worker *w)
 	}
 }
 
+/*
+ * Held: whatever a queue waits for (buffers, the other end, a rate), and if it
+ * is broken.
+ */
+static void be_quiet(struct net_queue *q)
+{
+	if (q->ops->be_quiet)
+		q->ops->be_quiet(q);
+	(void)vq_take_hold(&net_virtio_queue(q)->vq);
+}
+
 /* Serve each queue once; true: there is more to do. */
 static bool serve(struct net_worker *w)
 {
@@ -99,9 +110,9 @@ static bool serve(struct net_worker *w)
 		struct net_queue *q = w->queues[i];
 
 		w->waits[i] = (struct net_wait){ .peer.fd = -1 };
-		if (q->broken)
-			(void)vq_take_hold(&net_virtio_queue(q)->vq);
-		else if (q->ops->serve(q, &w->waits[i]))
+		if (vq_is_held(&net_virtio_queue(q)->vq))
+			be_quiet(q);
+		else if (!q->broken && q->ops->serve(q, &w->waits[i]))
 			more = true;
 	}
 	return more;
