@@ -7,16 +7,21 @@
 
 #include <jansson.h>
 
+#include "api/service.h"
+#include "base/cleanup.h"
 #include "base/kvlist.h"
 #include "cli/commands.h"
 #include "cli/serve.h"
 #include "snapshot/take.h"
+#include "vm/confine.h"
 #include "vm/vmm.h"
 
 struct restore_args {
 	struct cli_serve serve;
 	struct snapshot_bring_request req;
+	struct snapshot_bring *bring; /* opened, not yet begun */
 	json_t *devices;
+	struct sandbox_config sandbox;
 };
 
 static void help(void)
@@ -31,7 +36,8 @@ static void help(void)
 	       "VMs at a time; it must not be changed while they are there.\n"
 	       "\n"
 	       "  --as NAME       name of the VM, for quire ps and quire ctl\n"
-	       "  --memory MODE   private: map the file, and share with all "
+	       "  --memory private|eager\n"
+	       "                  private: map the file, and share with all "
 	       "others what nobody\n"
 	       "                  writes (the default); eager: read all of it "
 	       "first, and check it\n"
@@ -42,7 +48,12 @@ static void help(void)
 	       "                  cloned or copied to its path, where nothing "
 	       "may be\n"
 	       "  --paused        do not let the guest go on yet\n"
-	       "  --api-socket PATH  as with quire run\n"
+	       "  --api-socket PATH  where the control API listens\n"
+	       "  --seccomp on|log|off\n"
+	       "  --landlock auto|on|off\n"
+	       "  --landlock-rules path=PATH,access=r|w|rw\n"
+	       "  --jail[=on|off][,uid=N][,gid=N][,chroot=DIR]\n"
+	       "                  the sandbox, as with quire run\n"
 	       "  --summary       print times, memory and statistics at the "
 	       "end\n"
 	       "  --summary-json FILE  write the same as JSON\n"
@@ -61,6 +72,10 @@ static const struct option options[] = {
 	{ "set", required_argument, NULL, 's' },
 	{ "paused", no_argument, NULL, 'p' },
 	{ "api-socket", required_argument, NULL, 'A' },
+	{ "seccomp", required_argument, NULL, 'c' },
+	{ "landlock", required_argument, NULL, 'l' },
+	{ "landlock-rules", required_argument, NULL, 'L' },
+	{ "jail", optional_argument, NULL, 'j' },
 	{ "summary", no_argument, NULL, 'S' },
 	{ "summary-json", required_argument, NULL, 'J' },
 	{ NULL, 0, NULL, 0 },
@@ -94,8 +109,8 @@ static int set_field(struct restore_args *a, const char *text, struct err *err)
 
 static int set_mode(struct restore_args *a, const char *text, struct err *err)
 {
-	int i, r = kvlist_enum(text, restore_mode_names,
-			       ARRAY_SIZE(restore_mode_names), &i, err);
+	int i, r = kvlist_enum(text, restore_mode_names, RESTORE_EAGER + 1, &i,
+			       err);
 
 	if (!r)
 		a->req.mode = (enum restore_mode)i;
@@ -106,7 +121,72 @@ static int begin(void *ctx, struct vmm *vmm, struct err *err)
 {
 	struct restore_args *a = ctx;
 
-	return snapshot_bring(vmm, &a->req, err);
+	return snapshot_bring_begin(vmm, take_ptr(a->bring), err);
+}
+
+/* All of the snapshot is opened before; only memory and state are read later.
+ */
+static int confine(const struct cli_serve *serve, const struct api_service *api,
+		   struct err *err)
+{
+	struct restore_args *a = serve->ctx;
+	struct sandbox_paths paths = { .num = 0 };
+	struct vm_confinement c = {
+		.sandbox = &a->sandbox,
+		.expects_more = serve->api_socket,
+		.comes_back = true,
+		.paths = &paths,
+		.classes = api_thread_classes,
+	};
+	int r = snapshot_bring_open(&a->bring, &a->req, err);
+
+	if (!r)
+		r = cli_serve_paths(serve, api, &paths, err);
+	if (!r)
+		r = snapshot_bring_paths(a->bring, &paths, err);
+	if (!r) {
+		c.cfg = snapshot_bring_config(a->bring);
+		r = vm_confine(&c, err);
+	}
+	sandbox_paths_fini(&paths);
+	return r;
+}
+
+static int set_sandbox(struct restore_args *a, int opt, const char *value,
+		       struct err *err)
+{
+	switch (opt) {
+	case 'c':
+		return sandbox_set_seccomp(&a->sandbox, value, err);
+	case 'l':
+		return sandbox_set_landlock(&a->sandbox, value, err);
+	case 'L':
+		return sandbox_add_landlock_rules(&a->sandbox, value, err);
+	default:
+		return sandbox_set_jail(&a->sandbox, value ? value : "on", err);
+	}
+}
+
+static int set_checked(struct restore_args *a, int opt, const char *value,
+		       struct err *err)
+{
+	switch (opt) {
+	case 'm':
+		return set_mode(a, value, err);
+	case 's':
+		return set_field(a, value, err);
+	default:
+		return set_sandbox(a, opt, value, err);
+	}
+}
+
+static const char *option_name(int opt)
+{
+	size_t i = 0;
+
+	while (options[i].val != opt)
+		i++;
+	return options[i].name;
 }
 
 static int set_option(struct restore_args *a, int opt, const char *value)
@@ -117,16 +197,6 @@ static int set_option(struct restore_args *a, int opt, const char *value)
 	case 'a':
 		a->serve.name = a->req.name = value;
 		break;
-	case 'm':
-		if (set_mode(a, value, &err))
-			return cli_usage(&cmd_restore, "--memory %s: %s", value,
-					 err.text);
-		break;
-	case 's':
-		if (set_field(a, value, &err))
-			return cli_usage(&cmd_restore, "--set %s: %s", value,
-					 err.text);
-		break;
 	case 'p':
 		a->req.resume = false;
 		break;
@@ -136,8 +206,14 @@ static int set_option(struct restore_args *a, int opt, const char *value)
 	case 'S':
 		a->serve.print_summary = true;
 		break;
-	default:
+	case 'J':
 		a->serve.summary_json = value;
+		break;
+	default:
+		if (set_checked(a, opt, value, &err))
+			return cli_usage(&cmd_restore, "--%s %s: %s",
+					 option_name(opt), value ? value : "",
+					 err.text);
 		break;
 	}
 	return CLI_OK;
@@ -164,18 +240,47 @@ static int parse(struct restore_args *a, int argc, char **argv)
 static int run(int argc, char **argv)
 {
 	struct restore_args a = {
-		.serve = { .command = &cmd_restore, .begin = begin, .ctx = &a },
+		.serve = { .command = &cmd_restore,
+			   .confine = confine,
+			   .begin = begin,
+			   .ctx = &a },
 		.req = { .mode = RESTORE_PRIVATE, .resume = true },
 		.devices = json_object(),
 	};
 	int status;
 
 	a.req.devices = a.devices;
+	sandbox_config_init(&a.sandbox);
 	status = parse(&a, argc, argv);
 	if (status == CLI_OK)
 		status = cli_serve(&a.serve);
+	snapshot_bring_free(a.bring);
+	sandbox_config_fini(&a.sandbox);
 	json_decref(a.devices);
 	return status;
+}
+
+/* For completion. */
+static bool option_at(size_t i, struct cli_option *ret)
+{
+	static const struct cli_option known[] = {
+		{ "memory", "private|eager" },
+		{ "seccomp", "on|log|off" },
+		{ "landlock", "auto|on|off" },
+		{ "landlock-rules", "path=PATH,access=r|w|rw" },
+		{ "jail", "[=on|off][,uid=N][,gid=N][,chroot=DIR]" },
+	};
+
+	if (!options[i].name)
+		return false;
+	*ret = (struct cli_option){ .name = options[i].name };
+	if (options[i].has_arg != no_argument)
+		ret->arg = "";
+	for (size_t k = 0; k < ARRAY_SIZE(known); k++) {
+		if (!strcmp(known[k].name, ret->name))
+			*ret = known[k];
+	}
+	return true;
 }
 
 const struct cli_command cmd_restore = {
@@ -183,5 +288,6 @@ const struct cli_command cmd_restore = {
 	.summary = "bring a VM back from a snapshot",
 	.help = help,
 	.run = run,
-	.options = options,
+	.option_at = option_at,
+	.words = CLI_WORDS_DIR,
 };

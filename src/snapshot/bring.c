@@ -4,6 +4,8 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "sandbox/paths.h"
+#include "snapshot/disks.h"
 #include "snapshot/reader.h"
 #include "snapshot/take.h"
 #include "vm/config.h"
@@ -11,31 +13,26 @@
 #include "vm/vmm.h"
 
 /* Lives as long as the machine's memory: what is mapped is read through it. */
-struct origin {
+struct snapshot_bring {
 	struct snapshot_reader *reader;
+	struct snapshot_placed placed;
+	struct vm_config cfg;
 	enum restore_mode mode;
+	bool resume;
 };
-
-static void free_origin(void *ctx)
-{
-	struct origin *o = ctx;
-
-	snapshot_reader_free(o->reader);
-	free(o);
-}
 
 static int load_memory(void *ctx, struct ram *ram, struct err *err)
 {
-	struct origin *o = ctx;
+	struct snapshot_bring *b = ctx;
 	const struct restore_request req = {
-		.source = snapshot_reader_memory(o->reader),
+		.source = snapshot_reader_memory(b->reader),
 	};
-	int r = snapshot_reader_check_ram(o->reader, ram, err);
+	int r = snapshot_reader_check_ram(b->reader, ram, err);
 
 	if (r)
 		return r;
-	return o->mode == RESTORE_PRIVATE
-		       ? snapshot_reader_map(o->reader, ram, err)
+	return b->mode == RESTORE_PRIVATE
+		       ? snapshot_reader_map(b->reader, ram, err)
 		       : restore_eager(ram, &req, NULL, err);
 }
 
@@ -83,11 +80,11 @@ static int change_devices(json_t *config, const json_t *devices,
 	return 0;
 }
 
-static int make_config(const struct snapshot_bring_request *req,
-		       const struct snapshot_reader *reader, json_t **ret_json,
-		       struct vm_config *ret, struct err *err)
+static int make_config(struct snapshot_bring *b,
+		       const struct snapshot_bring_request *req,
+		       json_t **ret_json, struct err *err)
 {
-	json_t *config = json_deep_copy(snapshot_reader_config(reader));
+	json_t *config = json_deep_copy(snapshot_reader_config(b->reader));
 	int r;
 
 	if (!config)
@@ -98,7 +95,9 @@ static int make_config(const struct snapshot_bring_request *req,
 		json_object_set_new(config, "name", json_string(req->name));
 	r = change_devices(config, req->devices, err);
 	if (!r)
-		r = vm_config_from_json(ret, config, NULL, err);
+		r = vm_config_from_json(&b->cfg, config, NULL, err);
+	if (!r)
+		r = vm_config_check(&b->cfg, err);
 	if (r)
 		json_decref(config);
 	else
@@ -106,50 +105,94 @@ static int make_config(const struct snapshot_bring_request *req,
 	return r;
 }
 
-/* ---- bringing it back ---- */
+/* ---- opening ---- */
 
-/* Takes the origin. */
-static int restore(struct vmm *v, struct origin *o, struct vm_config *cfg,
-		   bool go_on, struct err *err)
+static int open_all(struct snapshot_bring *b,
+		    const struct snapshot_bring_request *req, struct err *err)
 {
-	struct vmm_origin origin = {
-		.memory = { .load = load_memory, .ctx = o },
-		.release = free_origin,
-		.ctx = o,
-	};
-	int r;
+	json_t *json = NULL;
+	int r = snapshot_reader_open(&b->reader, req->path, err);
 
-	origin.state = snapshot_reader_state(o->reader, &origin.state_bytes);
-	r = vmm_restore(v, cfg, &origin, err);
 	if (!r)
-		r = vmm_renew_generation_id(v, err);
-	if (!r && go_on)
-		r = vmm_resume(v, err);
+		r = make_config(b, req, &json, err);
+	if (!r)
+		r = snapshot_reader_place_disks(b->reader, json, &b->placed,
+						err);
+	json_decref(json);
 	return r;
 }
 
-int snapshot_bring(struct vmm *v, const struct snapshot_bring_request *req,
-		   struct err *err)
+int snapshot_bring_open(struct snapshot_bring **ret,
+			const struct snapshot_bring_request *req,
+			struct err *err)
 {
-	struct origin *o = calloc(1, sizeof(*o));
-	json_t *json = NULL;
-	struct vm_config cfg;
+	struct snapshot_bring *b = calloc(1, sizeof(*b));
 	int r;
 
-	if (!o)
+	if (!b)
 		return err_set(err, ENOMEM, "out of memory");
-	o->mode = req->mode;
-	vm_config_init(&cfg);
-	r = snapshot_reader_open(&o->reader, req->path, err);
-	if (!r)
-		r = make_config(req, o->reader, &json, &cfg, err);
-	if (!r)
-		r = snapshot_reader_place_disks(o->reader, json, err);
-	if (!r)
-		r = restore(v, o, &cfg, req->resume, err);
+	b->mode = req->mode;
+	b->resume = req->resume;
+	vm_config_init(&b->cfg);
+	r = open_all(b, req, err);
+	if (r)
+		snapshot_bring_free(b);
 	else
-		free_origin(o);
-	json_decref(json);
-	vm_config_fini(&cfg);
+		*ret = b;
 	return r;
+}
+
+void snapshot_bring_free(struct snapshot_bring *b)
+{
+	if (!b)
+		return;
+	/* Closed before they are removed. */
+	vm_config_fini(&b->cfg);
+	snapshot_placed_undo(&b->placed);
+	snapshot_reader_free(b->reader);
+	free(b);
+}
+
+struct vm_config *snapshot_bring_config(struct snapshot_bring *b)
+{
+	return &b->cfg;
+}
+
+int snapshot_bring_paths(const struct snapshot_bring *b,
+			 struct sandbox_paths *paths, struct err *err)
+{
+	int r = 0;
+
+	for (unsigned int i = 0; !r && i < b->placed.num; i++)
+		r = sandbox_paths_add_parent(paths, b->placed.paths[i],
+					     SANDBOX_REMOVE, true, err);
+	return r;
+}
+
+/* ---- bringing it back ---- */
+
+static void release(void *ctx)
+{
+	snapshot_bring_free(ctx);
+}
+
+int snapshot_bring_begin(struct vmm *v, struct snapshot_bring *b,
+			 struct err *err)
+{
+	struct vmm_origin origin = {
+		.memory = { .load = load_memory, .ctx = b },
+		.release = release,
+		.ctx = b,
+	};
+	bool resume = b->resume;
+	int r;
+
+	origin.state = snapshot_reader_state(b->reader, &origin.state_bytes);
+	r = vmm_restore(v, &b->cfg, &origin, err);
+	if (r)
+		return r;
+	/* From here on they are the guest's. */
+	snapshot_placed_keep(&b->placed);
+	r = vmm_renew_generation_id(v, err);
+	return !r && resume ? vmm_resume(v, err) : r;
 }

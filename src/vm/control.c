@@ -9,6 +9,7 @@
  * (virtio_class.control_calls).
  */
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
@@ -56,6 +57,11 @@ static const struct thread_call calls[] = {
 	RARE("--memory numa", get_mempolicy),
 	RARE("--memory numa", sched_setaffinity),
 	RARE("--memory numa", getdents64),
+
+	/* Disks that come out of a snapshot, made where the VM has them. */
+	RARE_IOCTL("vm.restore", FICLONE),
+	RARE("vm.restore", copy_file_range),
+	RARE("vm.restore", fsync),
 
 	/* Where consoles of any kind lead to. */
 	RARE_FCNTL(CHARDEV, F_GETFD),

@@ -223,7 +223,7 @@ static bool handle_run_error(struct vcpu *vcpu, int r)
 	char text[160];
 
 	/* EAGAIN: an application processor still waits for its start-up IPI. */
-	if (r == -EINTR || r == -EAGAIN)
+	if (r == -EAGAIN)
 		return true;
 	if (r == -EFAULT || r == -EHWPOISON)
 		return end_error(vcpu,
@@ -294,7 +294,11 @@ static void *vcpu_loop(void *arg)
 	       !atomic_load_explicit(&vcpu->stop, memory_order_acquire)) {
 		int r = kvm_vcpu_run(&vcpu->kvm);
 
-		if (r == -EINTR && atomic_load(&vcpu->pause))
+		/*
+		 * Also when it is not to pause any more: somebody has to take
+		 * the exit request back, or no KVM_RUN enters the guest again.
+		 */
+		if (r == -EINTR)
 			park(vcpu);
 		else
 			go_on = r ? handle_run_error(vcpu, r)
