@@ -29,10 +29,10 @@ struct run {
 
 struct worker {
 	struct run *run;
-	bool is_first;
 	pthread_t thread;
 	void *own;
 	struct err err; /* of begin */
+	bool is_first;
 };
 
 uint64_t mem_units(const struct mem_range *ranges, unsigned int num)

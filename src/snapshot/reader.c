@@ -171,7 +171,7 @@ static int load_sums(struct snapshot_reader *r, struct err *err)
 	num = records_check(&records_sums, bytes, size, units, err);
 	if (num < 0)
 		return (int)num;
-	BUG_ON((uint64_t)num != units); /* of that size */
+	BUG_ON(!bytes || (uint64_t)num != units); /* of that size */
 	r->sums = calloc(units, sizeof(*r->sums));
 	if (!r->sums)
 		return err_set(err, ENOMEM, SNAPSHOT_SUMS ": out of memory");

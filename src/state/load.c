@@ -187,7 +187,8 @@ static int take_value(const struct state_check *c, const struct state_field *f,
 		return take_uints(c, f, from);
 	if (f->kind == STATE_BOOL)
 		return take_bools(c, f, from);
-	memcpy(c->scratch + f->offset, from, bytes);
+	if (bytes)
+		memcpy(c->scratch + f->offset, from, bytes);
 	return 0;
 }
 
@@ -342,12 +343,24 @@ static int load_section(struct state_check *c, void *obj)
 	return 0;
 }
 
+/* With memory for it. */
+static int load_with_scratch(struct state_check *c, void *obj)
+{
+	int r;
+
+	c->offsets = calloc(c->table->num_fields + 1, sizeof(*c->offsets));
+	c->scratch = calloc(1, c->table->object_bytes + 1u);
+	r = c->offsets && c->scratch ? load_section(c, obj)
+				     : err_set(c->err, ENOMEM, "out of memory");
+	free(c->offsets);
+	free(c->scratch);
+	return r;
+}
+
 int state_load(struct state_reader *r, const struct state_table *table,
 	       const char *instance, void *obj, struct err *err)
 {
 	struct state_section *s = find(r, table->section, instance);
-	_cleanup_free_ size_t *offsets = NULL;
-	_cleanup_free_ char *scratch = NULL;
 	struct state_check c = {
 		.reader = r,
 		.section = s,
@@ -362,11 +375,7 @@ int state_load(struct state_reader *r, const struct state_table *table,
 			       "saved state: there is no section '%s'%s%s%s",
 			       table->section, instance ? " of '" : "",
 			       instance ? instance : "", instance ? "'" : "");
-	c.offsets = offsets = calloc(table->num_fields + 1, sizeof(*offsets));
-	c.scratch = scratch = calloc(1, table->object_bytes + 1u);
-	if (!offsets || !scratch)
-		return err_set(err, ENOMEM, "out of memory");
-	ret = load_section(&c, obj);
+	ret = load_with_scratch(&c, obj);
 	if (ret)
 		return ret;
 	s->used = true;

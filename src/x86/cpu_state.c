@@ -50,33 +50,27 @@ struct cpu_state {
 	uint16_t gdt_limit, idt_limit;
 	uint64_t cr0, cr2, cr3, cr4, cr8, efer, apic_base;
 	uint64_t interrupt_bitmap[4];
-	bool has_pdptrs;
 	uint64_t pdptrs[4];
 	uint64_t xcr0;
-	bool has_xcr0;
 	struct state_blob xsave;
 	uint64_t dr[4], dr6, dr7;
-	bool has_lapic;
 	uint8_t lapic[KVM_APIC_REG_SIZE];
+	uint64_t tsc, tsc_deadline;
+	struct state_blob msrs; /* MSR_STATE_BYTES each */
+	uint32_t tsc_khz;	/* 0: not known */
 	uint32_t mp_state;
+	bool has_pdptrs, has_xcr0, has_lapic;
 	/* Events, as in struct kvm_vcpu_events. */
-	uint32_t ev_flags;
 	bool exc_injected, exc_pending, exc_has_code, exc_has_payload;
 	uint8_t exc_nr;
-	uint32_t exc_code;
-	uint64_t exc_payload;
 	bool int_injected, int_soft;
 	uint8_t int_nr, int_shadow;
 	bool nmi_injected, nmi_masked;
 	uint8_t nmi_pending;
-	uint32_t sipi_vector;
 	bool smm, smm_pending, smm_inside_nmi, smm_latched_init;
 	bool triple_fault;
-	/* Time. */
-	uint64_t tsc;
-	uint32_t tsc_khz; /* 0: not known */
-	uint64_t tsc_deadline;
-	struct state_blob msrs; /* MSR_STATE_BYTES each */
+	uint32_t ev_flags, exc_code, sipi_vector;
+	uint64_t exc_payload;
 };
 
 #define F(kind, member, ...) \
@@ -367,12 +361,11 @@ int cpu_state_check_cpuid(const struct kvm_cpuid2 *saved,
 }
 
 /* Setting the same again is allowed at any time, another not for long. */
-static int load_cpuid(const struct kvm_vcpu *vcpu, const struct cpu_state *s,
-		      struct err *err)
+static int replace_cpuid(const struct kvm_vcpu *vcpu, struct kvm_cpuid2 *saved,
+			 struct err *err)
 {
-	_cleanup_free_ struct kvm_cpuid2 *saved = decode_cpuid(&s->cpuid);
 	_cleanup_free_ struct kvm_cpuid2 *ours = NULL;
-	int r = saved ? get_cpuid(vcpu, &ours) : -ENOMEM;
+	int r = get_cpuid(vcpu, &ours);
 
 	if (r)
 		return fail(vcpu, err, r, "KVM_GET_CPUID2");
@@ -385,6 +378,17 @@ static int load_cpuid(const struct kvm_vcpu *vcpu, const struct cpu_state *s,
 		return 0;
 	r = kvm_vcpu_set_cpuid(vcpu, saved);
 	return r < 0 ? fail(vcpu, err, r, "KVM_SET_CPUID2") : 0;
+}
+
+static int load_cpuid(const struct kvm_vcpu *vcpu, const struct cpu_state *s,
+		      struct err *err)
+{
+	struct kvm_cpuid2 *saved = decode_cpuid(&s->cpuid);
+	int r = saved ? replace_cpuid(vcpu, saved, err)
+		      : fail(vcpu, err, -ENOMEM, "loading its CPUID");
+
+	free(saved);
+	return r;
 }
 
 /* ---- general and special registers ---- */

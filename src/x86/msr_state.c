@@ -88,19 +88,12 @@ int msr_state_write(const struct kvm_vcpu *vcpu, uint32_t index, uint64_t value)
 	return 0;
 }
 
-/*
- * Read the values of entries; those that cannot be read are dropped. Returns
- * how many are left. KVM stops at the first it refuses: go on behind that one.
- */
-static int read_values(const struct kvm_vcpu *vcpu,
-		       struct kvm_msr_entry *entries, unsigned int num)
+/* KVM stops at the first it refuses: go on behind that one. */
+static int read_into(const struct kvm_vcpu *vcpu, struct kvm_msrs *msrs,
+		     struct kvm_msr_entry *entries, unsigned int num)
 {
-	_cleanup_free_ struct kvm_msrs *msrs = calloc(
-		1, sizeof(*msrs) + num * sizeof(*entries));
 	unsigned int at = 0, kept = 0;
 
-	if (!msrs)
-		return -ENOMEM;
 	while (at < num) {
 		unsigned int got;
 		int r = get_msrs(vcpu, msrs, entries + at, num - at);
@@ -113,6 +106,21 @@ static int read_values(const struct kvm_vcpu *vcpu,
 		at += got + 1;
 	}
 	return (int)kept;
+}
+
+/*
+ * Read the values of entries; those that cannot be read are dropped. Returns
+ * how many are left.
+ */
+static int read_values(const struct kvm_vcpu *vcpu,
+		       struct kvm_msr_entry *entries, unsigned int num)
+{
+	struct kvm_msrs *msrs = calloc(1,
+				       sizeof(*msrs) + num * sizeof(*entries));
+	int r = msrs ? read_into(vcpu, msrs, entries, num) : -ENOMEM;
+
+	free(msrs);
+	return r;
 }
 
 /* ---- the list ---- */
@@ -167,14 +175,12 @@ static int make_list(const struct kvm_vcpu *vcpu, struct msr_list *list)
 	return 0;
 }
 
-int msr_state_get(const struct kvm_vcpu *vcpu, struct state_blob *blob)
+static int encode(const struct kvm_vcpu *vcpu, struct msr_list *list,
+		  struct state_blob *blob)
 {
-	_cleanup_free_ struct msr_list *list = calloc(1, sizeof(*list));
 	uint8_t *p;
 	int num, r;
 
-	if (!list)
-		return -ENOMEM;
 	r = make_list(vcpu, list);
 	if (r < 0)
 		return r;
@@ -191,6 +197,15 @@ int msr_state_get(const struct kvm_vcpu *vcpu, struct state_blob *blob)
 		le64_store(p + 4, list->entries[i].data);
 	}
 	return 0;
+}
+
+int msr_state_get(const struct kvm_vcpu *vcpu, struct state_blob *blob)
+{
+	struct msr_list *list = calloc(1, sizeof(*list));
+	int r = list ? encode(vcpu, list, blob) : -ENOMEM;
+
+	free(list);
+	return r;
 }
 
 /* ---- putting them back ---- */
@@ -264,10 +279,11 @@ static int set_all(const struct kvm_vcpu *vcpu, const struct msr_list *list,
 int msr_state_set(const struct kvm_vcpu *vcpu, const struct state_blob *blob,
 		  struct err *err)
 {
-	_cleanup_free_ struct msr_list *list = calloc(1, sizeof(*list));
+	struct msr_list *list = calloc(1, sizeof(*list));
 	int r = list ? make_list(vcpu, list) : -ENOMEM;
 
-	if (r < 0)
-		return err_errno(err, -r, "vCPU %u: listing MSRs", vcpu->id);
-	return set_all(vcpu, list, blob, err);
+	r = r < 0 ? err_errno(err, -r, "vCPU %u: listing MSRs", vcpu->id)
+		  : set_all(vcpu, list, blob, err);
+	free(list);
+	return r;
 }
