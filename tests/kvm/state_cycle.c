@@ -6,8 +6,9 @@
  *
  * The new machine can be built with its devices in another order, which loading
  * has to put right (--shuffle); machines can be given damaged copies of the
- * state before (--damage); and the last state can be kept in a file
- * (--save-to).
+ * state before (--damage); the last state can be kept in a file (--save-to);
+ * after the cycles the guest can be left to end by itself (--to-the-end); and
+ * they can wait for its serial log to have some text (--await).
  *
  * Prints one JSON object on stderr. Exit status: 0 the guest ended ("end"
  * says how, 0: not by itself) or all cycles are done, 1 something failed, 2
@@ -34,7 +35,9 @@
 #include "vm/machine.h"
 #include "vm/machine_state.h"
 
-#define SKIPPED 77
+#define SKIPPED	 77
+#define MAX_LOG	 (1u << 20)
+#define AWAIT_MS 200
 /* A page of guest memory that is not zero, or a stretch of them. */
 #define COPY_BYTES (64 * KIB)
 
@@ -42,9 +45,11 @@ struct options {
 	const char *config;
 	unsigned int cycles, every_ms, first_ms;
 	const char *save_to; /* keep the last state there, a file */
+	const char *await;   /* until the serial log has it: no cycle */
 	unsigned int damage; /* load damaged copies that often each time */
 	bool shuffle;
 	bool resume_first; /* let the old machine go on for a while, too */
+	bool to_the_end;   /* after the cycles, for the guest's */
 };
 
 struct cycle {
@@ -325,13 +330,28 @@ static void arm(const struct cycle *c, unsigned int ms)
 	timerfd_settime(c->timer_fd, 0, &at, NULL);
 }
 
+/* Has the guest said it, on a serial port that goes to a file? */
+static bool said(const struct cycle *c)
+{
+	_cleanup_fclose_ FILE *f = fopen(c->cfg.serial.path, "r");
+	_cleanup_free_ char *text = calloc(1, MAX_LOG);
+
+	return f && text && fread(text, 1, MAX_LOG - 1, f) &&
+	       strstr(text, c->opt.await);
+}
+
 static void on_timer(void *ctx, uint32_t events)
 {
 	struct cycle *c = ctx;
 
 	io_eventfd_drain(c->timer_fd);
+	if (c->opt.await && !c->done && !said(c)) {
+		arm(c, AWAIT_MS);
+		return;
+	}
 	if (c->done == c->opt.cycles) {
-		finish(c, 0);
+		if (!c->opt.to_the_end)
+			finish(c, 0);
 		return;
 	}
 	if (cycle(c))
@@ -402,6 +422,8 @@ static int parse(struct options *opt, int argc, char **argv)
 		{ "damage", required_argument, NULL, 'd' },
 		{ "resume-first", no_argument, NULL, 'r' },
 		{ "shuffle", no_argument, NULL, 'x' },
+		{ "to-the-end", no_argument, NULL, 't' },
+		{ "await", required_argument, NULL, 'a' },
 		{ NULL, 0, NULL, 0 },
 	};
 	int o;
@@ -424,6 +446,10 @@ static int parse(struct options *opt, int argc, char **argv)
 			opt->resume_first = true;
 		else if (o == 'x')
 			opt->shuffle = true;
+		else if (o == 't')
+			opt->to_the_end = true;
+		else if (o == 'a')
+			opt->await = optarg;
 		else
 			return 2;
 	}
@@ -441,7 +467,8 @@ int main(int argc, char **argv)
 	if (r) {
 		fprintf(stderr, "usage: state_cycle [--cycles N] [--every MS] "
 				"[--first MS] [--save-to FILE] [--damage N] "
-				"[--resume-first] [--shuffle] CONFIG.json\n");
+				"[--resume-first] [--shuffle] [--to-the-end] "
+				"[--await TEXT] CONFIG.json\n");
 		return r;
 	}
 	if (access(KVM_DEVICE_PATH, R_OK | W_OK)) {
