@@ -219,6 +219,7 @@ static const struct thread_call work_calls[] = {
 	RARE("vm.snapshot", faccessat2),
 	RARE("vm.snapshot", getdents64),
 	RARE_FCNTL("vm.snapshot", F_GETFL),
+	RARE_FCNTL("vm.snapshot", F_SETFD),
 	RARE("vm.snapshot", getrandom),
 	RARE("vm.snapshot", mkdirat),
 	RARE("vm.snapshot", flock),
@@ -237,6 +238,8 @@ static const struct thread_call work_calls[] = {
 	RARE("vm.snapshot", lseek),
 	RARE_IOCTL("vm.snapshot", FICLONE),
 	RARE("vm.snapshot", copy_file_range),
+	RARE("vm.snapshot", pread64),
+	RARE("vm.snapshot", pwrite64),
 };
 
 static const struct thread_class work_class = {

@@ -61,6 +61,7 @@ static const struct thread_call calls[] = {
 	/* Disks that come out of a snapshot, made where the VM has them. */
 	RARE_IOCTL("vm.restore", FICLONE),
 	RARE("vm.restore", copy_file_range),
+	RARE("vm.restore", pwrite64),
 	RARE("vm.restore", fsync),
 
 	/* Where consoles of any kind lead to. */

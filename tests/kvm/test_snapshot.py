@@ -327,7 +327,8 @@ def refused_restore(host, place, words, *argv):
                                   "memory", "disk-_disk0"])
 def test_truncated(host, snap, name):
     place = copy_of(snap, host)
-    os.truncate(place / name, (place / name).stat().st_size - 1)
+    # The manifest ends with a new line, which is of no use.
+    os.truncate(place / name, (place / name).stat().st_size - 2)
     refused_restore(host, place, rf"snapshot {place}: {re.escape(name)}.*(offset|ends)")
 
 
