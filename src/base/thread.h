@@ -3,7 +3,7 @@
  * Named threads with all signals blocked except those a caller opens itself
  * (vCPU threads open the kick signal). Signals are handled by the control
  * thread through a signalfd. SIGSYS alone stays open: it is how a seccomp
- * filter reports (sandbox/seccomp.h), and is fatal where it is blocked.
+ * filter reports (sandbox/trap.h), and is fatal where it is blocked.
  *
  * Each thread is of a class (base/thread_class.h), which says what system calls
  * it makes. With a sandbox entered it can make no others; without, the class is

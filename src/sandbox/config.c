@@ -68,8 +68,7 @@ static int set_path(void *obj, const char *value, struct err *err)
 
 	if (!*value)
 		return err_set(err, EINVAL, "empty");
-	rule->path = strdup(value);
-	return rule->path ? 0 : err_set(err, ENOMEM, "out of memory");
+	return kvlist_string(value, &rule->path, err);
 }
 
 static int set_access(void *obj, const char *value, struct err *err)
@@ -136,8 +135,7 @@ static int set_chroot(void *obj, const char *value, struct err *err)
 
 	if (*value != '/')
 		return err_set(err, EINVAL, "not an absolute path");
-	cfg->chroot = strdup(value);
-	return cfg->chroot ? 0 : err_set(err, ENOMEM, "out of memory");
+	return kvlist_string(value, &cfg->chroot, err);
 }
 
 int sandbox_set_jail(struct sandbox_config *cfg, const char *text,

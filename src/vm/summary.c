@@ -10,9 +10,9 @@
 
 #include <jansson.h>
 
-#include "base/json.h"
 #include "base/arith.h"
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/size.h"
 #include "mem/smaps.h"
 #include "vm/machine.h"
