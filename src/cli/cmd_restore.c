@@ -1,13 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* quire restore: bring a VM back from a snapshot, in this process. */
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <jansson.h>
 
+#include "base/cleanup.h"
 #include "base/kvlist.h"
+#include "base/size.h"
 #include "cli/commands.h"
 #include "cli/serve.h"
 #include "snapshot/take.h"
@@ -17,6 +22,7 @@ struct restore_args {
 	struct cli_serve serve;
 	struct snapshot_bring_request req;
 	json_t *devices;
+	int ready_fd; /* or -1 */
 };
 
 static void help(void)
@@ -34,7 +40,15 @@ static void help(void)
 	       "  --memory MODE   private: map the file, and share with all "
 	       "others what nobody\n"
 	       "                  writes (the default); eager: read all of it "
-	       "first, and check it\n"
+	       "first, and check it;\n"
+	       "                  lazy: bring, and check, what the guest "
+	       "touches, and the rest\n"
+	       "                  behind; working-set: likewise, but first "
+	       "what it touched after\n"
+	       "                  an earlier restore, or else record that\n"
+	       "  --record S      with lazy or working-set: record what is "
+	       "touched in the first S\n"
+	       "                  seconds, and keep it in DIR\n"
 	       "  --set ID.KEY=VALUE  a device has another value now: "
 	       "_disk0.path=/srv/b.img,\n"
 	       "                  _net0.tap=vm1; as often as needed. A disk in "
@@ -42,6 +56,9 @@ static void help(void)
 	       "                  cloned or copied to its path, where nothing "
 	       "may be\n"
 	       "  --paused        do not let the guest go on yet\n"
+	       "  --ready-fd N    write a line into this descriptor, and close "
+	       "it, once the VM is\n"
+	       "                  there\n"
 	       "  --api-socket PATH  as with quire run\n"
 	       "  --summary       print times, memory and statistics at the "
 	       "end\n"
@@ -58,8 +75,10 @@ static void help(void)
 static const struct option options[] = {
 	{ "as", required_argument, NULL, 'a' },
 	{ "memory", required_argument, NULL, 'm' },
+	{ "record", required_argument, NULL, 'r' },
 	{ "set", required_argument, NULL, 's' },
 	{ "paused", no_argument, NULL, 'p' },
+	{ "ready-fd", required_argument, NULL, 'f' },
 	{ "api-socket", required_argument, NULL, 'A' },
 	{ "summary", no_argument, NULL, 'S' },
 	{ "summary-json", required_argument, NULL, 'J' },
@@ -102,11 +121,43 @@ static int set_mode(struct restore_args *a, const char *text, struct err *err)
 	return r;
 }
 
+static int set_record(struct restore_args *a, const char *text)
+{
+	uint64_t n;
+
+	if (size_parse_u64(text, &n) || !n || n > SNAPSHOT_MAX_RECORD_S)
+		return cli_usage(&cmd_restore,
+				 "--record %s: not a number of seconds from 1 "
+				 "to %u",
+				 text, SNAPSHOT_MAX_RECORD_S);
+	a->req.record_s = (unsigned int)n;
+	return CLI_OK;
+}
+
 static int begin(void *ctx, struct vmm *vmm, struct err *err)
 {
 	struct restore_args *a = ctx;
+	int r = snapshot_bring(vmm, &a->req, err);
 
-	return snapshot_bring(vmm, &a->req, err);
+	/* Whoever waits for it may be gone: no reason to end. */
+	if (!r && a->ready_fd >= 0)
+		(void)!write(a->ready_fd, "\n", 1);
+	close_fd(&a->ready_fd);
+	return r;
+}
+
+static int set_ready_fd(struct restore_args *a, const char *text)
+{
+	uint64_t n;
+
+	if (size_parse_u64(text, &n) || n < 3 || n > INT_MAX ||
+	    fcntl((int)n, F_SETFD, FD_CLOEXEC))
+		return cli_usage(&cmd_restore,
+				 "--ready-fd %s: not an open descriptor from 3 "
+				 "on",
+				 text);
+	a->ready_fd = (int)n;
+	return CLI_OK;
 }
 
 static int set_option(struct restore_args *a, int opt, const char *value)
@@ -122,6 +173,8 @@ static int set_option(struct restore_args *a, int opt, const char *value)
 			return cli_usage(&cmd_restore, "--memory %s: %s", value,
 					 err.text);
 		break;
+	case 'r':
+		return set_record(a, value);
 	case 's':
 		if (set_field(a, value, &err))
 			return cli_usage(&cmd_restore, "--set %s: %s", value,
@@ -130,6 +183,8 @@ static int set_option(struct restore_args *a, int opt, const char *value)
 	case 'p':
 		a->req.resume = false;
 		break;
+	case 'f':
+		return set_ready_fd(a, value);
 	case 'A':
 		a->serve.api_socket = value;
 		break;
@@ -158,6 +213,13 @@ static int parse(struct restore_args *a, int argc, char **argv)
 	if (optind + 1 != argc)
 		return cli_usage(&cmd_restore, "one directory is needed");
 	a->req.path = argv[optind];
+	a->serve.pages = a->req.mode == RESTORE_LAZY ||
+			 a->req.mode == RESTORE_WORKING_SET;
+	if (a->req.record_s && !a->serve.pages)
+		return cli_usage(&cmd_restore,
+				 "--record: only what is brought when it is "
+				 "touched can be recorded: --memory lazy or "
+				 "working-set");
 	return CLI_OK;
 }
 
@@ -167,6 +229,7 @@ static int run(int argc, char **argv)
 		.serve = { .command = &cmd_restore, .begin = begin, .ctx = &a },
 		.req = { .mode = RESTORE_PRIVATE, .resume = true },
 		.devices = json_object(),
+		.ready_fd = -1,
 	};
 	int status;
 

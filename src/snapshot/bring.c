@@ -3,9 +3,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "snapshot/reader.h"
 #include "snapshot/take.h"
+#include "snapshot/working_set.h"
 #include "vm/config.h"
 #include "vm/config_json.h"
 #include "vm/vmm.h"
@@ -14,6 +17,8 @@
 struct origin {
 	struct snapshot_reader *reader;
 	enum restore_mode mode;
+	uint64_t began_ns;
+	struct working_set ahead;
 };
 
 static void free_origin(void *ctx)
@@ -21,7 +26,16 @@ static void free_origin(void *ctx)
 	struct origin *o = ctx;
 
 	snapshot_reader_free(o->reader);
+	working_set_fini(&o->ahead);
 	free(o);
+}
+
+static int save_working_set(void *ctx, const struct working_set *set,
+			    struct err *err)
+{
+	const struct origin *o = ctx;
+
+	return snapshot_working_set_save(o->reader, set, err);
 }
 
 static int load_memory(void *ctx, struct ram *ram, struct err *err)
@@ -34,12 +48,76 @@ static int load_memory(void *ctx, struct ram *ram, struct err *err)
 
 	if (r)
 		return r;
-	return o->mode == RESTORE_PRIVATE
-		       ? snapshot_reader_map(o->reader, ram, err)
-		       : restore_eager(ram, &req, NULL, err);
+	switch (o->mode) {
+	case RESTORE_PRIVATE:
+		return snapshot_reader_map(o->reader, ram, err);
+	case RESTORE_EAGER:
+		return restore_eager(ram, &req, NULL, err);
+	case RESTORE_LAZY:
+	case RESTORE_WORKING_SET:
+		break;
+	}
+	return 0;
+}
+
+/* ---- memory that comes later ---- */
+
+/* Another process's own mapping of the memory would find it missing. */
+static int check_pageable(const struct vm_config *cfg, enum restore_mode mode,
+			  struct err *err)
+{
+	const char *why = NULL;
+
+	if (!vm_config_shared(cfg, &why) || !why)
+		return 0;
+	return err_set(err, EINVAL,
+		       "the %s device is served by another process, which "
+		       "would find memory missing: %s cannot be, restore with "
+		       "memory eager",
+		       why, restore_mode_names[mode]);
+}
+
+static int load_ahead(struct origin *o, struct err *err)
+{
+	int r = snapshot_working_set_load(o->reader, &o->ahead, err);
+
+	/* A hint: without one it is recorded. */
+	if (r && r != -ENOENT)
+		log_warn("%s; it is recorded anew", err ? err->text : "");
+	return r ? -ENOENT : 0;
+}
+
+static int prepare_paging(struct vmm *v, struct origin *o,
+			  const struct snapshot_bring_request *req,
+			  const struct vm_config *cfg,
+			  struct vmm_origin *origin, struct err *err)
+{
+	bool missing = false;
+	int r = check_pageable(cfg, o->mode, err);
+
+	if (r)
+		return r;
+	if (o->mode == RESTORE_WORKING_SET && !req->record_s)
+		missing = load_ahead(o, err) != 0;
+	origin->record_s = req->record_s ? req->record_s
+			   : missing	 ? SNAPSHOT_RECORD_S
+					 : 0;
+	origin->save_working_set = save_working_set;
+	origin->memory.source = snapshot_reader_memory(o->reader);
+	origin->memory.ahead = &o->ahead;
+	origin->memory.record = origin->record_s != 0;
+	origin->memory.opener = vmm_uffds(v);
+	return 0;
 }
 
 /* ---- the configuration ---- */
+
+static bool has_id(const json_t *device, const char *id)
+{
+	const char *its = json_string_value(json_object_get(device, "id"));
+
+	return its && !strcmp(its, id);
+}
 
 /* In which list, and where in it, a device is; NULL: there is none. */
 static json_t *find_device(json_t *config, const char *id)
@@ -50,12 +128,13 @@ static json_t *find_device(json_t *config, const char *id)
 
 	json_object_foreach(config, field, list)
 	{
+		/* Of what there can be one only: "serial". */
+		if (json_is_object(list) &&
+		    (!strcmp(field, id) || has_id(list, id)))
+			return list;
 		json_array_foreach(list, i, device)
 		{
-			const char *its = json_string_value(
-				json_object_get(device, "id"));
-
-			if (its && !strcmp(its, id))
+			if (has_id(device, id))
 				return device;
 		}
 	}
@@ -109,22 +188,36 @@ static int make_config(const struct snapshot_bring_request *req,
 /* ---- bringing it back ---- */
 
 /* Takes the origin. */
-static int restore(struct vmm *v, struct origin *o, struct vm_config *cfg,
-		   bool go_on, struct err *err)
+static int restore(struct vmm *v, struct origin *o,
+		   const struct snapshot_bring_request *req,
+		   struct vm_config *cfg, struct err *err)
 {
 	struct vmm_origin origin = {
-		.memory = { .load = load_memory, .ctx = o },
+		.memory = { .load = load_memory,
+			    .ctx = o,
+			    .began_ns = o->began_ns,
+			    .mode = restore_mode_names[o->mode] },
 		.release = free_origin,
 		.ctx = o,
 	};
-	int r;
+	int r = 0;
 
+	if (o->mode == RESTORE_LAZY || o->mode == RESTORE_WORKING_SET)
+		r = prepare_paging(v, o, req, cfg, &origin, err);
+	if (r) {
+		free_origin(o);
+		return r;
+	}
 	origin.state = snapshot_reader_state(o->reader, &origin.state_bytes);
 	r = vmm_restore(v, cfg, &origin, err);
-	if (!r)
-		r = vmm_renew_generation_id(v, err);
-	if (!r && go_on)
+	if (r)
+		return r;
+	r = vmm_renew_generation_id(v, err);
+	if (!r && req->resume)
 		r = vmm_resume(v, err);
+	/* Its memory may be no more: it is not to be resumed later. */
+	if (r)
+		(void)!vmm_delete(v, NULL);
 	return r;
 }
 
@@ -139,6 +232,7 @@ int snapshot_bring(struct vmm *v, const struct snapshot_bring_request *req,
 	if (!o)
 		return err_set(err, ENOMEM, "out of memory");
 	o->mode = req->mode;
+	o->began_ns = clock_now_ns();
 	vm_config_init(&cfg);
 	r = snapshot_reader_open(&o->reader, req->path, err);
 	if (!r)
@@ -146,7 +240,7 @@ int snapshot_bring(struct vmm *v, const struct snapshot_bring_request *req,
 	if (!r)
 		r = snapshot_reader_place_disks(o->reader, json, err);
 	if (!r)
-		r = restore(v, o, &cfg, req->resume, err);
+		r = restore(v, o, req, &cfg, err);
 	else
 		free_origin(o);
 	json_decref(json);

@@ -95,6 +95,15 @@ static int extent(void *ctx, struct gpa gpa, uint64_t len,
 
 	if (next < 0 && errno != ENXIO)
 		return -errno;
+	/*
+	 * Behind its end there is no data either; that is no hole, but a file
+	 * that was cut off meanwhile: reading will say so.
+	 */
+	if (next < 0 && lseek(layer->fd, 0, SEEK_END) < (off_t)end) {
+		*ret_content = MEM_CONTENT_DATA;
+		*ret_len = len;
+		return 0;
+	}
 	/* Blocks may be smaller than pages; a page with any data is data. */
 	to = next < 0 ? end : align_down((uint64_t)next, PAGE_4K);
 	if (to > gpa.v) {

@@ -9,6 +9,7 @@
  * (virtio_class.control_calls).
  */
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
@@ -19,6 +20,7 @@
  */
 #define KVM_IOCTLS CALL_MASK(ioctl, 1, 0xff00, KVMIO << 8, "KVM_*")
 
+#define PAGING	"a restored VM whose memory comes later"
 #define CHARDEV "a serial port or console on a file, socket or terminal"
 
 static const struct thread_call calls[] = {
@@ -56,6 +58,16 @@ static const struct thread_call calls[] = {
 	RARE("--memory numa", get_mempolicy),
 	RARE("--memory numa", sched_setaffinity),
 	RARE("--memory numa", getdents64),
+
+	/* The pager: its descriptors were asked for before. */
+	RARE("--vsock; " PAGING, epoll_create1),
+	RARE_IOCTL(PAGING, USERFAULTFD_IOC_NEW),
+	RARE_IOCTL(PAGING, UFFDIO_API),
+	RARE_IOCTL(PAGING, UFFDIO_REGISTER),
+	RARE_IOCTL(PAGING, UFFDIO_UNREGISTER),
+	RARE_IOCTL(PAGING ", after a failure", UFFDIO_WAKE),
+	RARE("the working set is kept", fsync),
+	RARE("the working set is kept", renameat),
 
 	/* Where consoles of any kind lead to. */
 	RARE_FCNTL(CHARDEV, F_GETFD),
