@@ -7,6 +7,7 @@
 
 #include "base/json.h"
 #include "base/kvlist.h"
+#include "sandbox/sandbox.h"
 #include "snapshot/take.h"
 #include "vm/vmm.h"
 
@@ -84,6 +85,16 @@ int api_vm_memory_stats(struct vmm *vmm, void *arg, struct err *err)
 
 /* ---- snapshots ---- */
 
+/* A file that could not be opened: may be for the sandbox. */
+static int explain(int r, struct err *err)
+{
+	const char *why = r ? sandbox_explain(r) : NULL;
+
+	if (why)
+		err_append(err, why);
+	return r;
+}
+
 /* A path, or as Cloud Hypervisor has it "file:///path". */
 static int path_of_url(const struct api_call *call, const char *field,
 		       const char **ret, struct err *err)
@@ -130,6 +141,7 @@ int api_vm_snapshot(struct vmm *vmm, void *arg, struct err *err)
 	struct api_call *call = arg;
 	const json_t *body = call->body;
 	struct snapshot_take_request req = {
+		.files = json_string_value(json_object_get(body, "files")),
 		.replace = json_is_true(json_object_get(body, "replace")),
 		.threads = (unsigned int)json_integer_value(
 			json_object_get(body, "threads")),
@@ -148,7 +160,7 @@ int api_vm_snapshot(struct vmm *vmm, void *arg, struct err *err)
 	r = snapshot_take(vmm, &req, &result, err);
 	if (!r)
 		call->reply = snapshot_reply(&result);
-	return r;
+	return explain(r, err);
 }
 
 int api_vm_restore(struct vmm *vmm, void *arg, struct err *err)
@@ -162,6 +174,7 @@ int api_vm_restore(struct vmm *vmm, void *arg, struct err *err)
 	};
 	json_int_t record = json_integer_value(
 		json_object_get(body, "record_s"));
+	struct snapshot_bring *bring;
 	int mode = RESTORE_PRIVATE;
 	int r = path_of_url(call, "source_url", &req.path, err);
 
@@ -175,7 +188,14 @@ int api_vm_restore(struct vmm *vmm, void *arg, struct err *err)
 			       SNAPSHOT_MAX_RECORD_S);
 	req.record_s = (unsigned int)record;
 	req.mode = (enum restore_mode)mode;
-	return snapshot_bring(vmm, &req, err);
+	/* Before a disk is made for nothing. */
+	if (vmm_state(vmm) != VMM_EMPTY)
+		return err_set(err, EEXIST,
+			       "restore: there is a VM; delete it first");
+	r = snapshot_bring_open(&bring, &req, err);
+	if (!r)
+		r = snapshot_bring_begin(vmm, bring, err);
+	return explain(r, err);
 }
 
 /* The metrics of a quire without a VM say just that. */

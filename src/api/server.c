@@ -20,6 +20,7 @@
 #include "api/server.h"
 
 #include <errno.h>
+#include <linux/fs.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,6 +34,8 @@
 #include "base/clock.h"
 #include "base/io.h"
 #include "base/thread.h"
+#include "snapshot/reader.h"
+#include "snapshot/writer.h"
 #include "vm/vmm.h"
 
 #define MS_PER_SEC 1000
@@ -205,9 +208,44 @@ static const struct thread_class verb_class = {
 	.what = "hands the API's verbs to the control thread",
 };
 
+/* src/snapshot/; memory is read and written by threads of its own. */
+static const struct thread_call work_calls[] = {
+	/* Its directory, made, looked through, put in its place. */
+	RARE("vm.snapshot", openat),
+	RARE("vm.snapshot", close),
+	RARE("vm.snapshot", newfstatat),
+	RARE("vm.snapshot", fstat),
+	RARE("vm.snapshot", faccessat),
+	RARE("vm.snapshot", faccessat2),
+	RARE("vm.snapshot", getdents64),
+	RARE_FCNTL("vm.snapshot", F_GETFL),
+	RARE_FCNTL("vm.snapshot", F_SETFD),
+	RARE("vm.snapshot", getrandom),
+	RARE("vm.snapshot", mkdirat),
+	RARE("vm.snapshot", flock),
+	RARE("vm.snapshot", fsync),
+	RARE("vm.snapshot", unlinkat),
+	RARE("vm.snapshot", renameat2),
+	/* Another process makes the files. */
+	RARE_ARG("vm.snapshot", socket, 0, AF_UNIX),
+	RARE("vm.snapshot", connect),
+	RARE("vm.snapshot", poll),
+	RARE("vm.snapshot", sendto),
+	RARE("vm.snapshot", recvmsg),
+	/* How many threads, and what is in the files. */
+	RARE("vm.snapshot", sched_getaffinity),
+	RARE("vm.snapshot", ftruncate),
+	RARE("vm.snapshot", lseek),
+	RARE_IOCTL("vm.snapshot", FICLONE),
+	RARE("vm.snapshot", copy_file_range),
+	RARE("vm.snapshot", pread64),
+	RARE("vm.snapshot", pwrite64),
+};
+
 static const struct thread_class work_class = {
 	.name = "api-work",
 	.what = "carries out what takes long, as snapshots",
+	THREAD_CALLS(work_calls),
 };
 
 static void *lane_main(void *arg)
@@ -338,6 +376,8 @@ const struct thread_class *const api_thread_classes[] = {
 	&verb_class,
 	&work_class,
 	&http_class,
+	&snapshot_thread_class,
+	&snapshot_verify_thread_class,
 	NULL,
 };
 

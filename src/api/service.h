@@ -30,7 +30,8 @@ __must_check int api_service_paths(const struct api_service *s,
 				   struct sandbox_paths *paths,
 				   struct err *err);
 
-/* Of the threads that it starts; ends with NULL. */
+/* Of the threads that it starts, those of its work among them; ends with NULL.
+ */
 extern const struct thread_class *const api_thread_classes[];
 
 /* vmm_run() has returned. Nobody finds the VM any more. NULL is fine. */

@@ -467,6 +467,11 @@ uint32_t blockdev_discard_bytes(const struct blockdev *dev)
 	return dev->discard_bytes;
 }
 
+int blockdev_fd(const struct blockdev *dev)
+{
+	return dev->fd;
+}
+
 bool blockdev_readonly(const struct blockdev *dev)
 {
 	return dev->readonly;

@@ -48,6 +48,8 @@ uint32_t blockdev_block_bytes(const struct blockdev *dev);
 /* Hints for the guest: what the host writes, and frees, in one piece. */
 uint32_t blockdev_physical_bytes(const struct blockdev *dev);
 uint32_t blockdev_discard_bytes(const struct blockdev *dev);
+/* Stays dev's; its file offset is nobody's. */
+int blockdev_fd(const struct blockdev *dev);
 bool blockdev_readonly(const struct blockdev *dev);
 bool blockdev_can_discard(const struct blockdev *dev);
 bool blockdev_can_write_zeroes(const struct blockdev *dev);

@@ -147,17 +147,44 @@ static void print_verbs(void)
 	}
 }
 
+static void print_vms(const struct cli_command *cmd)
+{
+	printf("\t%s,0) words=$(quire ps --quiet 2>/dev/null) ;;\n", cmd->name);
+}
+
+/* As word number index, unless it is an option or its value. */
+static void print_dir(const struct cli_command *cmd, unsigned int index)
+{
+	printf("\t%s,%u)\n"
+	       "\t\tcase $cur,$option$before in\n"
+	       "\t\t-* | *,?*) ;;\n"
+	       "\t\t*)\n"
+	       "\t\t\tCOMPREPLY=($(compgen -d -- \"$cur\"))\n"
+	       "\t\t\tcompopt -o filenames 2>/dev/null\n"
+	       "\t\t\treturn\n"
+	       "\t\t\t;;\n"
+	       "\t\tesac\n"
+	       "\t\t;;\n",
+	       cmd->name, index);
+}
+
 static void print_words(const struct cli_command *cmd)
 {
 	switch (cmd->words) {
 	case CLI_WORDS_NONE:
 		return;
 	case CLI_WORDS_VM_VERB:
-		printf("\t%s,0) words=$(quire ps --quiet 2>/dev/null) ;;\n"
-		       "\t%s,1) words='",
-		       cmd->name, cmd->name);
+		print_vms(cmd);
+		printf("\t%s,1) words='", cmd->name);
 		print_verbs();
 		break;
+	case CLI_WORDS_VM_DIR:
+		print_vms(cmd);
+		print_dir(cmd, 1);
+		return;
+	case CLI_WORDS_DIR:
+		print_dir(cmd, 0);
+		return;
 	case CLI_WORDS_SHELL:
 		printf("\t%s,0) words='bash zsh", cmd->name);
 		break;

@@ -10,18 +10,22 @@
 
 #include <jansson.h>
 
+#include "api/service.h"
 #include "base/cleanup.h"
 #include "base/kvlist.h"
 #include "base/size.h"
 #include "cli/commands.h"
 #include "cli/serve.h"
 #include "snapshot/take.h"
+#include "vm/confine.h"
 #include "vm/vmm.h"
 
 struct restore_args {
 	struct cli_serve serve;
 	struct snapshot_bring_request req;
+	struct snapshot_bring *bring; /* opened, not yet begun */
 	json_t *devices;
+	struct sandbox_config sandbox;
 	int ready_fd; /* or -1 */
 };
 
@@ -59,7 +63,12 @@ static void help(void)
 	       "  --ready-fd N    write a line into this descriptor, and close "
 	       "it, once the VM is\n"
 	       "                  there\n"
-	       "  --api-socket PATH  as with quire run\n"
+	       "  --api-socket PATH  where the control API listens\n"
+	       "  --seccomp on|log|off\n"
+	       "  --landlock auto|on|off\n"
+	       "  --landlock-rules path=PATH,access=r|w|rw\n"
+	       "  --jail[=on|off][,uid=N][,gid=N][,chroot=DIR]\n"
+	       "                  the sandbox, as with quire run\n"
 	       "  --summary       print times, memory and statistics at the "
 	       "end\n"
 	       "  --summary-json FILE  write the same as JSON\n"
@@ -80,6 +89,10 @@ static const struct option options[] = {
 	{ "paused", no_argument, NULL, 'p' },
 	{ "ready-fd", required_argument, NULL, 'f' },
 	{ "api-socket", required_argument, NULL, 'A' },
+	{ "seccomp", required_argument, NULL, 'c' },
+	{ "landlock", required_argument, NULL, 'l' },
+	{ "landlock-rules", required_argument, NULL, 'L' },
+	{ "jail", optional_argument, NULL, 'j' },
 	{ "summary", no_argument, NULL, 'S' },
 	{ "summary-json", required_argument, NULL, 'J' },
 	{ NULL, 0, NULL, 0 },
@@ -121,23 +134,34 @@ static int set_mode(struct restore_args *a, const char *text, struct err *err)
 	return r;
 }
 
-static int set_record(struct restore_args *a, const char *text)
+static int set_record(struct restore_args *a, const char *text, struct err *err)
 {
 	uint64_t n;
 
 	if (size_parse_u64(text, &n) || !n || n > SNAPSHOT_MAX_RECORD_S)
-		return cli_usage(&cmd_restore,
-				 "--record %s: not a number of seconds from 1 "
-				 "to %u",
-				 text, SNAPSHOT_MAX_RECORD_S);
+		return err_set(err, EINVAL,
+			       "not a number of seconds from 1 to %u",
+			       SNAPSHOT_MAX_RECORD_S);
 	a->req.record_s = (unsigned int)n;
-	return CLI_OK;
+	return 0;
+}
+
+static int set_ready_fd(struct restore_args *a, const char *text,
+			struct err *err)
+{
+	uint64_t n;
+
+	if (size_parse_u64(text, &n) || n < 3 || n > INT_MAX ||
+	    fcntl((int)n, F_SETFD, FD_CLOEXEC))
+		return err_set(err, EINVAL, "not an open descriptor from 3 on");
+	a->ready_fd = (int)n;
+	return 0;
 }
 
 static int begin(void *ctx, struct vmm *vmm, struct err *err)
 {
 	struct restore_args *a = ctx;
-	int r = snapshot_bring(vmm, &a->req, err);
+	int r = snapshot_bring_begin(vmm, take_ptr(a->bring), err);
 
 	/* Whoever waits for it may be gone: no reason to end. */
 	if (!r && a->ready_fd >= 0)
@@ -146,18 +170,73 @@ static int begin(void *ctx, struct vmm *vmm, struct err *err)
 	return r;
 }
 
-static int set_ready_fd(struct restore_args *a, const char *text)
+/* All of the snapshot is opened before; only memory and state are read later.
+ */
+static int confine(const struct cli_serve *serve, const struct api_service *api,
+		   struct err *err)
 {
-	uint64_t n;
+	struct restore_args *a = serve->ctx;
+	struct sandbox_paths paths = { .num = 0 };
+	struct vm_confinement c = {
+		.sandbox = &a->sandbox,
+		.expects_more = serve->api_socket,
+		.comes_back = true,
+		.paths = &paths,
+		.classes = api_thread_classes,
+	};
+	int r = snapshot_bring_open(&a->bring, &a->req, err);
 
-	if (size_parse_u64(text, &n) || n < 3 || n > INT_MAX ||
-	    fcntl((int)n, F_SETFD, FD_CLOEXEC))
-		return cli_usage(&cmd_restore,
-				 "--ready-fd %s: not an open descriptor from 3 "
-				 "on",
-				 text);
-	a->ready_fd = (int)n;
-	return CLI_OK;
+	if (!r)
+		r = cli_serve_paths(serve, api, &paths, err);
+	if (!r)
+		r = snapshot_bring_paths(a->bring, &paths, err);
+	if (!r) {
+		c.cfg = snapshot_bring_config(a->bring);
+		r = vm_confine(&c, err);
+	}
+	sandbox_paths_fini(&paths);
+	return r;
+}
+
+static int set_sandbox(struct restore_args *a, int opt, const char *value,
+		       struct err *err)
+{
+	switch (opt) {
+	case 'c':
+		return sandbox_set_seccomp(&a->sandbox, value, err);
+	case 'l':
+		return sandbox_set_landlock(&a->sandbox, value, err);
+	case 'L':
+		return sandbox_add_landlock_rules(&a->sandbox, value, err);
+	default:
+		return sandbox_set_jail(&a->sandbox, value ? value : "on", err);
+	}
+}
+
+static int set_checked(struct restore_args *a, int opt, const char *value,
+		       struct err *err)
+{
+	switch (opt) {
+	case 'm':
+		return set_mode(a, value, err);
+	case 'r':
+		return set_record(a, value, err);
+	case 's':
+		return set_field(a, value, err);
+	case 'f':
+		return set_ready_fd(a, value, err);
+	default:
+		return set_sandbox(a, opt, value, err);
+	}
+}
+
+static const char *option_name(int opt)
+{
+	size_t i = 0;
+
+	while (options[i].val != opt)
+		i++;
+	return options[i].name;
 }
 
 static int set_option(struct restore_args *a, int opt, const char *value)
@@ -168,31 +247,23 @@ static int set_option(struct restore_args *a, int opt, const char *value)
 	case 'a':
 		a->serve.name = a->req.name = value;
 		break;
-	case 'm':
-		if (set_mode(a, value, &err))
-			return cli_usage(&cmd_restore, "--memory %s: %s", value,
-					 err.text);
-		break;
-	case 'r':
-		return set_record(a, value);
-	case 's':
-		if (set_field(a, value, &err))
-			return cli_usage(&cmd_restore, "--set %s: %s", value,
-					 err.text);
-		break;
 	case 'p':
 		a->req.resume = false;
 		break;
-	case 'f':
-		return set_ready_fd(a, value);
 	case 'A':
 		a->serve.api_socket = value;
 		break;
 	case 'S':
 		a->serve.print_summary = true;
 		break;
-	default:
+	case 'J':
 		a->serve.summary_json = value;
+		break;
+	default:
+		if (set_checked(a, opt, value, &err))
+			return cli_usage(&cmd_restore, "--%s %s: %s",
+					 option_name(opt), value ? value : "",
+					 err.text);
 		break;
 	}
 	return CLI_OK;
@@ -226,7 +297,10 @@ static int parse(struct restore_args *a, int argc, char **argv)
 static int run(int argc, char **argv)
 {
 	struct restore_args a = {
-		.serve = { .command = &cmd_restore, .begin = begin, .ctx = &a },
+		.serve = { .command = &cmd_restore,
+			   .confine = confine,
+			   .begin = begin,
+			   .ctx = &a },
 		.req = { .mode = RESTORE_PRIVATE, .resume = true },
 		.devices = json_object(),
 		.ready_fd = -1,
@@ -234,11 +308,37 @@ static int run(int argc, char **argv)
 	int status;
 
 	a.req.devices = a.devices;
+	sandbox_config_init(&a.sandbox);
 	status = parse(&a, argc, argv);
 	if (status == CLI_OK)
 		status = cli_serve(&a.serve);
+	snapshot_bring_free(a.bring);
+	sandbox_config_fini(&a.sandbox);
 	json_decref(a.devices);
 	return status;
+}
+
+/* For completion. */
+static bool option_at(size_t i, struct cli_option *ret)
+{
+	static const struct cli_option known[] = {
+		{ "memory", "private|eager|lazy|working-set" },
+		{ "seccomp", "on|log|off" },
+		{ "landlock", "auto|on|off" },
+		{ "landlock-rules", "path=PATH,access=r|w|rw" },
+		{ "jail", "[=on|off][,uid=N][,gid=N][,chroot=DIR]" },
+	};
+
+	if (!options[i].name)
+		return false;
+	*ret = (struct cli_option){ .name = options[i].name };
+	if (options[i].has_arg != no_argument)
+		ret->arg = "";
+	for (size_t k = 0; k < ARRAY_SIZE(known); k++) {
+		if (!strcmp(known[k].name, ret->name))
+			*ret = known[k];
+	}
+	return true;
 }
 
 const struct cli_command cmd_restore = {
@@ -246,5 +346,6 @@ const struct cli_command cmd_restore = {
 	.summary = "bring a VM back from a snapshot",
 	.help = help,
 	.run = run,
-	.options = options,
+	.option_at = option_at,
+	.words = CLI_WORDS_DIR,
 };

@@ -378,24 +378,10 @@ static int begin(void *ctx, struct vmm *vmm, struct err *err)
 	return r ? r : vmm_boot(vmm, err);
 }
 
-/* What is still needed by name when the process is confined. */
-static int add_paths(struct sandbox_paths *paths, const struct run_args *args,
-		     const struct api_service *api, struct err *err)
+static int confine(const struct cli_serve *serve, const struct api_service *api,
+		   struct err *err)
 {
-	int r = api_service_paths(api, paths, err);
-
-	if (!r && args->api_socket)
-		r = sandbox_paths_add_parent(paths, args->api_socket,
-					     SANDBOX_REMOVE, true, err);
-	if (!r && args->summary_json)
-		r = sandbox_paths_add_parent(paths, args->summary_json,
-					     SANDBOX_MAKE, false, err);
-	return r;
-}
-
-static int confine(void *ctx, const struct api_service *api, struct err *err)
-{
-	struct run_args *args = ctx;
+	struct run_args *args = serve->ctx;
 	struct sandbox_paths paths = { .num = 0 };
 	const struct vm_confinement c = {
 		.sandbox = &args->sandbox,
@@ -406,7 +392,7 @@ static int confine(void *ctx, const struct api_service *api, struct err *err)
 	};
 	int r;
 
-	r = add_paths(&paths, args, api, err);
+	r = cli_serve_paths(serve, api, &paths, err);
 	if (!r)
 		r = vm_confine(&c, err);
 	sandbox_paths_fini(&paths);

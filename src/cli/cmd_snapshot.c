@@ -3,21 +3,33 @@
 #include <errno.h>
 #include <getopt.h>
 #include <limits.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <jansson.h>
 
+#include "base/arith.h"
+#include "base/cleanup.h"
+#include "base/io.h"
 #include "base/size.h"
+#include "base/thread.h"
+#include "base/unix_socket.h"
 #include "cli/ask.h"
 #include "cli/commands.h"
+#include "snapshot/dir.h"
+#include "snapshot/handed.h"
+#include "vm/config.h"
 
 struct snapshot_args {
 	const char *vm, *dir;
 	json_t *body;
-	bool json;
+	bool json, direct, replace;
 };
 
 static void help(void)
@@ -39,10 +51,15 @@ static void help(void)
 	       "  --replace       the snapshot that is in DIR, once this one "
 	       "is done\n"
 	       "  --threads N     that write memory (default: one per CPU)\n"
+	       "  --direct        the VM's process makes DIR itself, which has "
+	       "to be below a path\n"
+	       "                  of its --landlock-rules: for VMs of other "
+	       "users and in jails\n"
 	       "  --json          print what was done as JSON\n"
 	       "  -h, --help      this text\n"
 	       "\n"
-	       "Exit status: 0 done, 1 refused or failed, 2 wrong usage.\n"
+	       "Exit status: 0 done, 1 refused or failed, 2 wrong usage, 128+N "
+	       "stopped by signal N.\n"
 	       "\n"
 	       "example:\n"
 	       "  quire snapshot web /srv/snap/web --disks copy\n");
@@ -52,6 +69,7 @@ static const struct option options[] = {
 	{ "disks", required_argument, NULL, 'd' },
 	{ "replace", no_argument, NULL, 'r' },
 	{ "threads", required_argument, NULL, 't' },
+	{ "direct", no_argument, NULL, 'D' },
 	{ "json", no_argument, NULL, 'j' },
 	{ NULL, 0, NULL, 0 },
 };
@@ -75,7 +93,10 @@ static int set_option(struct snapshot_args *a, int opt, const char *value)
 		json_object_set_new(a->body, "disks", json_string(value));
 		break;
 	case 'r':
-		json_object_set_new(a->body, "replace", json_true());
+		a->replace = true;
+		break;
+	case 'D':
+		a->direct = true;
 		break;
 	case 't':
 		return set_threads(a, value);
@@ -129,7 +150,32 @@ static void print_result(const struct snapshot_args *a,
 	json_decref(root);
 }
 
-static int ask(struct snapshot_args *a)
+/*
+ * Theory of operation. A VM's process is confined, and makes no files. So this
+ * command makes them, in a new directory, as that process asks for them over a
+ * socket (snapshot/handed.h), while a second thread waits for its answer to the
+ * API's verb. The directory is then put in its place here. A signal closes the
+ * socket: the other process then gives up, the guest goes on, and its answer
+ * says so.
+ */
+#define MAX_FILES (VM_MAX_DEVICES + 16)
+
+struct making {
+	struct snapshot_args *args;
+	struct snapshot_dir dir;
+	char socket_dir[40];
+	struct unix_listener listener;
+	unsigned int num_files; /* asked for */
+	int conn_fd; /* of the VM's process; -1: not yet, not any more */
+	int signal_fd;
+	int done_fd; /* eventfd: there is an answer */
+	int signal;  /* that ended it */
+	pthread_t asker;
+	int status;
+	struct api_answer answer;
+};
+
+static int ask(struct snapshot_args *a, struct api_answer *ret)
 {
 	struct api_route route;
 	const struct cli_question q = {
@@ -138,13 +184,186 @@ static int ask(struct snapshot_args *a)
 		.route = &route,
 		.body = a->body,
 	};
+
+	return api_route_by_verb("vm.snapshot", &route) ? CLI_FAILURE
+							: cli_ask(&q, ret);
+}
+
+static void *asker_main(void *arg)
+{
+	struct making *m = arg;
+
+	m->status = ask(m->args, &m->answer);
+	io_eventfd_signal(m->done_fd);
+	return NULL;
+}
+
+/* The first is taken here; a second one ends the process as usual. */
+static void take_signal(struct making *m)
+{
+	struct signalfd_siginfo info;
+	sigset_t none;
+
+	if (io_read_full(m->signal_fd, &info, sizeof(info)))
+		return;
+	m->signal = (int)info.ssi_signo;
+	close_fd(&m->conn_fd);
+	unix_listener_close(&m->listener);
+	close_fd(&m->signal_fd);
+	sigemptyset(&none);
+	pthread_sigmask(SIG_SETMASK, &none, NULL);
+}
+
+static void take_connection(struct making *m)
+{
+	int fd = accept4(m->listener.fd, NULL, NULL, SOCK_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	/* One is all that comes. */
+	unix_listener_close(&m->listener);
+	m->conn_fd = fd;
+}
+
+/* A process that wants more than a snapshot can have is not what it should be.
+ */
+static void make_file(struct making *m)
+{
+	if (m->num_files++ == MAX_FILES || handed_serve(m->conn_fd, m->dir.fd))
+		close_fd(&m->conn_fd);
+}
+
+static void serve(struct making *m)
+{
+	struct pollfd fds[4] = {
+		{ .fd = m->done_fd, .events = POLLIN },
+		{ .fd = m->signal_fd, .events = POLLIN },
+		{ .fd = m->listener.fd, .events = POLLIN },
+		{ .fd = m->conn_fd, .events = POLLIN },
+	};
+
+	while (poll(fds, ARRAY_SIZE(fds), -1) < 0 && errno == EINTR)
+		;
+	if (fds[1].revents)
+		take_signal(m);
+	else if (fds[2].revents)
+		take_connection(m);
+	else if (fds[3].revents)
+		make_file(m);
+}
+
+static bool is_done(const struct making *m)
+{
+	struct pollfd fd = { .fd = m->done_fd, .events = POLLIN };
+
+	return poll(&fd, 1, 0) > 0;
+}
+
+static int start_asking(struct making *m, struct err *err)
+{
+	sigset_t signals;
+	int r;
+
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGINT);
+	sigaddset(&signals, SIGTERM);
+	sigaddset(&signals, SIGHUP);
+	pthread_sigmask(SIG_BLOCK, &signals, NULL);
+	m->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC);
+	m->done_fd = eventfd(0, EFD_CLOEXEC);
+	if (m->signal_fd < 0 || m->done_fd < 0)
+		return err_errno(err, errno, "starting");
+	r = thread_start(&m->asker, &thread_class_tool, "ask", asker_main, m);
+	return r ? err_errno(err, -r, "starting a thread") : 0;
+}
+
+static int open_socket(struct making *m, struct err *err)
+{
+	char path[sizeof(m->socket_dir) + 8];
+	int r;
+
+	snprintf(m->socket_dir, sizeof(m->socket_dir),
+		 "/tmp/quire-snapshot-XXXXXX");
+	if (!mkdtemp(m->socket_dir)) {
+		m->socket_dir[0] = '\0';
+		return err_errno(err, errno, "a directory in /tmp");
+	}
+	snprintf(path, sizeof(path), "%s/files", m->socket_dir);
+	r = unix_listener_open_private(&m->listener, path, 1, err);
+	if (r)
+		err_prefix(err, "%s", path);
+	else if (json_object_set_new(m->args->body, "files", json_string(path)))
+		r = err_set(err, ENOMEM, "out of memory");
+	return r;
+}
+
+/* Ended by a signal, or as the VM's process says. */
+static int finish(struct making *m)
+{
+	struct err err = ERR_INIT;
+
+	if (m->signal)
+		return 128 + m->signal;
+	if (m->status == CLI_OK &&
+	    snapshot_dir_commit(&m->dir, m->args->replace, &err))
+		return cli_fail(&cmd_snapshot, &err);
+	return m->status;
+}
+
+static int make(struct making *m)
+{
+	struct err err = ERR_INIT;
+	int r = snapshot_dir_create(&m->dir, m->args->dir, m->args->replace,
+				    &err);
+
+	if (!r)
+		r = open_socket(m, &err);
+	if (!r)
+		r = start_asking(m, &err);
+	if (r)
+		return cli_fail(&cmd_snapshot, &err);
+	while (!is_done(m))
+		serve(m);
+	pthread_join(m->asker, NULL);
+	return finish(m);
+}
+
+static int ask_and_make(struct snapshot_args *a, struct api_answer *ret)
+{
+	struct making m = {
+		.args = a,
+		.dir = { .parent_fd = -1, .fd = -1, .asked_fd = -1 },
+		.listener = UNIX_LISTENER_INIT,
+		.conn_fd = -1,
+		.signal_fd = -1,
+		.done_fd = -1,
+	};
+	int status = make(&m);
+
+	close_fd(&m.conn_fd);
+	close_fd(&m.signal_fd);
+	close_fd(&m.done_fd);
+	unix_listener_close(&m.listener);
+	if (m.socket_dir[0])
+		(void)rmdir(m.socket_dir);
+	snapshot_dir_fini(&m.dir);
+	if (status == CLI_OK)
+		*ret = m.answer;
+	else
+		free(m.answer.text);
+	return status;
+}
+
+static int take(struct snapshot_args *a)
+{
 	struct api_answer answer;
 	int status = set_destination(a);
 
-	if (status == CLI_OK)
-		status = api_route_by_verb("vm.snapshot", &route)
-				 ? CLI_FAILURE
-				 : cli_ask(&q, &answer);
+	if (status != CLI_OK)
+		return status;
+	if (a->replace && a->direct)
+		json_object_set_new(a->body, "replace", json_true());
+	status = a->direct ? ask(a, &answer) : ask_and_make(a, &answer);
 	if (status != CLI_OK)
 		return status;
 	print_result(a, &answer);
@@ -178,9 +397,21 @@ static int run(int argc, char **argv)
 	int status = parse(&a, argc, argv);
 
 	if (status == CLI_OK)
-		status = ask(&a);
+		status = take(&a);
 	json_decref(a.body);
 	return status;
+}
+
+static bool option_at(size_t i, struct cli_option *ret)
+{
+	if (!options[i].name)
+		return false;
+	*ret = (struct cli_option){ .name = options[i].name };
+	if (options[i].val == 'd')
+		ret->arg = "clone|copy|reference";
+	else if (options[i].has_arg != no_argument)
+		ret->arg = "";
+	return true;
 }
 
 const struct cli_command cmd_snapshot = {
@@ -188,5 +419,6 @@ const struct cli_command cmd_snapshot = {
 	.summary = "write a running VM into a directory",
 	.help = help,
 	.run = run,
-	.options = options,
+	.option_at = option_at,
+	.words = CLI_WORDS_VM_DIR,
 };

@@ -79,9 +79,23 @@ static int start(const struct cli_serve *s, struct vmm *vmm,
 		r = vm_summary_check_path(s->summary_json, err);
 	if (!r && s->pages)
 		vmm_prepare_paging(vmm);
-	if (!r && s->confine)
-		r = s->confine(s->ctx, *ret_api, err);
+	if (!r)
+		r = s->confine(s, *ret_api, err);
 	return r ? r : api_service_serve(*ret_api, err);
+}
+
+int cli_serve_paths(const struct cli_serve *s, const struct api_service *api,
+		    struct sandbox_paths *paths, struct err *err)
+{
+	int r = api_service_paths(api, paths, err);
+
+	if (!r && s->api_socket)
+		r = sandbox_paths_add_parent(paths, s->api_socket,
+					     SANDBOX_REMOVE, true, err);
+	if (!r && s->summary_json)
+		r = sandbox_paths_add_parent(paths, s->summary_json,
+					     SANDBOX_MAKE, false, err);
+	return r;
 }
 
 int cli_serve(const struct cli_serve *s)

@@ -11,6 +11,7 @@
 #include "cli/cli.h"
 
 struct api_service;
+struct sandbox_paths;
 struct vmm;
 
 struct cli_serve {
@@ -23,14 +24,19 @@ struct cli_serve {
 	bool pages; /* memory may have to come while a guest runs */
 	/*
 	 * Enter the sandbox (vm/confine.h): after the API's socket is made,
-	 * before anything else. NULL: stay outside.
+	 * before anything else.
 	 */
-	int (*confine)(void *ctx, const struct api_service *api,
-		       struct err *err);
+	int (*confine)(const struct cli_serve *serve,
+		       const struct api_service *api, struct err *err);
 	/* Have the VM; on the control thread, before the loop. */
 	int (*begin)(void *ctx, struct vmm *vmm, struct err *err);
 	void *ctx;
 };
+
+/* For confine(): what serving needs by name when the process is confined. */
+__must_check int cli_serve_paths(const struct cli_serve *serve,
+				 const struct api_service *api,
+				 struct sandbox_paths *paths, struct err *err);
 
 /* Until the VM ends, or quire is to. Returns the exit status. */
 int cli_serve(const struct cli_serve *serve);

@@ -144,9 +144,8 @@ static int finish(void *ctx, void *own, struct err *err)
 	return 0;
 }
 
-/* And what populating takes. */
+/* And what populating takes, which reads, too. */
 static const struct thread_call restore_calls[] = {
-	CALL(pread64),
 	CALL(lseek),
 };
 

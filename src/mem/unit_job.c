@@ -20,16 +20,17 @@ struct run {
 	_Atomic bool stop;
 
 	pthread_mutex_t lock; /* all below */
-	pthread_cond_t changed;
+	pthread_cond_t changed, answered;
 	unsigned int working;
-	int error; /* first failure */
+	bool asked; /* the first worker waits for the watch */
+	int error;  /* first failure */
 	struct err err;
 };
 
 struct worker {
 	struct run *run;
+	bool is_first;
 	pthread_t thread;
-	bool is_caller;
 	void *own;
 	struct err err; /* of begin */
 };
@@ -95,6 +96,20 @@ static void poll_watch(struct run *run)
 		fail(run, err_set(&err, ECANCELED, "cancelled"), &err);
 }
 
+/*
+ * The first worker has the watch asked after each of its units: so a job can be
+ * stopped at a certain one, and progress is not told behind the caller's back.
+ */
+static void ask_watch(struct run *run)
+{
+	pthread_mutex_lock(&run->lock);
+	run->asked = true;
+	pthread_cond_signal(&run->changed);
+	while (run->asked)
+		pthread_cond_wait(&run->answered, &run->lock);
+	pthread_mutex_unlock(&run->lock);
+}
+
 static int begin(void *arg)
 {
 	struct worker *w = arg;
@@ -121,8 +136,8 @@ static void work(struct worker *w)
 		if (r)
 			fail(run, r, &err);
 		atomic_fetch_add(&run->done_bytes, where.len);
-		if (w->is_caller)
-			poll_watch(run);
+		if (w->is_first && job->watch)
+			ask_watch(run);
 	}
 	r = job->end ? job->end(job->ctx, w->own, &err) : 0;
 	if (r)
@@ -142,24 +157,39 @@ static void *worker_thread(void *arg)
 	return NULL;
 }
 
-/* The watch goes on while others work. */
-static void wait_others(struct run *run)
+static void deadline_after(struct timespec *ret, uint64_t ns)
+{
+	clock_gettime(CLOCK_MONOTONIC, ret);
+	ret->tv_nsec += (long)ns;
+	if (ret->tv_nsec >= (long)NSEC_PER_SEC) {
+		ret->tv_nsec -= (long)NSEC_PER_SEC;
+		ret->tv_sec++;
+	}
+}
+
+/*
+ * The caller does nothing but to ask the watch: it may be a thread that is
+ * confined to less than the workers.
+ */
+static void wait_workers(struct run *run)
 {
 	pthread_mutex_lock(&run->lock);
 	while (run->working) {
 		struct timespec until;
+		int r = 0;
 
-		clock_gettime(CLOCK_MONOTONIC, &until);
-		until.tv_nsec += (long)WAIT_SLICE_NS;
-		if (until.tv_nsec >= (long)NSEC_PER_SEC) {
-			until.tv_nsec -= (long)NSEC_PER_SEC;
-			until.tv_sec++;
-		}
-		if (!pthread_cond_timedwait(&run->changed, &run->lock, &until))
+		deadline_after(&until, WAIT_SLICE_NS);
+		while (run->working && !run->asked && !r)
+			r = pthread_cond_timedwait(&run->changed, &run->lock,
+						   &until);
+		if (!run->asked && !r)
 			continue;
 		pthread_mutex_unlock(&run->lock);
 		poll_watch(run);
 		pthread_mutex_lock(&run->lock);
+		if (run->asked)
+			pthread_cond_signal(&run->answered);
+		run->asked = false;
 	}
 	pthread_mutex_unlock(&run->lock);
 }
@@ -183,22 +213,25 @@ static int init_sync(struct run *run)
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	r = pthread_cond_init(&run->changed, &attr);
 	pthread_condattr_destroy(&attr);
-	if (!r)
-		pthread_mutex_init(&run->lock, NULL);
-	return -r;
+	if (r)
+		return -r;
+	pthread_cond_init(&run->answered, NULL);
+	pthread_mutex_init(&run->lock, NULL);
+	return 0;
 }
 
 /*
- * Each works from when it is made. One that cannot be made is only missed, not
- * needed. Returns how many there are.
+ * Each works from when it is made. One that cannot be made is only missed,
+ * unless it is the first. Returns how many there are.
  */
-static unsigned int start_others(struct run *run, struct worker *workers,
-				 unsigned int num)
+static unsigned int start_workers(struct run *run, struct worker *workers,
+				  unsigned int num)
 {
-	unsigned int started = 1;
+	unsigned int started = 0;
+	int r = 0;
 
-	run->working = num - 1;
-	for (; started < num; started++) {
+	run->working = num;
+	for (; !r && started < num; started += !r) {
 		struct worker *w = &workers[started];
 		const struct thread_spec spec = {
 			.cls = run->job->cls,
@@ -209,33 +242,27 @@ static unsigned int start_others(struct run *run, struct worker *workers,
 		};
 
 		w->run = run;
-		if (thread_create(&w->thread, &spec))
-			break;
+		w->is_first = !started;
+		r = thread_create(&w->thread, &spec);
 	}
 	pthread_mutex_lock(&run->lock);
 	run->working -= num - started;
 	pthread_mutex_unlock(&run->lock);
-	return started;
+	if (started)
+		return started;
+	if (!workers[0].err.text[0])
+		(void)err_errno(&workers[0].err, -r, "starting a thread");
+	fail(run, r, &workers[0].err);
+	return 0;
 }
 
 static unsigned int run_workers(struct run *run)
 {
 	struct worker workers[MAX_THREADS] = { { 0 } };
-	struct worker *own = &workers[0];
-	unsigned int started;
-	int r;
+	unsigned int started = start_workers(run, workers, num_threads(run));
 
-	own->run = run;
-	own->is_caller = true;
-	r = begin(own);
-	if (r) {
-		fail(run, r, &own->err);
-		return 0;
-	}
-	started = start_others(run, workers, num_threads(run));
-	work(own);
-	wait_others(run);
-	for (unsigned int i = 1; i < started; i++)
+	wait_workers(run);
+	for (unsigned int i = 0; i < started; i++)
 		pthread_join(workers[i].thread, NULL);
 	return started;
 }
@@ -256,6 +283,7 @@ int unit_job_run(const struct unit_job *job, unsigned int *ret_threads,
 		return err_errno(err, -r, "starting threads");
 	threads = run_workers(&run);
 	pthread_cond_destroy(&run.changed);
+	pthread_cond_destroy(&run.answered);
 	pthread_mutex_destroy(&run.lock);
 	if (run.error && err)
 		*err = run.err;

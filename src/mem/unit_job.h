@@ -44,11 +44,10 @@ struct unit_job {
 	const struct populate_watch *watch; /* may be NULL */
 	void *ctx;
 	/*
-	 * On each thread, the caller's among them: what it needs of its own.
-	 * begin and end may be NULL. begin runs before the thread is confined;
-	 * a thread where it fails is missed, and it is a failure on the
-	 * caller's only. end is called also after a failure; its own counts
-	 * like that of a unit.
+	 * On each thread: what it needs of its own. begin and end may be NULL.
+	 * begin runs before the thread is confined; a thread where it fails is
+	 * missed, and it is a failure on the first only. end is called also
+	 * after a failure; its own counts like that of a unit.
 	 */
 	int (*begin)(void *ctx, void **ret_own, struct err *err);
 	int (*unit)(void *ctx, void *own, uint64_t index,
@@ -58,7 +57,9 @@ struct unit_job {
 
 /*
  * Blocks until done, failed or cancelled (-ECANCELED, the caller names what);
- * nobody works on it any more then. ret_threads (may be NULL): how many worked.
+ * nobody works on it any more then. The caller's thread only waits, and asks
+ * the watch: after each unit of the first worker, and some times a second.
+ * ret_threads (may be NULL): how many worked.
  */
 __must_check int unit_job_run(const struct unit_job *job,
 			      unsigned int *ret_threads, struct err *err);

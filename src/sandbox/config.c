@@ -71,13 +71,16 @@ static int set_path(void *obj, const char *value, struct err *err)
 	return kvlist_string(value, &rule->path, err);
 }
 
+/* A snapshot is a directory. */
+#define WRITE (SANDBOX_WRITE | SANDBOX_MAKE | SANDBOX_MKDIR | SANDBOX_RMDIR)
+
 static int set_access(void *obj, const char *value, struct err *err)
 {
 	static const char *const names[] = { "r", "w", "rw" };
 	static const unsigned int access[] = {
 		SANDBOX_READ,
-		SANDBOX_WRITE | SANDBOX_MAKE,
-		SANDBOX_READ | SANDBOX_WRITE | SANDBOX_MAKE,
+		WRITE,
+		SANDBOX_READ | WRITE,
 	};
 	struct rule *rule = obj;
 	int i, r = kvlist_enum(value, names, ARRAY_SIZE(names), &i, err);

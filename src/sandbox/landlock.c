@@ -97,6 +97,8 @@ static uint64_t rights(unsigned int access)
 		r |= FS_REMOVE_FILE;
 	if (access & SANDBOX_RMDIR)
 		r |= FS_REMOVE_DIR;
+	if (access & SANDBOX_MKDIR)
+		r |= FS_MAKE_DIR;
 	if (access & SANDBOX_IOCTL)
 		r |= FS_IOCTL_DEV;
 	return r;

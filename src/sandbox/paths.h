@@ -23,6 +23,7 @@ enum {
 	 * them behind.
 	 */
 	SANDBOX_REMOVE = 32,
+	SANDBOX_MKDIR = 64, /* directories in it are made and renamed */
 };
 
 struct sandbox_path {

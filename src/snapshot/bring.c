@@ -6,6 +6,8 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "sandbox/paths.h"
+#include "snapshot/disks.h"
 #include "snapshot/reader.h"
 #include "snapshot/take.h"
 #include "snapshot/working_set.h"
@@ -14,100 +16,43 @@
 #include "vm/vmm.h"
 
 /* Lives as long as the machine's memory: what is mapped is read through it. */
-struct origin {
+struct snapshot_bring {
 	struct snapshot_reader *reader;
+	struct snapshot_placed placed;
+	struct vm_config cfg;
 	enum restore_mode mode;
+	bool resume;
 	uint64_t began_ns;
 	struct working_set ahead;
+	unsigned int record_s; /* 0: not recorded */
 };
 
-static void free_origin(void *ctx)
+static bool is_paged(enum restore_mode mode)
 {
-	struct origin *o = ctx;
-
-	snapshot_reader_free(o->reader);
-	working_set_fini(&o->ahead);
-	free(o);
+	return mode == RESTORE_LAZY || mode == RESTORE_WORKING_SET;
 }
 
 static int save_working_set(void *ctx, const struct working_set *set,
 			    struct err *err)
 {
-	const struct origin *o = ctx;
+	const struct snapshot_bring *b = ctx;
 
-	return snapshot_working_set_save(o->reader, set, err);
+	return snapshot_working_set_save(b->reader, set, err);
 }
 
 static int load_memory(void *ctx, struct ram *ram, struct err *err)
 {
-	struct origin *o = ctx;
+	struct snapshot_bring *b = ctx;
 	const struct restore_request req = {
-		.source = snapshot_reader_memory(o->reader),
+		.source = snapshot_reader_memory(b->reader),
 	};
-	int r = snapshot_reader_check_ram(o->reader, ram, err);
+	int r = snapshot_reader_check_ram(b->reader, ram, err);
 
-	if (r)
+	if (r || is_paged(b->mode))
 		return r;
-	switch (o->mode) {
-	case RESTORE_PRIVATE:
-		return snapshot_reader_map(o->reader, ram, err);
-	case RESTORE_EAGER:
-		return restore_eager(ram, &req, NULL, err);
-	case RESTORE_LAZY:
-	case RESTORE_WORKING_SET:
-		break;
-	}
-	return 0;
-}
-
-/* ---- memory that comes later ---- */
-
-/* Another process's own mapping of the memory would find it missing. */
-static int check_pageable(const struct vm_config *cfg, enum restore_mode mode,
-			  struct err *err)
-{
-	const char *why = NULL;
-
-	if (!vm_config_shared(cfg, &why) || !why)
-		return 0;
-	return err_set(err, EINVAL,
-		       "the %s device is served by another process, which "
-		       "would find memory missing: %s cannot be, restore with "
-		       "memory eager",
-		       why, restore_mode_names[mode]);
-}
-
-static int load_ahead(struct origin *o, struct err *err)
-{
-	int r = snapshot_working_set_load(o->reader, &o->ahead, err);
-
-	/* A hint: without one it is recorded. */
-	if (r && r != -ENOENT)
-		log_warn("%s; it is recorded anew", err ? err->text : "");
-	return r ? -ENOENT : 0;
-}
-
-static int prepare_paging(struct vmm *v, struct origin *o,
-			  const struct snapshot_bring_request *req,
-			  const struct vm_config *cfg,
-			  struct vmm_origin *origin, struct err *err)
-{
-	bool missing = false;
-	int r = check_pageable(cfg, o->mode, err);
-
-	if (r)
-		return r;
-	if (o->mode == RESTORE_WORKING_SET && !req->record_s)
-		missing = load_ahead(o, err) != 0;
-	origin->record_s = req->record_s ? req->record_s
-			   : missing	 ? SNAPSHOT_RECORD_S
-					 : 0;
-	origin->save_working_set = save_working_set;
-	origin->memory.source = snapshot_reader_memory(o->reader);
-	origin->memory.ahead = &o->ahead;
-	origin->memory.record = origin->record_s != 0;
-	origin->memory.opener = vmm_uffds(v);
-	return 0;
+	return b->mode == RESTORE_PRIVATE
+		       ? snapshot_reader_map(b->reader, ram, err)
+		       : restore_eager(ram, &req, NULL, err);
 }
 
 /* ---- the configuration ---- */
@@ -162,11 +107,11 @@ static int change_devices(json_t *config, const json_t *devices,
 	return 0;
 }
 
-static int make_config(const struct snapshot_bring_request *req,
-		       const struct snapshot_reader *reader, json_t **ret_json,
-		       struct vm_config *ret, struct err *err)
+static int make_config(struct snapshot_bring *b,
+		       const struct snapshot_bring_request *req,
+		       json_t **ret_json, struct err *err)
 {
-	json_t *config = json_deep_copy(snapshot_reader_config(reader));
+	json_t *config = json_deep_copy(snapshot_reader_config(b->reader));
 	int r;
 
 	if (!config)
@@ -177,7 +122,9 @@ static int make_config(const struct snapshot_bring_request *req,
 		json_object_set_new(config, "name", json_string(req->name));
 	r = change_devices(config, req->devices, err);
 	if (!r)
-		r = vm_config_from_json(ret, config, NULL, err);
+		r = vm_config_from_json(&b->cfg, config, NULL, err);
+	if (!r)
+		r = vm_config_check(&b->cfg, err);
 	if (r)
 		json_decref(config);
 	else
@@ -185,65 +132,156 @@ static int make_config(const struct snapshot_bring_request *req,
 	return r;
 }
 
+/* ---- memory that comes later ---- */
+
+/* Another process's own mapping of the memory would find it missing. */
+static int check_pageable(const struct snapshot_bring *b, struct err *err)
+{
+	const char *why = NULL;
+
+	if (!vm_config_shared(&b->cfg, &why) || !why)
+		return 0;
+	return err_set(err, EINVAL,
+		       "the %s device is served by another process, which "
+		       "would find memory missing: it cannot be brought later "
+		       "(%s), restore with memory eager",
+		       why, restore_mode_names[b->mode]);
+}
+
+static int prepare_paging(struct snapshot_bring *b,
+			  const struct snapshot_bring_request *req,
+			  struct err *err)
+{
+	struct err reason = ERR_INIT;
+	int r = check_pageable(b, err);
+
+	if (r)
+		return r;
+	b->record_s = req->record_s;
+	if (b->mode == RESTORE_LAZY || b->record_s)
+		return 0;
+	r = snapshot_working_set_load(b->reader, &b->ahead, &reason);
+	if (!r)
+		return 0;
+	/* A hint: without one it is recorded. */
+	if (r != -ENOENT)
+		log_warn("%s; it is recorded anew", reason.text);
+	b->record_s = SNAPSHOT_RECORD_S;
+	return 0;
+}
+
+/* ---- opening ---- */
+
+static int open_all(struct snapshot_bring *b,
+		    const struct snapshot_bring_request *req, struct err *err)
+{
+	json_t *json = NULL;
+	int r = snapshot_reader_open(&b->reader, req->path, err);
+
+	if (!r)
+		r = make_config(b, req, &json, err);
+	if (!r && is_paged(b->mode))
+		r = prepare_paging(b, req, err);
+	if (!r)
+		r = snapshot_reader_place_disks(b->reader, json, &b->placed,
+						err);
+	json_decref(json);
+	return r;
+}
+
+int snapshot_bring_open(struct snapshot_bring **ret,
+			const struct snapshot_bring_request *req,
+			struct err *err)
+{
+	struct snapshot_bring *b = calloc(1, sizeof(*b));
+	int r;
+
+	if (!b)
+		return err_set(err, ENOMEM, "out of memory");
+	b->began_ns = clock_now_ns();
+	b->mode = req->mode;
+	b->resume = req->resume;
+	vm_config_init(&b->cfg);
+	r = open_all(b, req, err);
+	if (r)
+		snapshot_bring_free(b);
+	else
+		*ret = b;
+	return r;
+}
+
+void snapshot_bring_free(struct snapshot_bring *b)
+{
+	if (!b)
+		return;
+	/* Closed before they are removed. */
+	vm_config_fini(&b->cfg);
+	snapshot_placed_undo(&b->placed);
+	snapshot_reader_free(b->reader);
+	working_set_fini(&b->ahead);
+	free(b);
+}
+
+struct vm_config *snapshot_bring_config(struct snapshot_bring *b)
+{
+	return &b->cfg;
+}
+
+int snapshot_bring_paths(const struct snapshot_bring *b,
+			 struct sandbox_paths *paths, struct err *err)
+{
+	int r = 0;
+
+	for (unsigned int i = 0; !r && i < b->placed.num; i++)
+		r = sandbox_paths_add_parent(paths, b->placed.paths[i],
+					     SANDBOX_REMOVE, true, err);
+	/* The working set is put into the snapshot. */
+	if (!r && b->record_s)
+		r = sandbox_paths_add(paths, snapshot_reader_path(b->reader),
+				      SANDBOX_MAKE | SANDBOX_WRITE, true, err);
+	return r;
+}
+
 /* ---- bringing it back ---- */
 
-/* Takes the origin. */
-static int restore(struct vmm *v, struct origin *o,
-		   const struct snapshot_bring_request *req,
-		   struct vm_config *cfg, struct err *err)
+static void release(void *ctx)
+{
+	snapshot_bring_free(ctx);
+}
+
+int snapshot_bring_begin(struct vmm *v, struct snapshot_bring *b,
+			 struct err *err)
 {
 	struct vmm_origin origin = {
 		.memory = { .load = load_memory,
-			    .ctx = o,
-			    .began_ns = o->began_ns,
-			    .mode = restore_mode_names[o->mode] },
-		.release = free_origin,
-		.ctx = o,
+			    .ctx = b,
+			    .began_ns = b->began_ns,
+			    .mode = restore_mode_names[b->mode] },
+		.release = release,
+		.ctx = b,
 	};
-	int r = 0;
+	bool resume = b->resume;
+	int r;
 
-	if (o->mode == RESTORE_LAZY || o->mode == RESTORE_WORKING_SET)
-		r = prepare_paging(v, o, req, cfg, &origin, err);
-	if (r) {
-		free_origin(o);
-		return r;
+	if (is_paged(b->mode)) {
+		origin.record_s = b->record_s;
+		origin.save_working_set = save_working_set;
+		origin.memory.source = snapshot_reader_memory(b->reader);
+		origin.memory.ahead = &b->ahead;
+		origin.memory.record = b->record_s != 0;
+		origin.memory.opener = vmm_uffds(v);
 	}
-	origin.state = snapshot_reader_state(o->reader, &origin.state_bytes);
-	r = vmm_restore(v, cfg, &origin, err);
+	origin.state = snapshot_reader_state(b->reader, &origin.state_bytes);
+	r = vmm_restore(v, &b->cfg, &origin, err);
 	if (r)
 		return r;
+	/* From here on they are the guest's. */
+	snapshot_placed_keep(&b->placed);
 	r = vmm_renew_generation_id(v, err);
-	if (!r && req->resume)
+	if (!r && resume)
 		r = vmm_resume(v, err);
 	/* Its memory may be no more: it is not to be resumed later. */
 	if (r)
 		(void)!vmm_delete(v, NULL);
-	return r;
-}
-
-int snapshot_bring(struct vmm *v, const struct snapshot_bring_request *req,
-		   struct err *err)
-{
-	struct origin *o = calloc(1, sizeof(*o));
-	json_t *json = NULL;
-	struct vm_config cfg;
-	int r;
-
-	if (!o)
-		return err_set(err, ENOMEM, "out of memory");
-	o->mode = req->mode;
-	o->began_ns = clock_now_ns();
-	vm_config_init(&cfg);
-	r = snapshot_reader_open(&o->reader, req->path, err);
-	if (!r)
-		r = make_config(req, o->reader, &json, &cfg, err);
-	if (!r)
-		r = snapshot_reader_place_disks(o->reader, json, err);
-	if (!r)
-		r = restore(v, o, req, &cfg, err);
-	else
-		free_origin(o);
-	json_decref(json);
-	vm_config_fini(&cfg);
 	return r;
 }

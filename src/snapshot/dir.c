@@ -13,6 +13,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "snapshot/format.h"
+#include "snapshot/handed.h"
 
 #define MAX_ATTEMPTS 20
 
@@ -243,6 +244,7 @@ int snapshot_dir_create(struct snapshot_dir *dir, const char *path,
 		.path = strdup(path),
 		.parent_fd = -1,
 		.fd = -1,
+		.asked_fd = -1,
 	};
 	if (!dir->path)
 		return err_set(err, ENOMEM, "snapshot %s: out of memory", path);
@@ -254,6 +256,50 @@ int snapshot_dir_create(struct snapshot_dir *dir, const char *path,
 	if (r)
 		snapshot_dir_fini(dir);
 	return r;
+}
+
+int snapshot_dir_borrow(struct snapshot_dir *dir, const char *path,
+			const char *socket, struct err *err)
+{
+	int r;
+
+	*dir = (struct snapshot_dir){
+		.path = strdup(path),
+		.parent_fd = -1,
+		.fd = -1,
+		.asked_fd = -1,
+	};
+	if (!dir->path)
+		return err_set(err, ENOMEM, "snapshot %s: out of memory", path);
+	r = handed_connect(socket, &dir->asked_fd, err);
+	if (r) {
+		err_prefix(err, "snapshot %s", path);
+		snapshot_dir_fini(dir);
+	}
+	return r;
+}
+
+/* Refused with EINVAL, after it was made, where it cannot be direct. */
+int snapshot_dir_make_file(struct snapshot_dir *dir, const char *name,
+			   bool direct)
+{
+	int flags = O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, fd;
+
+	if (dir->asked_fd >= 0)
+		return handed_ask(dir->asked_fd, name);
+	if (direct) {
+		fd = openat(dir->fd, name, flags | O_DIRECT, 0600);
+		if (fd >= 0 || errno != EINVAL)
+			return fd < 0 ? -errno : fd;
+		(void)!unlinkat(dir->fd, name, 0);
+	}
+	fd = openat(dir->fd, name, flags, 0600);
+	return fd < 0 ? -errno : fd;
+}
+
+bool snapshot_dir_is_over(const struct snapshot_dir *dir)
+{
+	return dir->asked_fd >= 0 && handed_is_over(dir->asked_fd);
 }
 
 /* After an exchange tmp is the name of the old one. */
@@ -280,6 +326,8 @@ int snapshot_dir_commit(struct snapshot_dir *dir, bool replace, struct err *err)
 {
 	int r;
 
+	if (dir->asked_fd >= 0)
+		return 0;
 	if (fsync(dir->fd))
 		return err_errno(err, errno, "snapshot %s", dir->path);
 	r = put_in_place(dir, replace, err);
@@ -311,6 +359,7 @@ void snapshot_dir_fini(struct snapshot_dir *dir)
 	}
 	close_fd(&dir->fd);
 	close_fd(&dir->parent_fd);
+	close_fd(&dir->asked_fd);
 	free(take_ptr(dir->tmp));
 	free(take_ptr(dir->name));
 	free(take_ptr(dir->path));

@@ -22,6 +22,12 @@ struct snapshot_dir {
 	char *tmp;     /* name it has until it is done; NULL: has none */
 	int parent_fd; /* -1: closed */
 	int fd;	       /* of the new directory */
+	/*
+	 * -1, or where its files are asked for (snapshot/handed.h): it is
+	 * another process's then, which puts it in its place, and all above
+	 * but path is closed or NULL.
+	 */
+	int asked_fd;
 };
 
 /*
@@ -32,8 +38,26 @@ __must_check int snapshot_dir_create(struct snapshot_dir *dir, const char *path,
 				     bool replace, struct err *err);
 
 /*
+ * The same, the directory being that of a process that listens at socket. path
+ * is for people.
+ */
+__must_check int snapshot_dir_borrow(struct snapshot_dir *dir, const char *path,
+				     const char *socket, struct err *err);
+
+/*
+ * A new file in it, for reading and writing; the descriptor, or -errno. direct:
+ * past the page cache, where that can be.
+ */
+__must_check int snapshot_dir_make_file(struct snapshot_dir *dir,
+					const char *name, bool direct);
+
+/* Who makes the files has gone: nobody wants it any more. */
+bool snapshot_dir_is_over(const struct snapshot_dir *dir);
+
+/*
  * Make it durable and put it in its place; with replace, in exchange for what
  * is there, which is removed then. The files in it are the caller's to sync.
+ * Nothing to do for one that is borrowed.
  */
 __must_check int snapshot_dir_commit(struct snapshot_dir *dir, bool replace,
 				     struct err *err);

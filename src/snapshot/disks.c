@@ -3,16 +3,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/fs.h>
+#include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/arith.h"
 #include "base/cleanup.h"
-#include "snapshot/writer_priv.h"
+#include "base/log.h"
+#include "snapshot/clone.h"
 
 const char *const snapshot_disk_policy_names[3] = {
 	[SNAPSHOT_DISKS_CLONE] = "clone",
@@ -20,124 +18,48 @@ const char *const snapshot_disk_policy_names[3] = {
 	[SNAPSHOT_DISKS_REFERENCE] = "reference",
 };
 
-#define COPY_BYTES (64 * MIB)
-
-/* ---- files ---- */
-
-/* Data only: holes stay holes. */
-static int copy_data(int from, int to, uint64_t bytes)
-{
-	off_t at = 0, end;
-
-	if (ftruncate(to, (off_t)bytes))
-		return -errno;
-	while ((at = lseek(from, at, SEEK_DATA)) >= 0) {
-		end = lseek(from, at, SEEK_HOLE);
-		if (end < 0 || lseek(to, at, SEEK_SET) < 0)
-			return -errno;
-		while (at < end) {
-			ssize_t n = sendfile(to, from, &at,
-					     MIN((uint64_t)(end - at),
-						 COPY_BYTES));
-
-			if (n <= 0)
-				return n ? -errno : -EIO;
-		}
-	}
-	return errno == ENXIO ? 0 : -errno;
-}
-
-/* Returns 1: cloned, 0: copied, or a negative errno. Durable. */
-static int clone_or_copy(int from, int to, bool may_copy, uint64_t *ret_bytes)
-{
-	struct stat st;
-	int r = 1;
-
-	if (fstat(from, &st))
-		return -errno;
-	if (!S_ISREG(st.st_mode))
-		return -EOPNOTSUPP;
-	*ret_bytes = (uint64_t)st.st_size;
-	if (ioctl(to, FICLONE, from)) {
-		if (!may_copy)
-			return errno == EOPNOTSUPP || errno == EXDEV ||
-					       errno == ENOTTY
-				       ? -EOPNOTSUPP
-				       : -errno;
-		r = copy_data(from, to, *ret_bytes);
-		if (r)
-			return r;
-	}
-	return fsync(to) ? -errno : r;
-}
-
 /* ---- into a snapshot ---- */
 
-static int refuse(const char *id, const char *path, int error, struct err *err)
+static int image_of(const struct snapshot_disks_request *req, const char *id)
 {
-	if (error == -EOPNOTSUPP)
-		return err_set(err, EOPNOTSUPP,
-			       "disk %s (%s): its blocks cannot be shared with "
-			       "the snapshot; use the same file system, one "
-			       "with reflinks (XFS, btrfs), or disks=copy",
-			       id, path);
-	return err_errno(err, -error, "disk %s (%s): copying it", id, path);
-}
-
-static int put_content(struct snapshot_writer *w, struct snapshot_disk *disk,
-		       bool may_copy, struct err *err)
-{
-	_cleanup_close_ int from = open(disk->path, O_RDONLY | O_CLOEXEC);
-	_cleanup_close_ int to = -1;
-	int r;
-
-	if (from < 0)
-		return err_errno(err, errno, "disk %s (%s)", disk->id,
-				 disk->path);
-	to = openat(w->dir.fd, disk->file,
-		    O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	if (to < 0)
-		return snapshot_writer_say(w, disk->file, -errno, err);
-	r = clone_or_copy(from, to, may_copy, &disk->bytes);
-	if (r < 0)
-		return refuse(disk->id, disk->path, r, err);
-	disk->kind = r ? SNAPSHOT_DISK_CLONE : SNAPSHOT_DISK_COPY;
-	return 0;
+	for (unsigned int i = 0; i < req->num_images; i++) {
+		if (!strcmp(req->images[i].id, id))
+			return req->images[i].fd;
+	}
+	return -1;
 }
 
 static int put_disk(struct snapshot_writer *w, const json_t *config,
-		    enum snapshot_disk_policy policy, struct err *err)
+		    const struct snapshot_disks_request *req, struct err *err)
 {
-	char file[80];
 	const char *id = json_string_value(json_object_get(config, "id"));
-	const char *path = json_string_value(json_object_get(config, "path"));
-	struct snapshot_disk disk = {
-		.id = (char *)id,
-		.path = (char *)path,
-		.kind = SNAPSHOT_DISK_REFERENCE,
+	struct snapshot_disk_request disk = {
+		.id = id,
+		.path = json_string_value(json_object_get(config, "path")),
+		.fd = -1,
+		.reference = req->policy == SNAPSHOT_DISKS_REFERENCE ||
+			     json_is_true(json_object_get(config, "readonly")),
+		.may_copy = req->policy == SNAPSHOT_DISKS_COPY,
+		.cancelled = req->cancelled,
+		.ctx = req->ctx,
 	};
-	int r = 0;
 
-	if (!id || !path)
+	if (!id || !disk.path)
 		return err_set(err, EINVAL, "a disk without id or path");
-	if (policy != SNAPSHOT_DISKS_REFERENCE &&
-	    !json_is_true(json_object_get(config, "readonly"))) {
-		snprintf(file, sizeof(file), "disk-%.64s", id);
-		disk.file = file;
-		r = put_content(w, &disk, policy == SNAPSHOT_DISKS_COPY, err);
-	}
-	return r ? r : snapshot_manifest_add_disk(&w->manifest, &disk, err);
+	disk.fd = image_of(req, id);
+	return snapshot_writer_add_disk(w, &disk, err);
 }
 
-int snapshot_writer_put_disks(struct snapshot_writer *w, const json_t *config,
-			      enum snapshot_disk_policy policy, struct err *err)
+int snapshot_writer_put_disks(struct snapshot_writer *w,
+			      const struct snapshot_disks_request *req,
+			      struct err *err)
 {
 	size_t i;
 	json_t *disk;
 
-	json_array_foreach(json_object_get(config, "disks"), i, disk)
+	json_array_foreach(json_object_get(req->config, "disks"), i, disk)
 	{
-		int r = put_disk(w, disk, policy, err);
+		int r = put_disk(w, disk, req, err);
 
 		if (r)
 			return r;
@@ -163,15 +85,45 @@ static const char *path_of(const json_t *config, const char *id)
 	return NULL;
 }
 
+static int note_placed(struct snapshot_placed *placed, const char *path)
+{
+	char **list = reallocarray(placed->paths, placed->num + 1,
+				   sizeof(*list));
+
+	if (!list)
+		return -ENOMEM;
+	placed->paths = list;
+	list[placed->num] = strdup(path);
+	if (!list[placed->num])
+		return -ENOMEM;
+	placed->num++;
+	return 0;
+}
+
+static int fill_placed(const struct snapshot_disk *disk, const char *path,
+		       int from, int to, struct err *err)
+{
+	const struct clone_request clone = {
+		.from = from,
+		.to = to,
+		.bytes = disk->bytes,
+		.may_copy = true,
+	};
+	int r = clone_file(&clone);
+
+	if (r >= 0 && fsync(to))
+		r = -errno;
+	return r < 0 ? err_errno(err, -r, "disk %s: making %s", disk->id, path)
+		     : 0;
+}
+
 static int place_disk(const struct snapshot_reader *r,
 		      const struct snapshot_disk *disk, const char *path,
-		      struct err *err)
+		      struct snapshot_placed *placed, struct err *err)
 {
 	_cleanup_close_ int from = openat(snapshot_reader_dir_fd(r), disk->file,
 					  O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 	_cleanup_close_ int to = -1;
-	uint64_t bytes;
-	int ret;
 
 	if (from < 0)
 		return err_errno(err, errno, "snapshot %s: %s",
@@ -179,20 +131,22 @@ static int place_disk(const struct snapshot_reader *r,
 	to = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (to < 0 && errno == EEXIST)
 		return err_set(err, EEXIST,
-			       "disk %s: %s is there; give the restored VM a "
-			       "place of its own for it: --disk %s=PATH",
+			       "disk %s: %s is there; move it away, or give "
+			       "the restored VM a place of its own: --set "
+			       "%s.path=PATH",
 			       disk->id, path, disk->id);
 	if (to < 0)
 		return err_errno(err, errno, "disk %s: %s", disk->id, path);
-	ret = clone_or_copy(from, to, true, &bytes);
-	if (ret >= 0)
-		return 0;
-	(void)unlink(path);
-	return err_errno(err, -ret, "disk %s: making %s", disk->id, path);
+	if (note_placed(placed, path)) {
+		(void)unlink(path);
+		return err_set(err, ENOMEM, "out of memory");
+	}
+	return fill_placed(disk, path, from, to, err);
 }
 
 int snapshot_reader_place_disks(const struct snapshot_reader *r,
-				const json_t *config, struct err *err)
+				const json_t *config,
+				struct snapshot_placed *placed, struct err *err)
 {
 	const struct snapshot_manifest *m = snapshot_reader_manifest(r);
 
@@ -208,9 +162,28 @@ int snapshot_reader_place_disks(const struct snapshot_reader *r,
 				       "snapshot %s: its configuration has no "
 				       "disk %s",
 				       snapshot_reader_path(r), disk->id);
-		ret = place_disk(r, disk, path, err);
+		ret = place_disk(r, disk, path, placed, err);
 		if (ret)
 			return ret;
 	}
 	return 0;
+}
+
+void snapshot_placed_keep(struct snapshot_placed *placed)
+{
+	for (unsigned int i = 0; i < placed->num; i++)
+		free(placed->paths[i]);
+	free(take_ptr(placed->paths));
+	placed->num = 0;
+}
+
+void snapshot_placed_undo(struct snapshot_placed *placed)
+{
+	for (unsigned int i = 0; i < placed->num; i++) {
+		if (unlink(placed->paths[i]))
+			log_warn("disk %s, made for a VM that did not come "
+				 "back, cannot be removed: %s",
+				 placed->paths[i], strerror(errno));
+	}
+	snapshot_placed_keep(placed);
 }

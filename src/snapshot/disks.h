@@ -14,6 +14,7 @@
 
 #include "snapshot/reader.h"
 #include "snapshot/writer.h"
+#include "vm/vmm.h"
 
 /* What is done with a disk that the guest can write to. */
 enum snapshot_disk_policy {
@@ -25,23 +26,44 @@ enum snapshot_disk_policy {
 /* "clone", "copy", "reference". */
 extern const char *const snapshot_disk_policy_names[3];
 
+struct snapshot_disks_request {
+	const json_t *config; /* a VmConfig; borrowed */
+	enum snapshot_disk_policy policy;
+	/* Of disks that need not be opened by their path; borrowed. */
+	const struct vmm_image *images;
+	unsigned int num_images;
+	bool (*cancelled)(void *ctx); /* see snapshot/clone.h; may be NULL */
+	void *ctx;
+};
+
 /*
- * Put the disks of config, a VmConfig, into the snapshot; durable when this
- * returns. The VM is paused. -EOPNOTSUPP: no clones on this file system.
+ * Put the disks of a VM into the snapshot, as they are now. The VM is paused.
+ * -EOPNOTSUPP: no clones on this file system.
  */
-__must_check int snapshot_writer_put_disks(struct snapshot_writer *w,
-					   const json_t *config,
-					   enum snapshot_disk_policy policy,
-					   struct err *err);
+__must_check int
+snapshot_writer_put_disks(struct snapshot_writer *w,
+			  const struct snapshot_disks_request *req,
+			  struct err *err);
+
+/* Files that were made for a VM that comes back. Zeroed: none. */
+struct snapshot_placed {
+	char **paths;
+	unsigned int num;
+};
 
 /*
  * Make config's disks those of the VM that comes back. A disk that is in the
  * snapshot stays in it as it is; the VM gets a clone or a copy, which is made
- * at the path that config has for it. -EEXIST: something is there, -EINVAL:
- * config has no disk of that id.
+ * at the path that config has for it. What was made, also by a call that fails,
+ * is in placed. -EEXIST: something is there, -EINVAL: config has no disk of
+ * that id.
  */
 __must_check int snapshot_reader_place_disks(const struct snapshot_reader *r,
 					     const json_t *config,
+					     struct snapshot_placed *placed,
 					     struct err *err);
+/* One of the two ends it: they stay, or they are removed. */
+void snapshot_placed_keep(struct snapshot_placed *placed);
+void snapshot_placed_undo(struct snapshot_placed *placed);
 
 #endif

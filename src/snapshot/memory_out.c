@@ -5,6 +5,9 @@
 #include <liburing.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/arith.h"
 #include "base/io.h"
@@ -30,6 +33,39 @@ struct memory_out {
 	uint64_t error_offset;
 };
 
+/*
+ * From here on it writes and does nothing else, whoever has the ring: io_uring
+ * is no way around the thread's filter, which has pwrite64. No registered
+ * files: the kernel would keep the file open for a while after the ring's end.
+ */
+static int restrict_ring(struct io_uring *ring)
+{
+	struct io_uring_restriction list[1];
+
+	memset(list, 0, sizeof(list));
+	list[0].opcode = IORING_RESTRICTION_SQE_OP;
+	list[0].sqe_op = IORING_OP_WRITE;
+	/* liburing 2.3 declares functions for both but does not export them. */
+	if (syscall(SYS_io_uring_register, ring->ring_fd,
+		    IORING_REGISTER_RESTRICTIONS, list, ARRAY_SIZE(list)) < 0 ||
+	    syscall(SYS_io_uring_register, ring->ring_fd,
+		    IORING_REGISTER_ENABLE_RINGS, NULL, 0) < 0)
+		return -errno;
+	return 0;
+}
+
+static int make_ring(struct io_uring *ring)
+{
+	int r = io_uring_queue_init(DEPTH, ring, IORING_SETUP_R_DISABLED);
+
+	if (r)
+		return r;
+	r = restrict_ring(ring);
+	if (r)
+		io_uring_queue_exit(ring);
+	return r;
+}
+
 int memory_out_new(struct memory_out **ret, int fd)
 {
 	struct memory_out *out = calloc(1, sizeof(*out));
@@ -38,7 +74,7 @@ int memory_out_new(struct memory_out **ret, int fd)
 		return -ENOMEM;
 	out->fd = fd;
 	/* Why it fails (a sysctl, a filter, an old kernel) does not matter. */
-	out->sync = io_uring_queue_init(DEPTH, &out->ring, 0) < 0;
+	out->sync = make_ring(&out->ring) < 0;
 	for (unsigned int i = 0; i < DEPTH; i++) {
 		out->slots[i].next_free = out->idle;
 		out->idle = &out->slots[i];

@@ -30,11 +30,16 @@ static int resume(struct vmm *v, void *arg, struct err *err)
 	return vmm_resume(v, err);
 }
 
-static bool poll_hold(void *ctx, const struct populate_progress *progress)
+static bool is_cancelled(void *ctx)
 {
 	struct take *t = ctx;
 
-	return vmm_hold_cancelled(t->vmm);
+	return vmm_hold_cancelled(t->vmm) || snapshot_writer_is_over(t->writer);
+}
+
+static bool poll_hold(void *ctx, const struct populate_progress *progress)
+{
+	return is_cancelled(ctx);
 }
 
 /* The VM is held. */
@@ -46,6 +51,14 @@ static int write_parts(struct take *t, struct err *err)
 		.threads = t->req->threads,
 		.watch = &watch,
 	};
+	const struct snapshot_disks_request disks = {
+		.config = t->saved.config,
+		.policy = t->req->disks,
+		.images = t->saved.images,
+		.num_images = t->saved.num_images,
+		.cancelled = is_cancelled,
+		.ctx = t,
+	};
 	int r = state_writer_finish(&t->state);
 
 	if (r)
@@ -55,8 +68,7 @@ static int write_parts(struct take *t, struct err *err)
 	if (!r)
 		r = snapshot_writer_put_config(t->writer, t->saved.config, err);
 	if (!r)
-		r = snapshot_writer_put_disks(t->writer, t->saved.config,
-					      t->req->disks, err);
+		r = snapshot_writer_put_disks(t->writer, &disks, err);
 	if (!r)
 		r = snapshot_writer_put_memory(t->writer, &memory,
 					       &t->result->memory, err);
@@ -83,6 +95,7 @@ static int take(struct take *t, struct err *err)
 {
 	const struct snapshot_writer_config cfg = {
 		.path = t->req->path,
+		.files = t->req->files,
 		.replace = t->req->replace,
 	};
 	/* What can be refused without a pause is. */
@@ -111,7 +124,7 @@ int snapshot_take(struct vmm *v, const struct snapshot_take_request *req,
 	state_writer_init(&t.state);
 	r = take(&t, err);
 	ret->wall_ns = clock_now_ns() - began;
-	json_decref(t.saved.config);
+	vmm_saved_fini(&t.saved);
 	state_writer_fini(&t.state);
 	snapshot_writer_free(t.writer);
 	return r;

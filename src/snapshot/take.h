@@ -3,7 +3,7 @@
  * Take a snapshot of the VM in this process, and bring one back.
  *
  * Taking: the VM is paused, its state and disks are saved, its memory written,
- * and it goes on; what makes the snapshot durable happens after that. Bringing
+ * and it goes on; all of it is made durable after that. Bringing
  * back: the configuration is that of the snapshot, changed where the caller
  * says so; memory is mapped from its file or read.
  */
@@ -16,10 +16,13 @@
 #include "snapshot/disks.h"
 #include "snapshot/writer.h"
 
+struct sandbox_paths;
+struct vm_config;
 struct vmm;
 
 struct snapshot_take_request {
-	const char *path; /* of the directory that is made */
+	const char *path;  /* of the directory that is made */
+	const char *files; /* see struct snapshot_writer_config; may be NULL */
 	bool replace;
 	enum snapshot_disk_policy disks;
 	unsigned int threads; /* 0: one per CPU */
@@ -35,7 +38,8 @@ struct snapshot_take_result {
 
 /*
  * Any thread but the control thread. A VM that ran runs again in any case, also
- * after a failure. -ECANCELED: quire is ending.
+ * after a failure. -ECANCELED: quire is ending, or who makes the files has
+ * gone.
  */
 __must_check int snapshot_take(struct vmm *v,
 			       const struct snapshot_take_request *req,
@@ -58,19 +62,42 @@ struct snapshot_bring_request {
 	const char *name; /* of the VM; NULL: none. Not that of the snapshot. */
 	/*
 	 * {ID: {FIELD: VALUE, ...}, ...}: fields of devices that are others
-	 * now; borrowed, may be NULL.
+	 * now; may be NULL.
 	 */
 	const json_t *devices;
 	bool resume;
 };
 
 /*
- * Control thread; vmm has no VM. It is PAUSED then, or with resume RUNNING; the
- * guest has been told that it may be a copy. -EEXIST: there is a VM; -EINVAL:
- * what devices says does not fit.
+ * Bringing back, in two steps, for between them the process may confine itself:
+ * open looks up everything that has a name, begin needs no names any more.
  */
-__must_check int snapshot_bring(struct vmm *v,
-				const struct snapshot_bring_request *req,
-				struct err *err);
+struct snapshot_bring;
+
+/*
+ * Open the snapshot, read what says what the VM is, and make its disks.
+ * -EINVAL: what devices says does not fit. -EEXIST: there is something where a
+ * disk is to be. *req is not needed afterwards. One thread.
+ */
+__must_check int snapshot_bring_open(struct snapshot_bring **ret,
+				     const struct snapshot_bring_request *req,
+				     struct err *err);
+/* Not begun: the disks that were made are removed again. NULL is fine. */
+void snapshot_bring_free(struct snapshot_bring *b);
+
+/* For vm_confine(), which opens what is in it. */
+struct vm_config *snapshot_bring_config(struct snapshot_bring *b);
+/* What has to be reached by name later. */
+__must_check int snapshot_bring_paths(const struct snapshot_bring *b,
+				      struct sandbox_paths *paths,
+				      struct err *err);
+
+/*
+ * Control thread; vmm has no VM. It is PAUSED then, or with resume RUNNING; the
+ * guest has been told that it may be a copy. -EEXIST: there is a VM. Takes b in
+ * any case.
+ */
+__must_check int snapshot_bring_begin(struct vmm *v, struct snapshot_bring *b,
+				      struct err *err);
 
 #endif

@@ -90,8 +90,11 @@ int snapshot_writer_new(struct snapshot_writer **ret,
 		return err_set(err, ENOMEM, "snapshot %s: out of memory",
 			       cfg->path);
 	w->cfg = *cfg;
-	r = snapshot_dir_create(&w->dir, cfg->path, cfg->replace, err);
-	w->cfg.path = NULL; /* the caller's */
+	r = cfg->files
+		    ? snapshot_dir_borrow(&w->dir, cfg->path, cfg->files, err)
+		    : snapshot_dir_create(&w->dir, cfg->path, cfg->replace,
+					  err);
+	w->cfg.path = w->cfg.files = NULL; /* the caller's */
 	if (!r)
 		r = fill_manifest(w, err);
 	if (r)
@@ -105,10 +108,20 @@ void snapshot_writer_free(struct snapshot_writer *w)
 {
 	if (!w)
 		return;
+	for (unsigned int i = 0; i < w->num_written; i++) {
+		close_fd(&w->written[i].fd);
+		free(w->written[i].name);
+	}
+	free(w->written);
 	snapshot_dir_fini(&w->dir);
 	snapshot_manifest_fini(&w->manifest);
 	free(w->sums);
 	free(w);
+}
+
+bool snapshot_writer_is_over(const struct snapshot_writer *w)
+{
+	return snapshot_dir_is_over(&w->dir);
 }
 
 const char *snapshot_writer_id(const struct snapshot_writer *w)
@@ -123,20 +136,48 @@ int snapshot_writer_say(const struct snapshot_writer *w, const char *file,
 			 file);
 }
 
-/* The parts of a file, one after the other; durable when this returns. */
+int snapshot_writer_keep(struct snapshot_writer *w, int *fd, const char *name,
+			 struct err *err)
+{
+	struct written_file *list = reallocarray(w->written, w->num_written + 1,
+						 sizeof(*list));
+	char *copy;
+
+	if (!list)
+		return snapshot_writer_say(w, name, -ENOMEM, err);
+	w->written = list;
+	copy = strdup(name);
+	if (!copy)
+		return snapshot_writer_say(w, name, -ENOMEM, err);
+	list[w->num_written++] = (struct written_file){
+		.fd = take_fd(fd),
+		.name = copy,
+	};
+	return 0;
+}
+
+static int sync_written(struct snapshot_writer *w, struct err *err)
+{
+	for (unsigned int i = 0; i < w->num_written; i++) {
+		if (fsync(w->written[i].fd))
+			return snapshot_writer_say(w, w->written[i].name,
+						   -errno, err);
+	}
+	return 0;
+}
+
+/* The parts of a file, one after the other. */
 static int write_file(struct snapshot_writer *w, const char *name,
 		      const void *head, size_t head_len, const void *body,
 		      size_t body_len, struct err *err)
 {
-	_cleanup_close_ int fd = openat(
-		w->dir.fd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	int r = fd < 0 ? -errno : io_write_full(fd, head, head_len);
+	_cleanup_close_ int fd = snapshot_dir_make_file(&w->dir, name, false);
+	int r = fd < 0 ? fd : io_write_full(fd, head, head_len);
 
 	if (!r)
 		r = io_write_full(fd, body, body_len);
-	if (!r && fsync(fd))
-		r = -errno;
-	return r ? snapshot_writer_say(w, name, r, err) : 0;
+	return r ? snapshot_writer_say(w, name, r, err)
+		 : snapshot_writer_keep(w, &fd, name, err);
 }
 
 static int put_file(struct snapshot_writer *w, enum snapshot_file file,
@@ -217,6 +258,12 @@ int snapshot_writer_commit(struct snapshot_writer *w, struct err *err)
 	if (!text)
 		return err_set(err, ENOMEM, "snapshot %s: out of memory",
 			       w->dir.path);
-	r = write_file(w, SNAPSHOT_MANIFEST, text, strlen(text), NULL, 0, err);
+	/* What it vouches for is there before it is. */
+	r = sync_written(w, err);
+	if (!r)
+		r = write_file(w, SNAPSHOT_MANIFEST, text, strlen(text), NULL,
+			       0, err);
+	if (!r && fsync(w->written[w->num_written - 1].fd))
+		r = snapshot_writer_say(w, SNAPSHOT_MANIFEST, -errno, err);
 	return r ? r : snapshot_dir_commit(&w->dir, w->cfg.replace, err);
 }

@@ -38,6 +38,12 @@ struct snapshot_writer_config {
 	const char *path;
 	bool replace; /* the snapshot that is there, once this one is done */
 	/*
+	 * NULL, or the socket of a process that makes the files and puts them
+	 * in their place (snapshot/handed.h). path is for people then, and
+	 * replace is not used.
+	 */
+	const char *files;
+	/*
 	 * Make it an increment of this one, which outlives the writer; NULL:
 	 * complete. It must be of the same memory.
 	 */
@@ -54,6 +60,9 @@ __must_check int snapshot_writer_new(struct snapshot_writer **ret,
 				     struct err *err);
 /* NULL is fine. */
 void snapshot_writer_free(struct snapshot_writer *w);
+
+/* Who makes the files has gone: there is no use in going on. Any thread. */
+bool snapshot_writer_is_over(const struct snapshot_writer *w);
 
 /* Its id, a UUID, valid as long as w. */
 const char *snapshot_writer_id(const struct snapshot_writer *w);
@@ -107,13 +116,16 @@ snapshot_writer_put_memory(struct snapshot_writer *w,
 struct snapshot_disk_request {
 	const char *id;	  /* the device's; becomes the name of a file */
 	const char *path; /* of the image, quiet meanwhile */
+	int fd;		  /* of the same, if it is open already; else -1 */
 	bool reference;	  /* only note it: neither cloned nor copied */
 	bool may_copy;	  /* where it cannot be cloned */
+	bool (*cancelled)(void *ctx); /* see snapshot/clone.h; may be NULL */
+	void *ctx;
 };
 
 /*
- * A disk, with the content it has now. -ENOTSUP: it cannot be cloned, and may
- * not be copied.
+ * A disk, with the content it has now. -EOPNOTSUPP: it cannot be cloned, and
+ * may not be copied. -ECANCELED.
  */
 __must_check int
 snapshot_writer_add_disk(struct snapshot_writer *w,

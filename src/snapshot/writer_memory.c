@@ -200,17 +200,9 @@ static int unit(void *ctx, void *own, uint64_t index,
 
 static int open_memory(struct job *job, struct err *err)
 {
-	int flags = O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC;
-	int dir = job->w->dir.fd;
-
-	if (job->req->direct)
-		job->fd = openat(dir, SNAPSHOT_MEMORY, flags | O_DIRECT, 0600);
-	/* Refused with EINVAL, after it was made, where it cannot be. */
-	if (job->fd < 0 && job->req->direct && errno == EINVAL)
-		(void)!unlinkat(dir, SNAPSHOT_MEMORY, 0);
-	if (job->fd < 0)
-		job->fd = openat(dir, SNAPSHOT_MEMORY, flags, 0600);
-	return job->fd < 0 ? say(job, 0, -errno, err) : 0;
+	job->fd = snapshot_dir_make_file(&job->w->dir, SNAPSHOT_MEMORY,
+					 job->req->direct);
+	return job->fd < 0 ? say(job, 0, job->fd, err) : 0;
 }
 
 static int check_parent(const struct job *job, struct err *err)
@@ -340,6 +332,7 @@ static const struct thread_call write_calls[] = {
 
 static const struct thread_call write_prepare_calls[] = {
 	CALL(io_uring_setup),
+	CALL(io_uring_register),
 	RARE_READ_ONLY("/proc/self/pagemap"),
 };
 
@@ -375,8 +368,6 @@ static int run(struct job *job, unsigned int *ret_threads, struct err *err)
 	r = unit_job_run(&units, ret_threads, err);
 	if (r == -ECANCELED)
 		err_prefix(err, "snapshot %s", job->w->dir.path);
-	if (!r && fsync(job->fd))
-		r = say(job, 0, -errno, err);
 	m->data_bytes = atomic_load(&job->data_bytes);
 	return r;
 }
@@ -404,6 +395,8 @@ int snapshot_writer_put_memory(struct snapshot_writer *w,
 		r = put_sums(&job, err);
 	if (!r && w->manifest.layout == SNAPSHOT_DELTA)
 		r = put_map(&job, err);
+	if (!r)
+		r = snapshot_writer_keep(w, &job.fd, SNAPSHOT_MEMORY, err);
 	close_fd(&job.fd);
 	if (!r && ret)
 		*ret = (struct snapshot_memory_result){

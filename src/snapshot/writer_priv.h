@@ -7,12 +7,27 @@
 #include "snapshot/records.h"
 #include "snapshot/writer.h"
 
+/* A file that is written, and not yet durable. */
+struct written_file {
+	int fd;
+	char *name;
+};
+
 struct snapshot_writer {
 	struct snapshot_writer_config cfg;
 	struct snapshot_dir dir;
 	struct snapshot_manifest manifest;
 	uint64_t *sums; /* of the units, little-endian once written */
+	struct written_file *written;
+	unsigned int num_written;
 };
+
+/*
+ * Have it synced by commit, when the guest no longer waits. Takes *fd, on
+ * success only.
+ */
+__must_check int snapshot_writer_keep(struct snapshot_writer *w, int *fd,
+				      const char *name, struct err *err);
 
 /* err for a failure to write file; returns error, a negative errno. */
 int snapshot_writer_say(const struct snapshot_writer *w, const char *file,

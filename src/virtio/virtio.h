@@ -130,6 +130,11 @@ struct virtio_class {
 	 */
 	int (*config_open)(void *config, struct err *err);
 	/*
+	 * The image that config_open() opened, for a snapshot to read once the
+	 * device is held; -1: none is open. It stays config's. May be NULL.
+	 */
+	int (*config_image)(const void *config);
+	/*
 	 * The paths that remain to be opened by name (a socket that is
 	 * connected to again). May be NULL.
 	 */

@@ -14,13 +14,15 @@
 #include "kvm/kvm.h"
 #include "mem/keeper.h"
 #include "mem/pager.h"
+#include "mem/restore.h"
 #include "vm/vcpu.h"
 
 /* Besides those of the virtio devices, which their classes name. */
 static const struct thread_class *const own_classes[] = {
-	&vcpu_thread_class,	     &populate_thread_class,
-	&keeper_thread_class,	     &outq_thread_class,
-	&pager_handler_thread_class, &pager_filler_thread_class,
+	&vcpu_thread_class,	    &populate_thread_class,
+	&keeper_thread_class,	    &restore_thread_class,
+	&outq_thread_class,	    &pager_handler_thread_class,
+	&pager_filler_thread_class,
 };
 
 static size_t count(const struct thread_class *const *list)
@@ -83,7 +85,9 @@ size_t vm_thread_extras(struct sandbox_extra extras[VM_MAX_EXTRAS])
 
 /* ---- what is opened once, with all rights there are ---- */
 
-static int open_boot_files(struct vm_config *cfg, struct err *err)
+/* A VM that comes back needs them when it reboots: then it is told. */
+static int open_boot_files(struct vm_config *cfg, bool may_lack,
+			   struct err *err)
 {
 	const struct boot_config boot = {
 		.kernel = cfg->kernel,
@@ -99,12 +103,15 @@ static int open_boot_files(struct vm_config *cfg, struct err *err)
 	r = boot_files_open(&boot, cfg->files, err);
 	if (r)
 		free(take_ptr(cfg->files));
-	return r;
+	if (!r || !may_lack)
+		return r;
+	log_warn("%s; the guest cannot reboot", err->text);
+	return 0;
 }
 
-static int open_all(struct vm_config *cfg, struct err *err)
+static int open_all(struct vm_config *cfg, bool comes_back, struct err *err)
 {
-	int r = open_boot_files(cfg, err);
+	int r = open_boot_files(cfg, comes_back, err);
 
 	if (!r && !cfg->chardev)
 		r = chardev_new(&cfg->chardev, &cfg->serial, err);
@@ -215,7 +222,7 @@ int vm_confine(const struct vm_confinement *c, struct err *err)
 {
 	struct sandbox_config cfg = *c->sandbox;
 	struct sandbox_paths paths = { .num = 0 };
-	int r = c->cfg ? open_all(c->cfg, err) : 0;
+	int r = c->cfg ? open_all(c->cfg, c->comes_back, err) : 0;
 
 	/* Otherwise on the first object, by whatever thread: it reads a file.
 	 */

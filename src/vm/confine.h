@@ -30,6 +30,7 @@ struct vm_confinement {
 	const struct sandbox_config *sandbox;
 	struct vm_config *cfg; /* NULL: a VM will come over the API */
 	bool expects_more;     /* the API was asked for: devices, or a VM */
+	bool comes_back;       /* from a snapshot: needs no kernel to go on */
 	/* What the API and the command need besides. */
 	const struct sandbox_paths *paths;
 	const struct thread_class *const *classes; /* ends with NULL */

@@ -299,6 +299,10 @@ static void *vcpu_loop(void *arg)
 		/* What memory that was lost made it do goes nowhere. */
 		if (atomic_load(&vcpu->stop))
 			break;
+		/*
+		 * Also when it is not to pause any more: somebody has to take
+		 * the exit request back, or no KVM_RUN enters the guest again.
+		 */
 		if (r == -EINTR)
 			park(vcpu);
 		else

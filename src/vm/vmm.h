@@ -173,14 +173,24 @@ int vmm_populate(struct vmm *v, const json_t *request, struct err *err);
  *
  * *ret->ram stays as it is until then. -EBUSY: somebody else holds it.
  */
+struct vmm_image {
+	char id[VM_MAX_NAME]; /* the disk's */
+	int fd;		      /* a duplicate */
+};
+
 struct vmm_saved {
 	const struct ram *ram;
 	json_t *config; /* as vmm_info(); the caller's reference */
+	/* Images that this process has held open since it was confined. */
+	struct vmm_image images[VM_MAX_DEVICES];
+	unsigned int num_images;
 	bool was_running;
 	uint64_t paused_ns; /* clock_now_ns() when it was paused */
 };
 int vmm_save_and_hold(struct vmm *v, const char *why, struct state_writer *w,
 		      struct vmm_saved *ret, struct err *err);
+/* What is in *saved, of which only images may be filled, or config NULL. */
+void vmm_saved_fini(struct vmm_saved *saved);
 /* Any thread but the control thread, once. */
 void vmm_release(struct vmm *v);
 /* quire is to end, and waits for vmm_release(). Any thread. */

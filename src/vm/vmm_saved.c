@@ -8,6 +8,8 @@
  * the control thread's help.
  */
 #include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/cleanup.h"
@@ -69,6 +71,34 @@ void vmm_end_hold(struct vmm *v)
 
 /* ---- saving ---- */
 
+/* What cannot be duplicated is opened by its path. */
+static void list_images(const struct vm_config *cfg, struct vmm_saved *ret)
+{
+	for (unsigned int i = 0; i < cfg->num_devices; i++) {
+		const struct vm_device_config *dev = &cfg->devices[i];
+		struct vmm_image *image = &ret->images[ret->num_images];
+		int fd = dev->cls->config_image
+				 ? dev->cls->config_image(dev->config)
+				 : -1;
+
+		if (fd >= 0)
+			fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+		if (fd < 0)
+			continue;
+		snprintf(image->id, sizeof(image->id), "%s", dev->id);
+		image->fd = fd;
+		ret->num_images++;
+	}
+}
+
+void vmm_saved_fini(struct vmm_saved *saved)
+{
+	for (unsigned int i = 0; i < saved->num_images; i++)
+		close_fd(&saved->images[i].fd);
+	saved->num_images = 0;
+	json_decref(take_ptr(saved->config));
+}
+
 static int save_paused(struct vmm *v, struct state_writer *w,
 		       struct vmm_saved *ret, struct err *err)
 {
@@ -78,6 +108,7 @@ static int save_paused(struct vmm *v, struct state_writer *w,
 		return r;
 	ret->config = vm_config_to_json(&v->cfg);
 	ret->ram = &v->machine->memory.ram;
+	list_images(&v->cfg, ret);
 	return ret->config ? 0 : err_set(err, ENOMEM, "out of memory");
 }
 

@@ -19,7 +19,6 @@ BUILD = pathlib.Path(os.environ.get("QUIRE_BUILD", "build"))
 QUIRE = pathlib.Path(os.environ.get("QUIRE", BUILD / "quire")).resolve()
 WALKER = (BUILD / "guest/probe/walker.elf").resolve()
 LONG = 60
-SANDBOX = ["--seccomp", "off", "--landlock", "off"]
 
 
 def wait_for(what, condition):
@@ -110,7 +109,7 @@ def wait_passes(path, more=2):
 def boot(host, name="one", cpus=1, page="4k", mib=48, extra="", size="128M"):
     serial = host.dir / f"{name}.log"
     host.start("run", "--kernel", WALKER, "--cmdline", f"mib={mib} {extra}", "--cpus", f"boot={cpus}",
-               "--memory", f"size={size},page={page}", "--serial", f"file={serial}", "--name", name, *SANDBOX)
+               "--memory", f"size={size},page={page}", "--serial", f"file={serial}", "--name", name)
     wait_for("the guest", lambda: "walker: ready" in log(serial))
     return serial
 
@@ -348,7 +347,7 @@ def test_fork_disk(host):
     disk.write_bytes(os.urandom(1 << 20))
     serial = host.dir / "one.log"
     host.start("run", "--kernel", WALKER, "--cmdline", "mib=16", "--memory", "size=64M", "--serial",
-               f"file={serial}", "--name", "one", "--disk", f"path={disk}", *SANDBOX)
+               f"file={serial}", "--name", "one", "--disk", f"path={disk}")
     wait_for("the guest", lambda: "walker: ready" in log(serial))
     forks(host, "one", 2, "--disks", "copy")
     for name in ("one-1", "one-2"):

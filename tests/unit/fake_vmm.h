@@ -152,6 +152,10 @@ int vmm_save_and_hold(struct vmm *v, const char *why, struct state_writer *w,
 	return err_set(err, EBADFD, "there is nothing to save");
 }
 
+void vmm_saved_fini(struct vmm_saved *saved)
+{
+}
+
 void vmm_release(struct vmm *v)
 {
 }

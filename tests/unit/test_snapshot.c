@@ -881,7 +881,11 @@ static void check_cloned_disk(const struct kit *kit)
 	struct snapshot_writer *w;
 	struct snapshot_reader *r;
 	char image[200];
-	const struct snapshot_disk_request disk = { .id = "a", .path = image };
+	const struct snapshot_disk_request disk = {
+		.id = "a",
+		.path = image,
+		.fd = -1,
+	};
 	const struct snapshot_memory_request memory = { .ram = &ram };
 	struct err err = ERR_INIT;
 
@@ -961,7 +965,11 @@ static void test_disks(void **state)
 	struct snapshot_reader *r;
 	const struct snapshot_manifest *m;
 	char image[200], copy[500];
-	struct snapshot_disk_request disk = { .id = "_disk0", .path = image };
+	struct snapshot_disk_request disk = {
+		.id = "_disk0",
+		.path = image,
+		.fd = -1,
+	};
 	const struct snapshot_memory_request memory = { .ram = &ram };
 	struct err err = ERR_INIT;
 	struct stat st;
@@ -1010,7 +1018,11 @@ static void test_disk_not_cloned(void **state)
 	struct kit kit;
 	struct snapshot_writer *w;
 	char image[200];
-	const struct snapshot_disk_request disk = { .id = "a", .path = image };
+	const struct snapshot_disk_request disk = {
+		.id = "a",
+		.path = image,
+		.fd = -1,
+	};
 	struct err err = ERR_INIT;
 
 	kit_start(&kit);
@@ -1018,7 +1030,7 @@ static void test_disk_not_cloned(void **state)
 	make_image(image);
 	w = kit_writer(&(struct snapshot_writer_config){ .path = kit.path[0] });
 	assert_int_equal(snapshot_writer_add_disk(w, &disk, &err), -ENOTSUP);
-	assert_non_null(strstr(err.text, "has to be copied"));
+	assert_non_null(strstr(err.text, "cannot be cloned here"));
 	snapshot_writer_free(w);
 	assert_int_equal(kit_count(kit.dir), 1);
 	kit_end(&kit);

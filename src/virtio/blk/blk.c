@@ -131,6 +131,13 @@ static int config_open(void *config, struct err *err)
 	return cfg->opened ? 0 : open_image(cfg, &cfg->opened, err);
 }
 
+static int config_image(const void *config)
+{
+	const struct blk_config *cfg = config;
+
+	return cfg->opened ? blockdev_fd(cfg->opened) : -1;
+}
+
 static void offer(struct blk_dev *dev, unsigned int num_queues)
 {
 	uint64_t features = BLK_F_SEG_MAX | BLK_F_BLK_SIZE | BLK_F_TOPOLOGY |
@@ -363,6 +370,7 @@ const struct virtio_class virtio_blk_class = {
 	.config_check = config_check,
 	.config_fini = config_fini,
 	.config_open = config_open,
+	.config_image = config_image,
 	.create = blk_create,
 	.destroy = blk_destroy,
 	.config_space_bytes = BLK_CONFIG_BYTES,

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""quire snapshot and quire restore with a Linux guest that works and verifies itself.
+
+The guest's serial port is a socket in no test: its output goes to a file that the
+restored VM, too, writes from its start, so each process has a log of its own.
+"""
+import base64
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+
+from conftest import BOOT_SECONDS
+
+MIB = 1 << 20
+
+# Works on the disk, in memory and with timers until it has counted its ticks.
+WORK = """
+( blkverify --ops {ops} --mib 16 /dev/vda; echo "disk $?" ) &
+( head -c 8000000 /dev/urandom > /tmp/m; sum=$(md5sum < /tmp/m); n=0
+  while [ ! -e /tmp/done ]; do
+	[ "$(md5sum < /tmp/m)" = "$sum" ] || echo "memory differs"; n=$((n + 1))
+  done; echo "memory $n" ) &
+i=0
+while [ $i -lt {ticks} ]; do
+	read up rest < /proc/uptime; echo "tick $i $up"
+	usleep 100000; i=$((i + 1))
+done
+touch /tmp/done
+wait
+dmesg | grep -iE 'lockup|stall|hung task|error|irq .*nobody|crng reseeded' | sed 's/^/kernel: /'
+echo "worked"
+"""
+
+
+class Host:
+    """quire processes with one runtime directory."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.env = {**os.environ, "QUIRE_RUNTIME_DIR": str(folder / "run")}
+        self.running = []
+
+    def start(self, log, *argv):
+        """A quire whose serial port is on stdout, which is a file."""
+        with open(self.folder / log, "wb") as out:
+            process = subprocess.Popen([os.environ["QUIRE"], *map(str, argv)], env=self.env,
+                                       stdin=subprocess.DEVNULL, stdout=out,
+                                       stderr=subprocess.PIPE)
+        self.running.append(process)
+        return process
+
+    def run(self, *argv):
+        return subprocess.run([os.environ["QUIRE"], *map(str, argv)], env=self.env, text=True,
+                              stdin=subprocess.DEVNULL, capture_output=True,
+                              timeout=BOOT_SECONDS)
+
+    def boot(self, name, job, cpus=1, disk="disk.img"):
+        image = self.folder / disk
+        with open(image, "wb") as f:
+            f.truncate(32 * MIB)
+        words = "console=ttyS0 quiet panic=-1 quire.run64=" + \
+            base64.b64encode(job.encode()).decode()
+        return self.start(f"{name}.log", "run", "--name", name,
+                          "--kernel", os.environ["GUEST_KERNEL"],
+                          "--initramfs", os.environ["GUEST_INITRD"],
+                          "--cpus", f"boot={cpus}", "--memory", "128M", "--cmdline", words,
+                          "--disk", f"path={image}", "--rng", "kernel")
+
+    def log(self, name):
+        return (self.folder / f"{name}.log").read_text(errors="replace").replace("\r", "")
+
+    def wait_for(self, name, pattern, process, seconds=BOOT_SECONDS):
+        end = time.monotonic() + seconds
+        while not re.search(pattern, self.log(name), re.M):
+            assert time.monotonic() < end, (pattern, self.log(name))
+            if process.poll() is not None and not re.search(pattern, self.log(name), re.M):
+                pytest.fail(f"ended with {process.returncode}: {process.stderr.read()!r}\n"
+                            + self.log(name))
+            time.sleep(0.1)
+        return self.log(name)
+
+    def end(self):
+        for process in self.running:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def host(tmp_path):
+    host = Host(tmp_path)
+    yield host
+    host.end()
+
+
+def ticks_of(text):
+    return [(int(i), float(up)) for i, up in re.findall(r"^tick (\d+) ([\d.]+)$", text, re.M)]
+
+
+def check_whole(before, after, ticks):
+    """The restored guest counted on from where the snapshot was, and all is well."""
+    seen = ticks_of(after)
+    first = seen[0][0]
+    assert [i for i, _ in seen] == list(range(first, ticks)), after
+    earlier = dict(ticks_of(before))
+    # The snapshot is a moment that the first VM has seen, time did not jump.
+    assert 0 < first <= max(earlier) + 1, (first, max(earlier))
+    times = [up for _, up in seen]
+    assert times == sorted(times)
+    assert seen[0][1] - earlier[first - 1] < 30
+    assert "disk 0" in after, after
+    assert re.search(r"^memory \d+", after, re.M), after
+    assert "memory differs" not in before + after
+    assert re.search(r"^worked$", after, re.M), after
+    for complaint in re.findall(r"^kernel: (.*)", after, re.M):
+        assert "crng reseeded" in complaint, complaint
+
+
+@pytest.mark.parametrize("cpus,memory", [(1, "private"), (2, "eager")])
+def test_killed_and_restored(host, cpus, memory):
+    """While it works: snapshot, kill -9, restore; it goes on and verifies."""
+    ticks, snap = 60, host.folder / "snap"
+    vm = host.boot("one", WORK.format(ticks=ticks, ops=800), cpus=cpus)
+    host.wait_for("one", r"^tick 10 ", vm)
+    done = host.run("snapshot", "one", snap, "--disks", "copy", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["memory_bytes"] >= 127 * MIB > report["data_bytes"] > 8 * MIB
+    assert 0 < report["pause_us"] <= report["total_us"]
+    # It goes on after it, too.
+    count = len(ticks_of(host.log("one")))
+    host.wait_for("one", rf"^tick {count + 1} ", vm)
+    vm.send_signal(signal.SIGKILL)
+    vm.wait()
+    before = host.log("one")
+
+    refused = host.run("restore", snap, "--as", "two")
+    assert refused.returncode == 1
+    assert re.search(r"disk\.img is there; move it away.*--set _disk0\.path=", refused.stderr)
+    os.rename(host.folder / "disk.img", host.folder / "disk.old")
+    again = host.start("two.log", "restore", snap, "--as", "two", "--memory", memory)
+    after = host.wait_for("two", r"^worked$", again)
+    assert "two" in host.run("ps", "--quiet").stdout or again.poll() is not None
+    assert again.wait(BOOT_SECONDS) == 0, again.stderr.read()
+    check_whole(before, after, ticks)
+
+
+def test_a_second_one_beside_the_first(host):
+    """--as and --set: both run on, each with a disk of its own, and both are right."""
+    ticks, snap = 50, host.folder / "snap"
+    vm = host.boot("one", WORK.format(ticks=ticks, ops=500))
+    host.wait_for("one", r"^tick 5 ", vm)
+    assert host.run("snapshot", "one", snap, "--disks", "copy").returncode == 0
+    assert "is running" in host.run("restore", snap, "--as", "one", "--set",
+                                    f"_disk0.path={host.folder}/x.img").stderr
+    assert not (host.folder / "x.img").exists()
+    again = host.start("two.log", "restore", snap, "--as", "two", "--set",
+                       f"_disk0.path={host.folder}/two.img")
+    host.wait_for("two", r"^tick ", again)
+    assert set(host.run("ps", "--quiet").stdout.split()) == {"one", "two"}
+    info = json.loads(host.run("ctl", "two", "info").stdout)
+    assert info["state"] == "Running"
+    assert info["config"]["disks"][0]["path"] == f"{host.folder}/two.img"
+    after = host.wait_for("two", r"^worked$", again)
+    before = host.wait_for("one", r"^worked$", vm)
+    check_whole(before, after, ticks)
+    assert "disk 0" in before and "memory differs" not in before
+
+
+def small_fs(host, mib):
+    """A file system that is soon full."""
+    place = host.folder / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "none", place], check=True)
+    return place
+
+
+def test_refused_and_killed(host):
+    """What cannot be is said in one line, nothing is left of it, the guest works on; and
+    kill -9 in the middle leaves the older one valid."""
+    ticks, snap = 150, host.folder / "snap"
+    vm = host.boot("one", WORK.format(ticks=ticks, ops=300))
+    host.wait_for("one", r"^tick 5 ", vm)
+    assert host.run("snapshot", "one", snap, "--disks", "copy").returncode == 0
+    manifest = (snap / "manifest.json").read_text()
+
+    small = small_fs(host, 8)
+    for argv, words in [
+            ((small / "s",), "No space left on device"),
+            ((snap,), "exists; choose another name"),
+            ((host.folder / "none/s",), "No such file or directory")]:
+        done = host.run("snapshot", "one", *argv, "--disks", "copy")
+        assert done.returncode == 1
+        assert words in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert list(small.iterdir()) == []
+    subprocess.run(["umount", small], check=True)
+    # No sharing of blocks here.
+    done = host.run("snapshot", "one", host.folder / "s")
+    assert done.returncode == 1 and "have it copied (--disks copy)" in done.stderr
+    count = len(ticks_of(host.log("one")))
+    host.wait_for("one", rf"^tick {count + 1} ", vm)
+
+    client = subprocess.Popen([os.environ["QUIRE"], "snapshot", "one", snap, "--replace",
+                               "--disks", "copy"], env=host.env, stderr=subprocess.PIPE)
+    while not list(host.folder.glob(".snap.tmp-*/memory")):
+        time.sleep(0.002)
+    vm.send_signal(signal.SIGKILL)
+    said = client.communicate(timeout=60)[1].decode()
+    assert client.returncode == 1 and said.count("\n") == 1, said
+    assert list(host.folder.glob(".snap.tmp-*")) == []
+    assert (snap / "manifest.json").read_text() == manifest
+    vm.wait()
+    before = host.log("one")
+    os.unlink(host.folder / "disk.img")
+    again = host.start("two.log", "restore", snap, "--memory", "eager")
+    after = host.wait_for("two", r"^worked$", again)
+    check_whole(before, after, ticks)
