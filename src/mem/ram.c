@@ -368,13 +368,31 @@ int ram_init(struct ram *ram, const struct ram_config *cfg, struct err *err)
 	return r;
 }
 
+/* Its pages come in one call: one fault for each would cost more than a bit. */
+static _Atomic uint64_t *alloc_map(const struct ram_region *region)
+{
+	void *p = mmap(NULL, ram_region_words(region) * sizeof(uint64_t),
+		       PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+static void free_map(struct ram_region *region)
+{
+	if (region->dirty_map)
+		(void)munmap(region->dirty_map,
+			     ram_region_words(region) * sizeof(uint64_t));
+	region->dirty_map = NULL;
+}
+
 void ram_fini(struct ram *ram)
 {
 	if (ram->base)
 		munmap(ram->base, ram->span);
 	ram->base = NULL;
 	for (unsigned int i = 0; i < ram->num_regions; i++)
-		free(take_ptr(ram->regions[i].dirty_map));
+		free_map(&ram->regions[i]);
 	if (ram->span)
 		close_fd(&ram->fd);
 	ram->span = 0;
@@ -555,10 +573,9 @@ uint64_t ram_region_words(const struct ram_region *region)
 static int region_fill_map(struct ram_region *region)
 {
 	uint64_t pages = ram_region_pages(region);
-	uint64_t words = ram_region_words(region);
 
 	if (!region->dirty_map)
-		region->dirty_map = calloc(words, sizeof(*region->dirty_map));
+		region->dirty_map = alloc_map(region);
 	if (!region->dirty_map)
 		return -ENOMEM;
 	for (uint64_t i = 0; i < pages / 64; i++)

@@ -78,8 +78,8 @@ static int take_answer(struct msghdr *msg, ssize_t len, const uint8_t *answer)
 static int read_answer(int fd)
 {
 	union control control = { .bytes = { 0 } };
-	uint8_t answer[4] = { 0 };
-	struct iovec iov = { answer, sizeof(answer) };
+	uint8_t bytes[4] = { 0 };
+	struct iovec iov = { bytes, sizeof(bytes) };
 	struct msghdr msg = {
 		.msg_iov = &iov,
 		.msg_iovlen = 1,
@@ -96,7 +96,7 @@ static int read_answer(int fd)
 	} while (n < 0 && errno == EINTR);
 	if (n < 0)
 		return errno == ECONNRESET ? -EPIPE : -errno;
-	return take_answer(&msg, n, answer);
+	return take_answer(&msg, n, bytes);
 }
 
 int handed_ask(int fd, const char *name)

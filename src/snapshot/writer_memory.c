@@ -190,11 +190,6 @@ static int unit(void *ctx, void *own, uint64_t index,
 	r2 = memory_out_drain(worker->out, &at);
 	if (r2 && !r)
 		r = say(job, at, r2, err);
-	/* Or all would wait for the sync at the end; of no use if direct. */
-	if (!r)
-		(void)!sync_file_range(job->fd, (off_t)where->start,
-				       (off_t)where->len,
-				       SYNC_FILE_RANGE_WRITE);
 	return r;
 }
 
@@ -323,7 +318,6 @@ static const struct thread_call write_calls[] = {
 	CALL(pread64),
 	RARE("shared=on, or memory mapped from a snapshot", lseek),
 	CALL(io_uring_enter),
-	CALL(sync_file_range),
 	RARE("a full disk, a host without io_uring", pwrite64),
 	RARE("an increment that shares blocks", fallocate),
 	/* The end of the ring and of /proc/self/pagemap. */

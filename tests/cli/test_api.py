@@ -665,7 +665,7 @@ def test_completion_of_commands_and_options(script):
         [QUIRE, "run", "--help"], capture_output=True, text=True).stdout, re.M))
     assert listed <= options
     assert complete(script, "run", "--ker") == {"--kernel"}
-    assert complete(script, "bench", "") == {"touch", "populate", "walk", "dirty"}
+    assert complete(script, "bench", "") == {"touch", "populate", "walk", "dirty", "pager"}
     assert "--vcpus" in complete(script, "bench", "touch", "--")
     assert complete(script, "completion", "") == {"bash", "zsh"}
     assert complete(script, "doctor", "--j") == {"--json"}
@@ -682,6 +682,18 @@ def test_completion_of_values(script, tmp_path):
     assert complete(script, "run", "--disk", "path", "=", f"{tmp_path}/vm") == {
         f"{tmp_path}/vmlinux"}
     assert "--memory" in complete(script, "run", "--kernel", "x", "--mem")
+
+
+def test_completion_of_snapshots(script, server, tmp_path):
+    assert complete(script, "snapshot", "", env=server.env) == {"t"}
+    (tmp_path / "there").mkdir()
+    (tmp_path / "this-file").touch()
+    assert complete(script, "snapshot", "t", f"{tmp_path}/th") == {f"{tmp_path}/there"}
+    assert complete(script, "restore", f"{tmp_path}/th") == {f"{tmp_path}/there"}
+    assert complete(script, "snapshot", "t", "x", "--dis") == {"--disks"}
+    assert complete(script, "snapshot", "--disks", "c") == {"clone", "copy"}
+    assert {"private", "eager"} <= complete(script, "restore", "--memory", "")
+    assert complete(script, "restore", "--landlock-rules", "pa") == {"path="}
 
 
 def test_completion_of_vms_and_verbs(script, server):

@@ -23,7 +23,7 @@ WORK = """
 ( blkverify --ops {ops} --mib 16 /dev/vda; echo "disk $?" ) &
 ( head -c 8000000 /dev/urandom > /tmp/m; sum=$(md5sum < /tmp/m); n=0
   while [ ! -e /tmp/done ]; do
-	[ "$(md5sum < /tmp/m)" = "$sum" ] || echo "memory differs"; n=$((n + 1))
+	[ "$(md5sum < /tmp/m)" = "$sum" ] || echo "memory differs"; n=$((n + 1)); usleep 50000
   done; echo "memory $n" ) &
 i=0
 while [ $i -lt {ticks} ]; do
