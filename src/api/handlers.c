@@ -172,15 +172,21 @@ int api_vm_restore(struct vmm *vmm, void *arg, struct err *err)
 		.devices = json_object_get(body, "devices"),
 		.resume = json_is_true(json_object_get(body, "resume")),
 	};
+	json_int_t record = json_integer_value(
+		json_object_get(body, "record_s"));
 	struct snapshot_bring *bring;
 	int mode = RESTORE_PRIVATE;
 	int r = path_of_url(call, "source_url", &req.path, err);
 
 	if (!r)
 		r = enum_field(call, "memory", restore_mode_names,
-			       RESTORE_EAGER + 1, &mode, err);
+			       ARRAY_SIZE(restore_mode_names), &mode, err);
 	if (r)
 		return r;
+	if (record < 0 || record > SNAPSHOT_MAX_RECORD_S)
+		return err_set(err, EINVAL, "record_s: not from 0 to %u",
+			       SNAPSHOT_MAX_RECORD_S);
+	req.record_s = (unsigned int)record;
 	req.mode = (enum restore_mode)mode;
 	/* Before a disk is made for nothing. */
 	if (vmm_state(vmm) != VMM_EMPTY)

@@ -28,7 +28,7 @@ static const struct api_field snapshot_fields[] = {
 static const struct api_field restore_fields[] = {
 	{ "source_url", API_STRING, true }, { "memory", API_STRING, false },
 	{ "name", API_STRING, false },	    { "devices", API_OBJECT, false },
-	{ "resume", API_BOOL, false },
+	{ "resume", API_BOOL, false },	    { "record_s", API_INTEGER, false },
 };
 
 #define PUT_VERB(verb, fn, text)                                             \

@@ -77,6 +77,6 @@ int cli_ask(const struct cli_question *q, struct api_answer *ret)
 	if (ret->status < 300)
 		return CLI_OK;
 	status = report_refusal(q, ret);
-	free(ret->text);
+	free(take_ptr(ret->text));
 	return status;
 }

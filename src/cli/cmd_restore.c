@@ -1,15 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* quire restore: bring a VM back from a snapshot, in this process. */
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <jansson.h>
 
 #include "api/service.h"
 #include "base/cleanup.h"
 #include "base/kvlist.h"
+#include "base/size.h"
 #include "cli/commands.h"
 #include "cli/serve.h"
 #include "snapshot/take.h"
@@ -22,6 +26,7 @@ struct restore_args {
 	struct snapshot_bring *bring; /* opened, not yet begun */
 	json_t *devices;
 	struct sandbox_config sandbox;
+	int ready_fd; /* or -1 */
 };
 
 static void help(void)
@@ -39,7 +44,15 @@ static void help(void)
 	       "  --memory MODE   private: map the file, and share with all "
 	       "others what nobody\n"
 	       "                  writes (the default); eager: read all of it "
-	       "first, and check it\n"
+	       "first, and check it;\n"
+	       "                  lazy: bring, and check, what the guest "
+	       "touches, and the rest\n"
+	       "                  behind; working-set: likewise, but first "
+	       "what it touched after\n"
+	       "                  an earlier restore, or else record that\n"
+	       "  --record S      with lazy or working-set: record what is "
+	       "touched in the first S\n"
+	       "                  seconds, and keep it in DIR\n"
 	       "  --set ID.KEY=VALUE  a device has another value now: "
 	       "_disk0.path=/srv/b.img,\n"
 	       "                  _net0.tap=vm1; as often as needed. A disk in "
@@ -47,6 +60,9 @@ static void help(void)
 	       "                  cloned or copied to its path, where nothing "
 	       "may be\n"
 	       "  --paused        do not let the guest go on yet\n"
+	       "  --ready-fd N    write a line into this descriptor, and close "
+	       "it, once the VM is\n"
+	       "                  there\n"
 	       "  --api-socket PATH  where the control API listens\n"
 	       "  --seccomp on|log|off\n"
 	       "  --landlock auto|on|off\n"
@@ -68,8 +84,10 @@ static void help(void)
 static const struct option options[] = {
 	{ "as", required_argument, NULL, 'a' },
 	{ "memory", required_argument, NULL, 'm' },
+	{ "record", required_argument, NULL, 'r' },
 	{ "set", required_argument, NULL, 's' },
 	{ "paused", no_argument, NULL, 'p' },
+	{ "ready-fd", required_argument, NULL, 'f' },
 	{ "api-socket", required_argument, NULL, 'A' },
 	{ "seccomp", required_argument, NULL, 'c' },
 	{ "landlock", required_argument, NULL, 'l' },
@@ -108,19 +126,48 @@ static int set_field(struct restore_args *a, const char *text, struct err *err)
 
 static int set_mode(struct restore_args *a, const char *text, struct err *err)
 {
-	int i, r = kvlist_enum(text, restore_mode_names, RESTORE_EAGER + 1, &i,
-			       err);
+	int i, r = kvlist_enum(text, restore_mode_names,
+			       ARRAY_SIZE(restore_mode_names), &i, err);
 
 	if (!r)
 		a->req.mode = (enum restore_mode)i;
 	return r;
 }
 
+static int set_record(struct restore_args *a, const char *text, struct err *err)
+{
+	uint64_t n;
+
+	if (size_parse_u64(text, &n) || !n || n > SNAPSHOT_MAX_RECORD_S)
+		return err_set(err, EINVAL,
+			       "not a number of seconds from 1 to %u",
+			       SNAPSHOT_MAX_RECORD_S);
+	a->req.record_s = (unsigned int)n;
+	return 0;
+}
+
+static int set_ready_fd(struct restore_args *a, const char *text,
+			struct err *err)
+{
+	uint64_t n;
+
+	if (size_parse_u64(text, &n) || n < 3 || n > INT_MAX ||
+	    fcntl((int)n, F_SETFD, FD_CLOEXEC))
+		return err_set(err, EINVAL, "not an open descriptor from 3 on");
+	a->ready_fd = (int)n;
+	return 0;
+}
+
 static int begin(void *ctx, struct vmm *vmm, struct err *err)
 {
 	struct restore_args *a = ctx;
+	int r = snapshot_bring_begin(vmm, take_ptr(a->bring), err);
 
-	return snapshot_bring_begin(vmm, take_ptr(a->bring), err);
+	/* Whoever waits for it may be gone: no reason to end. */
+	if (!r && a->ready_fd >= 0)
+		(void)!write(a->ready_fd, "\n", 1);
+	close_fd(&a->ready_fd);
+	return r;
 }
 
 /* All of the snapshot is opened before; only memory and state are read later.
@@ -172,8 +219,12 @@ static int set_checked(struct restore_args *a, int opt, const char *value,
 	switch (opt) {
 	case 'm':
 		return set_mode(a, value, err);
+	case 'r':
+		return set_record(a, value, err);
 	case 's':
 		return set_field(a, value, err);
+	case 'f':
+		return set_ready_fd(a, value, err);
 	default:
 		return set_sandbox(a, opt, value, err);
 	}
@@ -233,6 +284,13 @@ static int parse(struct restore_args *a, int argc, char **argv)
 	if (optind + 1 != argc)
 		return cli_usage(&cmd_restore, "one directory is needed");
 	a->req.path = argv[optind];
+	a->serve.pages = a->req.mode == RESTORE_LAZY ||
+			 a->req.mode == RESTORE_WORKING_SET;
+	if (a->req.record_s && !a->serve.pages)
+		return cli_usage(&cmd_restore,
+				 "--record: only what is brought when it is "
+				 "touched can be recorded: --memory lazy or "
+				 "working-set");
 	return CLI_OK;
 }
 
@@ -245,6 +303,7 @@ static int run(int argc, char **argv)
 			   .ctx = &a },
 		.req = { .mode = RESTORE_PRIVATE, .resume = true },
 		.devices = json_object(),
+		.ready_fd = -1,
 	};
 	int status;
 
@@ -263,7 +322,7 @@ static int run(int argc, char **argv)
 static bool option_at(size_t i, struct cli_option *ret)
 {
 	static const struct cli_option known[] = {
-		{ "memory", "private|eager" },
+		{ "memory", "private|eager|lazy|working-set" },
 		{ "seccomp", "on|log|off" },
 		{ "landlock", "auto|on|off" },
 		{ "landlock-rules", "path=PATH,access=r|w|rw" },

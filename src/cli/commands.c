@@ -11,6 +11,7 @@ const struct cli_command *const cli_commands[] = {
 	&cmd_run,
 	&cmd_snapshot,
 	&cmd_restore,
+	&cmd_fork,
 	&cmd_ps,
 	&cmd_ctl,
 	&cmd_doctor,

@@ -152,6 +152,8 @@ void pager_fail(struct pager *p, const struct err *err)
 	p->failed = true;
 	pthread_cond_broadcast(&p->changed);
 	pthread_mutex_unlock(&p->lock);
+	if (atomic_load(&p->impatient))
+		pager_abandon(p);
 	if (first && p->cfg.failed)
 		p->cfg.failed(p->cfg.ctx, err);
 }
@@ -168,6 +170,11 @@ static void wake_all(struct pager *p)
 	}
 }
 
+void pager_be_patient(struct pager *p)
+{
+	atomic_store(&p->impatient, false);
+}
+
 void pager_retry(struct pager *p)
 {
 	pthread_mutex_lock(&p->lock);
@@ -177,6 +184,28 @@ void pager_retry(struct pager *p)
 	p->next_sweep = 0;
 	pthread_cond_broadcast(&p->changed);
 	pthread_mutex_unlock(&p->lock);
+	wake_all(p);
+}
+
+/*
+ * A thread may begin to wait after unregistering has woken all (pager_fault.c):
+ * the handlers, which stay until pager_free(), then wake it.
+ */
+void pager_abandon(struct pager *p)
+{
+	if (pager_is_complete(p))
+		return;
+	atomic_store(&p->cfg.ram->lost, true);
+	atomic_store(&p->abandoned, true);
+	for (unsigned int i = 0; i < p->num_blocks; i++) {
+		const struct pager_block *block = &p->blocks[i];
+
+		if (block->registered.len && !atomic_load(&block->done))
+			(void)!uffd_unregister(p->uffds[block->uffd],
+					       p->cfg.ram->base +
+						       block->registered.start,
+					       block->registered.len);
+	}
 	wake_all(p);
 }
 
@@ -360,7 +389,7 @@ static int open_uffds(struct pager *p, struct err *err)
 	for (unsigned int i = 0; i < p->num_uffds; i++)
 		p->uffds[i] = -1;
 	for (unsigned int i = 0; i < p->num_uffds; i++) {
-		p->uffds[i] = uffd_open(ram->fd >= 0,
+		p->uffds[i] = uffd_open(p->cfg.opener, ram->fd >= 0,
 					ram_page_is_hugetlb(ram->page), err);
 		if (p->uffds[i] < 0)
 			return p->uffds[i];
@@ -543,6 +572,7 @@ int pager_new(struct pager **ret, const struct pager_config *cfg,
 	p->page = ram_page_bytes(cfg->ram->page);
 	p->stop_fd = -1;
 	atomic_init(&p->recording, cfg->record);
+	atomic_init(&p->impatient, cfg->impatient);
 	r = init_sync(p);
 	if (r) {
 		free(p);
@@ -552,6 +582,7 @@ int pager_new(struct pager **ret, const struct pager_config *cfg,
 	r = make(p, err);
 	if (!r) {
 		cfg->ram->behind = cfg->source;
+		atomic_store(&cfg->ram->paged, true);
 		r = start_threads(p, err);
 	}
 	if (r)
@@ -565,6 +596,9 @@ void pager_free(struct pager *p)
 {
 	if (!p)
 		return;
+	/* Before anybody is woken who then sees zeroes. */
+	if (p->num_handlers && !pager_is_complete(p))
+		atomic_store(&p->cfg.ram->lost, true);
 	pthread_mutex_lock(&p->lock);
 	atomic_store(&p->stop, true);
 	pthread_cond_broadcast(&p->changed);
@@ -580,6 +614,7 @@ void pager_free(struct pager *p)
 		close_fd(&p->uffds[i]);
 	if (p->cfg.ram->behind == p->cfg.source)
 		p->cfg.ram->behind = NULL;
+	atomic_store(&p->cfg.ram->paged, false);
 	close_fd(&p->stop_fd);
 	pthread_cond_destroy(&p->changed);
 	pthread_mutex_destroy(&p->lock);
@@ -644,7 +679,7 @@ bool pager_is_complete(struct pager *p)
 	bool done;
 
 	pthread_mutex_lock(&p->lock);
-	done = p->all_done;
+	done = !p->blocks_left;
 	pthread_mutex_unlock(&p->lock);
 	return done;
 }

@@ -20,7 +20,9 @@
  * While the pager is there, ram->behind is its source.
  *
  * When a source fails, whoever touched that memory waits, the caller is told
- * once, and the fillers stand still until pager_retry(). Nothing is lost.
+ * once, and the fillers stand still until pager_retry(). Nothing is lost. When
+ * nobody is to wait any longer there is pager_abandon(). ram->paged and
+ * ram->lost say as much to who takes bytes out of guest memory (mem_await()).
  *
  * Not to be discarded while the pager is at work (balloon, reporting): a page
  * that goes comes back with what the source has.
@@ -41,6 +43,7 @@
 
 struct pager;
 struct thread_class;
+struct uffd_opener;
 
 /* Its threads, and those whose work the source's read is. */
 extern const struct thread_class pager_handler_thread_class;
@@ -62,11 +65,14 @@ extern const char *const pager_priority_names[PAGER_NUM_PRIORITIES];
 struct pager_config {
 	struct ram *ram; /* nobody touched it yet; outlives the pager */
 	const struct mem_source *source; /* outlives the pager */
+	struct uffd_opener *opener;	 /* see uffd_open(); may be NULL */
 	unsigned int handlers;		 /* 0: one per CPU, 2 to 4 */
 	unsigned int fillers;		 /* 0: one per CPU, at most 4 */
 	unsigned int uffds;		 /* 0: one per handler */
-	bool sweep;			 /* bring the rest, too */
-	uint64_t sweep_bytes_per_s;	 /* 0: as fast as it goes */
+	/* Abandon it at the first failure, until pager_be_patient(). */
+	bool impatient;
+	bool sweep;		    /* bring the rest, too */
+	uint64_t sweep_bytes_per_s; /* 0: as fast as it goes */
 	/* Bring these ahead, in their order; copied. NULL: there are none. */
 	const struct working_set *ahead;
 	/*
@@ -96,13 +102,22 @@ __must_check int pager_new(struct pager **ret, const struct pager_config *cfg,
 			   struct err *err);
 
 /*
- * Ends the threads, and userfaultfd. Memory that is not there reads as zeroes
- * from now on, also to those that waited: either all is there, or the VM is at
- * its end, and its vCPUs have been told not to enter the guest again. Never
- * hangs, provided that reads of the source end; source->ops->abort sees to it.
- * NULL is fine.
+ * Ends the threads, and userfaultfd; abandons memory that is not there: either
+ * all is there, or the VM is at its end, and its vCPUs have been told not to
+ * enter the guest again. Never hangs, provided that reads of the source end;
+ * source->ops->abort sees to it. NULL is fine.
  */
 void pager_free(struct pager *p);
+
+/*
+ * Give up: what is not there reads as zeroes from now on, also to those that
+ * wait, and ram->lost is set, unless all was there. The VM must not run any
+ * more. Any thread, once or more.
+ */
+void pager_abandon(struct pager *p);
+
+/* From now on a failure lets wait who waits. */
+void pager_be_patient(struct pager *p);
 
 /* After failed(): try again what failed and go on. */
 void pager_retry(struct pager *p);

@@ -181,6 +181,11 @@ static void serve(struct pager_thread *t, const struct uffd_fault *fault)
 	struct err err = ERR_INIT;
 	int r;
 
+	if (atomic_load(&p->abandoned)) {
+		uffd_wake(pager_uffd_at(p, gpa), p->cfg.ram->base + gpa,
+			  p->page);
+		return;
+	}
 	note_touch(p, gpa);
 	if (is_zero_unit(p, gpa)) {
 		atomic_fetch_add(&p->zero_faults, 1);

@@ -324,6 +324,8 @@ static bool tell_locked(struct pager *p, struct next *next)
 static void choose_locked(struct pager *p, struct next *next)
 {
 	*next = (struct next){ .task = TASK_NONE };
+	if (atomic_load(&p->abandoned))
+		return;
 	if (p->finish) {
 		next->task = TASK_FINISH;
 		next->block = p->finish;

@@ -69,6 +69,8 @@ struct pager {
 	struct pager_thread *handlers, *fillers; /* as many as cfg says */
 	unsigned int num_handlers, num_fillers;	 /* that run */
 	_Atomic bool stop;
+	_Atomic bool abandoned;
+	_Atomic bool impatient;
 	_Atomic bool recording;
 	_Atomic unsigned int serving; /* faults, just now */
 	_Atomic unsigned int splits;  /* of mappings, by releasing zeroes */

@@ -42,6 +42,19 @@ uint64_t ram_page_bytes(enum ram_page page)
 	return PAGE_4K;
 }
 
+bool mem_await(const struct ram *ram, const void *hva, uint64_t len)
+{
+	const volatile char *p = hva;
+
+	if (atomic_load_explicit(&ram->paged, memory_order_acquire)) {
+		for (uint64_t at = 0; at < len; at += PAGE_4K)
+			(void)p[at];
+		if (len)
+			(void)p[len - 1];
+	}
+	return !atomic_load(&ram->lost);
+}
+
 /* Reserve span bytes of address space aligned to 1 GiB. */
 static int reserve_span(uint64_t span, char **ret_base, struct err *err)
 {

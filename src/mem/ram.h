@@ -89,6 +89,12 @@ struct ram {
 	 * control thread, by who restores memory, while no guest runs.
 	 */
 	const struct mem_source *behind;
+	/*
+	 * By the pager: pages that are not there are waited for; and: some
+	 * never came, read as zeroes now, and are not what the guest has. Any
+	 * thread.
+	 */
+	_Atomic bool paged, lost;
 	_Atomic unsigned int mapping_ahead; /* callers between begin and end */
 	unsigned int num_segments;
 	struct ram_segment segments[RAM_MAX_SEGMENTS];
@@ -164,6 +170,15 @@ __must_check int mem_read(const struct ram *ram, struct gpa gpa, void *buf,
 			  uint64_t len);
 __must_check int mem_write(const struct ram *ram, struct gpa gpa,
 			   const void *buf, uint64_t len);
+
+/*
+ * Before bytes of guest memory leave the VM: wait until they are there. False:
+ * they never came, and what would be taken are zeroes. Waiting here, and not in
+ * a system call that is given them, also lets whoever waits be told so. Costs
+ * nothing where nothing is missing.
+ */
+__must_check bool mem_await(const struct ram *ram, const void *hva,
+			    uint64_t len);
 
 /*
  * Mark a range dirty that was written through a mapped pointer. After the

@@ -15,33 +15,97 @@
 
 #define DEVICE "/dev/userfaultfd"
 
+static int from_device(int device)
+{
+	return ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+}
+
+static int from_call(void)
+{
+	return (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+}
+
+/* The call failed with code, the device with device_code. */
+static int say_none(int code, int device_code, struct err *err)
+{
+	if (code == ENOSYS)
+		return err_set(err, ENOTSUP,
+			       "this kernel has no userfaultfd: memory can be "
+			       "restored eagerly or privately only");
+	return err_set(err, code,
+		       "userfaultfd: %s (" DEVICE
+		       ": %s); grant read and write on " DEVICE
+		       ", or CAP_SYS_PTRACE, or set "
+		       "vm.unprivileged_userfaultfd=1",
+		       strerror(code), strerror(device_code));
+}
+
+int uffd_opener_init(struct uffd_opener *o, struct err *err)
+{
+	int code = 0;
+
+	*o = (struct uffd_opener){
+		.device = open(DEVICE, O_RDWR | O_CLOEXEC),
+	};
+	if (o->device >= 0)
+		return 0;
+	code = errno;
+	while (o->num_spares < UFFD_SPARES) {
+		int fd = from_call();
+
+		if (fd < 0) {
+			int r = say_none(errno, code, err);
+
+			uffd_opener_fini(o);
+			return r;
+		}
+		o->spares[o->num_spares++] = fd;
+	}
+	return 0;
+}
+
+void uffd_opener_fini(struct uffd_opener *o)
+{
+	close_fd(&o->device);
+	while (o->num_spares)
+		close_fd(&o->spares[--o->num_spares]);
+}
+
 static int open_any(struct err *err)
 {
 	_cleanup_close_ int device = open(DEVICE, O_RDWR | O_CLOEXEC);
 	int device_code = errno, fd = -1;
 
-	if (device >= 0)
-		fd = ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+	if (device >= 0) {
+		fd = from_device(device);
+		device_code = errno;
+	}
 	if (fd < 0)
-		fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-	if (fd >= 0)
-		return fd;
-	if (errno == ENOSYS)
-		return err_set(err, ENOTSUP,
-			       "this kernel has no userfaultfd: memory can be "
-			       "restored eagerly or privately only");
-	return err_set(err, errno,
-		       "userfaultfd: %s (" DEVICE
-		       ": %s); grant read and write on " DEVICE
-		       ", or CAP_SYS_PTRACE, or set "
-		       "vm.unprivileged_userfaultfd=1",
-		       strerror(errno),
-		       strerror(device < 0 ? device_code : errno));
+		fd = from_call();
+	return fd >= 0 ? fd : say_none(errno, device_code, err);
 }
 
-int uffd_open(bool shmem, bool hugetlb, struct err *err)
+static int open_kept(struct uffd_opener *o, struct err *err)
 {
-	_cleanup_close_ int fd = open_any(err);
+	int fd;
+
+	if (o->device < 0 && o->num_spares)
+		return o->spares[--o->num_spares];
+	if (o->device < 0)
+		return err_set(err, EMFILE,
+			       "this process has no userfaultfd left, and the "
+			       "host has no " DEVICE
+			       ": memory can be restored privately or eagerly, "
+			       "or by a quire of its own");
+	fd = from_device(o->device);
+	return fd >= 0 ? fd : err_errno(err, errno, DEVICE);
+}
+
+int uffd_open(struct uffd_opener *opener, bool shmem, bool hugetlb,
+	      struct err *err)
+{
+	_cleanup_close_ int fd = opener ? open_kept(opener, err)
+					: open_any(err);
 	struct uffdio_api api = { .api = UFFD_API };
 
 	if (fd < 0)

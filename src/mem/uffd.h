@@ -23,10 +23,31 @@ struct uffd_fault {
 };
 
 /*
- * A descriptor, non-blocking, for memory that is shmem or hugetlb, as said.
- * -EPERM, with what to grant; -ENOTSUP: the kernel cannot.
+ * Where descriptors come from in a process that gives up its rights: asked for
+ * before, used any time later. /dev/userfaultfd kept open makes any number of
+ * them; a host that has only the system call, so many.
  */
-__must_check int uffd_open(bool shmem, bool hugetlb, struct err *err);
+#define UFFD_SPARES 4
+
+struct uffd_opener {
+	int device; /* or -1 */
+	int spares[UFFD_SPARES];
+	unsigned int num_spares; /* that are left */
+};
+
+/* -EPERM, with what to grant; -ENOTSUP: the kernel cannot. */
+__must_check int uffd_opener_init(struct uffd_opener *o, struct err *err);
+/* Its descriptors stay. Twice is fine. */
+void uffd_opener_fini(struct uffd_opener *o);
+
+/*
+ * A descriptor, non-blocking, for memory that is shmem or hugetlb, as said, out
+ * of opener (one thread at a time), or with the rights there are now (NULL).
+ * -EPERM, with what to grant; -EMFILE: the opener has none left; -ENOTSUP: the
+ * kernel cannot.
+ */
+__must_check int uffd_open(struct uffd_opener *opener, bool shmem, bool hugetlb,
+			   struct err *err);
 
 /* Have faults on missing pages of [hva, hva + len) reported. 0 or -errno. */
 __must_check int uffd_register(int fd, void *hva, uint64_t len);

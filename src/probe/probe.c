@@ -37,7 +37,22 @@ struct probe {
 	uint64_t tsc_khz;	    /* 0: unknown */
 	uint32_t tick_scale;	    /* for the payload; 0: unknown */
 	struct kvm_stats *vm_stats; /* opened on first use, as the vCPUs' */
+	bool restored;
 };
+
+static int fill_ram(struct probe *p, struct err *err)
+{
+	int r;
+
+	if (p->cfg.ram_restore) {
+		r = p->cfg.ram_restore(p->cfg.ctx, &p->ram, err);
+		p->restored = !r;
+		return r;
+	}
+	r = probe_layout_write(&p->layout, &p->ram, probe_payload,
+			       probe_payload_size);
+	return r ? err_errno(err, -r, "probe guest: loading the payload") : 0;
+}
 
 static int create_ram(struct probe *p, struct err *err)
 {
@@ -56,10 +71,9 @@ static int create_ram(struct probe *p, struct err *err)
 	r = ram_init(&p->ram, &rc, err);
 	if (r)
 		return r;
-	r = probe_layout_write(&p->layout, &p->ram, probe_payload,
-			       probe_payload_size);
+	r = fill_ram(p, err);
 	if (r)
-		return err_errno(err, -r, "probe guest: loading the payload");
+		return r;
 	p->shared = mem_map_range(&p->ram, GPA(PROBE_VA_SHARED),
 				  sizeof(*p->shared), MEM_WRITE);
 	p->slots = mem_map_range(&p->ram, GPA(PROBE_VA_SLOTS),
@@ -204,6 +218,8 @@ void probe_free(struct probe *p)
 	free(p->vcpus);
 	cpu_model_free(p->model);
 	kvm_vm_close(&p->vm);
+	if (p->restored && p->cfg.ram_gone)
+		p->cfg.ram_gone(p->cfg.ctx);
 	ram_fini(&p->ram);
 	kvm_close(&p->kvm);
 	free(p);

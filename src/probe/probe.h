@@ -52,6 +52,13 @@ struct probe_config {
 	 */
 	int (*vm_setup)(void *ctx, const struct kvm_vm *vm, struct err *err);
 	int (*on_exit)(void *ctx, unsigned int vcpu, struct kvm_run *run);
+	/*
+	 * RAM, mapped and untouched, is to hold what that of a probe with the
+	 * same configuration held between commands; ram_gone comes before it is
+	 * unmapped, with the vCPUs out of the guest, if ram_restore succeeded.
+	 */
+	int (*ram_restore)(void *ctx, struct ram *ram, struct err *err);
+	void (*ram_gone)(void *ctx);
 	void *ctx;
 };
 

@@ -3,11 +3,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "sandbox/paths.h"
 #include "snapshot/disks.h"
 #include "snapshot/reader.h"
 #include "snapshot/take.h"
+#include "snapshot/working_set.h"
 #include "vm/config.h"
 #include "vm/config_json.h"
 #include "vm/vmm.h"
@@ -19,7 +22,23 @@ struct snapshot_bring {
 	struct vm_config cfg;
 	enum restore_mode mode;
 	bool resume;
+	uint64_t began_ns;
+	struct working_set ahead;
+	unsigned int record_s; /* 0: not recorded */
 };
+
+static bool is_paged(enum restore_mode mode)
+{
+	return mode == RESTORE_LAZY || mode == RESTORE_WORKING_SET;
+}
+
+static int save_working_set(void *ctx, const struct working_set *set,
+			    struct err *err)
+{
+	const struct snapshot_bring *b = ctx;
+
+	return snapshot_working_set_save(b->reader, set, err);
+}
 
 static int load_memory(void *ctx, struct ram *ram, struct err *err)
 {
@@ -29,7 +48,7 @@ static int load_memory(void *ctx, struct ram *ram, struct err *err)
 	};
 	int r = snapshot_reader_check_ram(b->reader, ram, err);
 
-	if (r)
+	if (r || is_paged(b->mode))
 		return r;
 	return b->mode == RESTORE_PRIVATE
 		       ? snapshot_reader_map(b->reader, ram, err)
@@ -37,6 +56,13 @@ static int load_memory(void *ctx, struct ram *ram, struct err *err)
 }
 
 /* ---- the configuration ---- */
+
+static bool has_id(const json_t *device, const char *id)
+{
+	const char *its = json_string_value(json_object_get(device, "id"));
+
+	return its && !strcmp(its, id);
+}
 
 /* In which list, and where in it, a device is; NULL: there is none. */
 static json_t *find_device(json_t *config, const char *id)
@@ -47,12 +73,13 @@ static json_t *find_device(json_t *config, const char *id)
 
 	json_object_foreach(config, field, list)
 	{
+		/* Of what there can be one only: "serial". */
+		if (json_is_object(list) &&
+		    (!strcmp(field, id) || has_id(list, id)))
+			return list;
 		json_array_foreach(list, i, device)
 		{
-			const char *its = json_string_value(
-				json_object_get(device, "id"));
-
-			if (its && !strcmp(its, id))
+			if (has_id(device, id))
 				return device;
 		}
 	}
@@ -105,6 +132,44 @@ static int make_config(struct snapshot_bring *b,
 	return r;
 }
 
+/* ---- memory that comes later ---- */
+
+/* Another process's own mapping of the memory would find it missing. */
+static int check_pageable(const struct snapshot_bring *b, struct err *err)
+{
+	const char *why = NULL;
+
+	if (!vm_config_shared(&b->cfg, &why) || !why)
+		return 0;
+	return err_set(err, EINVAL,
+		       "the %s device is served by another process, which "
+		       "would find memory missing: it cannot be brought later "
+		       "(%s), restore with memory eager",
+		       why, restore_mode_names[b->mode]);
+}
+
+static int prepare_paging(struct snapshot_bring *b,
+			  const struct snapshot_bring_request *req,
+			  struct err *err)
+{
+	struct err reason = ERR_INIT;
+	int r = check_pageable(b, err);
+
+	if (r)
+		return r;
+	b->record_s = req->record_s;
+	if (b->mode == RESTORE_LAZY || b->record_s)
+		return 0;
+	r = snapshot_working_set_load(b->reader, &b->ahead, &reason);
+	if (!r)
+		return 0;
+	/* A hint: without one it is recorded. */
+	if (r != -ENOENT)
+		log_warn("%s; it is recorded anew", reason.text);
+	b->record_s = SNAPSHOT_RECORD_S;
+	return 0;
+}
+
 /* ---- opening ---- */
 
 static int open_all(struct snapshot_bring *b,
@@ -115,6 +180,8 @@ static int open_all(struct snapshot_bring *b,
 
 	if (!r)
 		r = make_config(b, req, &json, err);
+	if (!r && is_paged(b->mode))
+		r = prepare_paging(b, req, err);
 	if (!r)
 		r = snapshot_reader_place_disks(b->reader, json, &b->placed,
 						err);
@@ -131,6 +198,7 @@ int snapshot_bring_open(struct snapshot_bring **ret,
 
 	if (!b)
 		return err_set(err, ENOMEM, "out of memory");
+	b->began_ns = clock_now_ns();
 	b->mode = req->mode;
 	b->resume = req->resume;
 	vm_config_init(&b->cfg);
@@ -150,6 +218,7 @@ void snapshot_bring_free(struct snapshot_bring *b)
 	vm_config_fini(&b->cfg);
 	snapshot_placed_undo(&b->placed);
 	snapshot_reader_free(b->reader);
+	working_set_fini(&b->ahead);
 	free(b);
 }
 
@@ -166,6 +235,10 @@ int snapshot_bring_paths(const struct snapshot_bring *b,
 	for (unsigned int i = 0; !r && i < b->placed.num; i++)
 		r = sandbox_paths_add_parent(paths, b->placed.paths[i],
 					     SANDBOX_REMOVE, true, err);
+	/* The working set is put into the snapshot. */
+	if (!r && b->record_s)
+		r = sandbox_paths_add(paths, snapshot_reader_path(b->reader),
+				      SANDBOX_MAKE | SANDBOX_WRITE, true, err);
 	return r;
 }
 
@@ -180,13 +253,24 @@ int snapshot_bring_begin(struct vmm *v, struct snapshot_bring *b,
 			 struct err *err)
 {
 	struct vmm_origin origin = {
-		.memory = { .load = load_memory, .ctx = b },
+		.memory = { .load = load_memory,
+			    .ctx = b,
+			    .began_ns = b->began_ns,
+			    .mode = restore_mode_names[b->mode] },
 		.release = release,
 		.ctx = b,
 	};
 	bool resume = b->resume;
 	int r;
 
+	if (is_paged(b->mode)) {
+		origin.record_s = b->record_s;
+		origin.save_working_set = save_working_set;
+		origin.memory.source = snapshot_reader_memory(b->reader);
+		origin.memory.ahead = &b->ahead;
+		origin.memory.record = b->record_s != 0;
+		origin.memory.opener = vmm_uffds(v);
+	}
 	origin.state = snapshot_reader_state(b->reader, &origin.state_bytes);
 	r = vmm_restore(v, &b->cfg, &origin, err);
 	if (r)
@@ -194,5 +278,10 @@ int snapshot_bring_begin(struct vmm *v, struct snapshot_bring *b,
 	/* From here on they are the guest's. */
 	snapshot_placed_keep(&b->placed);
 	r = vmm_renew_generation_id(v, err);
-	return !r && resume ? vmm_resume(v, err) : r;
+	if (!r && resume)
+		r = vmm_resume(v, err);
+	/* Its memory may be no more: it is not to be resumed later. */
+	if (r)
+		(void)!vmm_delete(v, NULL);
+	return r;
 }

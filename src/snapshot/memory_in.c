@@ -33,7 +33,21 @@ struct scratch {
 	char bytes[];
 };
 
+/*
+ * Where a file has data, asked once: on some file systems (tmpfs) each question
+ * where a hole begins costs a walk over all pages up to there.
+ */
+struct data_map {
+	_Atomic bool ready;
+	bool failed; /* too many runs, or no memory: the file is asked */
+	struct mem_range *runs;
+	uint64_t num, room;
+};
+
+#define MAX_DATA_RUNS (1u << 20)
+
 struct memory_in {
+	struct data_map maps[SNAPSHOT_MAX_CHAIN];
 	struct memory_layer layers[SNAPSHOT_MAX_CHAIN];
 	unsigned int num_layers;
 	const struct mem_range *ranges;
@@ -41,27 +55,28 @@ struct memory_in {
 	const uint64_t *sums;
 	_Atomic uint64_t *good; /* a bit per unit */
 	struct mem_source source;
-	pthread_mutex_t lock; /* of idle */
+	pthread_mutex_t map_lock; /* of making maps */
+	pthread_mutex_t lock;	  /* of idle */
 	struct scratch *idle;
 };
 
 /* ---- where bytes are ---- */
 
 /* The run that holds at or, if none does, the first behind it. NULL: none. */
-static const struct mem_range *find_run(const struct memory_layer *layer,
-					uint64_t at)
+static const struct mem_range *find_run(const struct mem_range *runs,
+					uint64_t num, uint64_t at)
 {
-	uint64_t low = 0, high = layer->num_runs;
+	uint64_t low = 0, high = num;
 
 	while (low < high) {
 		uint64_t mid = low + (high - low) / 2;
 
-		if (layer->runs[mid].start + layer->runs[mid].len <= at)
+		if (runs[mid].start + runs[mid].len <= at)
 			low = mid + 1;
 		else
 			high = mid;
 	}
-	return low < layer->num_runs ? &layer->runs[low] : NULL;
+	return low < num ? &runs[low] : NULL;
 }
 
 /* The layer that has at, and how much from there on, up to *len, it has. */
@@ -74,7 +89,7 @@ static const struct memory_layer *find_layer(const struct memory_in *in,
 
 		if (!layer->runs)
 			return layer;
-		run = find_run(layer, at);
+		run = find_run(layer->runs, layer->num_runs, at);
 		if (run && run->start <= at) {
 			*len = MIN(*len, run->start + run->len - at);
 			return layer;
@@ -85,16 +100,24 @@ static const struct memory_layer *find_layer(const struct memory_in *in,
 	BUG_ON(true);
 }
 
-static int extent(void *ctx, struct gpa gpa, uint64_t len,
-		  enum mem_content *ret_content, uint64_t *ret_len)
+static int ask_extent(const struct memory_layer *layer, struct gpa gpa,
+		      uint64_t len, enum mem_content *ret_content,
+		      uint64_t *ret_len)
 {
-	const struct memory_in *in = ctx;
-	const struct memory_layer *layer = find_layer(in, gpa.v, &len);
 	off_t next = lseek(layer->fd, (off_t)gpa.v, SEEK_DATA);
 	uint64_t end = gpa.v + len, to;
 
 	if (next < 0 && errno != ENXIO)
 		return -errno;
+	/*
+	 * Behind its end there is no data either; that is no hole, but a file
+	 * that was cut off meanwhile: reading will say so.
+	 */
+	if (next < 0 && lseek(layer->fd, 0, SEEK_END) < (off_t)end) {
+		*ret_content = MEM_CONTENT_DATA;
+		*ret_len = len;
+		return 0;
+	}
 	/* Blocks may be smaller than pages; a page with any data is data. */
 	to = next < 0 ? end : align_down((uint64_t)next, PAGE_4K);
 	if (to > gpa.v) {
@@ -109,6 +132,95 @@ static int extent(void *ctx, struct gpa gpa, uint64_t len,
 	to = MAX(align_up((uint64_t)next, PAGE_4K), gpa.v + PAGE_4K);
 	*ret_content = MEM_CONTENT_DATA;
 	*ret_len = MIN(to, end) - gpa.v;
+	return 0;
+}
+
+/* Blocks may be smaller than pages; a page with any data is data. */
+static int add_data_run(struct data_map *map, uint64_t start, uint64_t end)
+{
+	struct mem_range *last = map->num ? &map->runs[map->num - 1] : NULL;
+
+	start = align_down(start, PAGE_4K);
+	end = align_up(end, PAGE_4K);
+	if (last && start <= last->start + last->len) {
+		last->len = MAX(end, last->start + last->len) - last->start;
+		return 0;
+	}
+	if (map->num == map->room) {
+		uint64_t room = map->room ? 2 * map->room : 64;
+		struct mem_range *runs =
+			room > MAX_DATA_RUNS
+				? NULL
+				: realloc(map->runs, room * sizeof(*runs));
+
+		if (!runs)
+			return -ENOMEM;
+		map->runs = runs;
+		map->room = room;
+	}
+	map->runs[map->num++] = (struct mem_range){ start, end - start };
+	return 0;
+}
+
+static int read_data_map(struct data_map *map, int fd)
+{
+	off_t at = 0, end;
+	int r = 0;
+
+	while (!r) {
+		at = lseek(fd, at, SEEK_DATA);
+		if (at < 0)
+			return errno == ENXIO ? 0 : -errno;
+		end = lseek(fd, at, SEEK_HOLE);
+		if (end < 0)
+			return -errno;
+		/* No progress: a file system that makes no sense. */
+		r = end > at ? add_data_run(map, (uint64_t)at, (uint64_t)end)
+			     : -EIO;
+		at = end;
+	}
+	return r;
+}
+
+/* NULL: there is none. */
+static const struct data_map *data_map_of(struct memory_in *in,
+					  const struct memory_layer *layer)
+{
+	struct data_map *map = &in->maps[layer - in->layers];
+	const struct mem_range *last = &in->ranges[in->num_ranges - 1];
+	off_t end = (off_t)(last->start + last->len);
+
+	if (!atomic_load_explicit(&map->ready, memory_order_acquire)) {
+		pthread_mutex_lock(&in->map_lock);
+		if (!atomic_load(&map->ready)) {
+			map->failed = read_data_map(map, layer->fd) ||
+				      lseek(layer->fd, 0, SEEK_END) < end;
+			atomic_store_explicit(&map->ready, true,
+					      memory_order_release);
+		}
+		pthread_mutex_unlock(&in->map_lock);
+	}
+	return map->failed ? NULL : map;
+}
+
+static int extent(void *ctx, struct gpa gpa, uint64_t len,
+		  enum mem_content *ret_content, uint64_t *ret_len)
+{
+	struct memory_in *in = ctx;
+	const struct memory_layer *layer = find_layer(in, gpa.v, &len);
+	const struct data_map *map = data_map_of(in, layer);
+	const struct mem_range *run;
+
+	if (!map)
+		return ask_extent(layer, gpa, len, ret_content, ret_len);
+	run = find_run(map->runs, map->num, gpa.v);
+	if (!run || run->start > gpa.v) {
+		*ret_content = MEM_CONTENT_ZERO;
+		*ret_len = run ? MIN(len, run->start - gpa.v) : len;
+	} else {
+		*ret_content = MEM_CONTENT_DATA;
+		*ret_len = MIN(len, run->start + run->len - gpa.v);
+	}
 	return 0;
 }
 
@@ -323,6 +435,7 @@ int memory_in_new(struct memory_in **ret, const struct memory_layer *layers,
 		return -ENOMEM;
 	}
 	pthread_mutex_init(&in->lock, NULL);
+	pthread_mutex_init(&in->map_lock, NULL);
 	*ret = in;
 	return 0;
 }
@@ -338,6 +451,9 @@ void memory_in_free(struct memory_in *in)
 		free(s);
 	}
 	pthread_mutex_destroy(&in->lock);
+	pthread_mutex_destroy(&in->map_lock);
+	for (unsigned int i = 0; i < in->num_layers; i++)
+		free(in->maps[i].runs);
 	free((void *)in->good);
 	free(in);
 }

@@ -46,9 +46,19 @@ __must_check int snapshot_take(struct vmm *v,
 			       struct snapshot_take_result *ret,
 			       struct err *err);
 
+/* What a guest touches first is recorded for so long, unless said otherwise. */
+#define SNAPSHOT_RECORD_S     10u
+#define SNAPSHOT_MAX_RECORD_S 3600u
+
 struct snapshot_bring_request {
 	const char *path;
 	enum restore_mode mode;
+	/*
+	 * LAZY and WORKING_SET: record the working set for so many seconds, and
+	 * keep it with the snapshot. 0: LAZY does not; WORKING_SET does where
+	 * none was kept, for SNAPSHOT_RECORD_S.
+	 */
+	unsigned int record_s;
 	const char *name; /* of the VM; NULL: none. Not that of the snapshot. */
 	/*
 	 * {ID: {FIELD: VALUE, ...}, ...}: fields of devices that are others

@@ -13,13 +13,16 @@
 #include "device/terminal.h"
 #include "kvm/kvm.h"
 #include "mem/keeper.h"
+#include "mem/pager.h"
 #include "mem/restore.h"
 #include "vm/vcpu.h"
 
 /* Besides those of the virtio devices, which their classes name. */
 static const struct thread_class *const own_classes[] = {
-	&vcpu_thread_class,    &populate_thread_class, &keeper_thread_class,
-	&restore_thread_class, &outq_thread_class,
+	&vcpu_thread_class,	    &populate_thread_class,
+	&keeper_thread_class,	    &restore_thread_class,
+	&outq_thread_class,	    &pager_handler_thread_class,
+	&pager_filler_thread_class,
 };
 
 static size_t count(const struct thread_class *const *list)

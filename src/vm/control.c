@@ -10,6 +10,7 @@
  */
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
@@ -20,6 +21,7 @@
  */
 #define KVM_IOCTLS CALL_MASK(ioctl, 1, 0xff00, KVMIO << 8, "KVM_*")
 
+#define PAGING	"a restored VM whose memory comes later"
 #define CHARDEV "a serial port or console on a file, socket or terminal"
 
 static const struct thread_call calls[] = {
@@ -58,11 +60,20 @@ static const struct thread_call calls[] = {
 	RARE("--memory numa", sched_setaffinity),
 	RARE("--memory numa", getdents64),
 
+	/* The pager: its descriptors were asked for before. */
+	RARE("--vsock; --console; " PAGING, epoll_create1),
+	RARE_IOCTL(PAGING, USERFAULTFD_IOC_NEW),
+	RARE_IOCTL(PAGING, UFFDIO_API),
+	RARE_IOCTL(PAGING, UFFDIO_REGISTER),
+	RARE_IOCTL(PAGING, UFFDIO_UNREGISTER),
+	RARE_IOCTL(PAGING ", after a failure", UFFDIO_WAKE),
+	RARE("the working set is kept", renameat),
+
 	/* Disks that come out of a snapshot, made where the VM has them. */
 	RARE_IOCTL("vm.restore", FICLONE),
 	RARE("vm.restore", copy_file_range),
 	RARE("vm.restore", pwrite64),
-	RARE("vm.restore", fsync),
+	RARE("vm.restore; the working set is kept", fsync),
 
 	/* Where consoles of any kind lead to. */
 	RARE_FCNTL(CHARDEV, F_GETFD),

@@ -24,6 +24,9 @@
 #include "x86/cpu.h"
 #include "x86/layout.h"
 
+/* A pause looks so often whether memory that is waited for will not come. */
+#define PAUSE_STEP_NS (100 * NSEC_PER_MSEC)
+
 /*
  * By default deleting or moving any memslot zaps the whole second stage. quire
  * never deletes slots after population, but a later hot-plug may: take the
@@ -360,6 +363,7 @@ int machine_new(struct machine **ret, const struct vm_config *cfg,
 	m->restore = origin != NULL;
 	m->hooks = *hooks;
 	m->memory.idle = hooks->keeper_idle;
+	m->memory.paging_event = hooks->paging_event;
 	m->memory.idle_ctx = hooks->ctx;
 	m->kvm.fd = -1;
 	m->vm.fd = -1;
@@ -376,6 +380,8 @@ void machine_free(struct machine *m)
 {
 	if (!m)
 		return;
+	/* A device's thread may wait for memory that does not come. */
+	vm_paging_stop(&m->memory.paging);
 	machine_free_devices(m);
 	vm_memory_stop(&m->memory);
 	platform_free(m->platform);
@@ -463,14 +469,35 @@ static void go_on_clocks(struct machine *m)
 		(void)!kvm_vcpu_tell_paused(vcpu_kvm(m->vcpus[i]));
 }
 
+/*
+ * A vCPU that waits in the kernel for memory whose source failed stands still
+ * as well as one that is parked. False: there is such a one.
+ */
+static bool wait_paused(struct machine *m)
+{
+	struct vm_paging *paging = &m->memory.paging;
+	bool all = true;
+
+	for (unsigned int i = 0; i < m->num_vcpus; i++) {
+		bool failed = false, out = false;
+
+		while (!out && !failed) {
+			failed = vm_paging_failed(paging, NULL);
+			out = vcpu_wait_paused_until(
+				m->vcpus[i], clock_now_ns() + PAUSE_STEP_NS);
+		}
+		all &= out;
+	}
+	return all;
+}
+
 void machine_pause(struct machine *m)
 {
 	if (m->paused)
 		return;
 	for (unsigned int i = 0; i < m->num_vcpus; i++)
 		vcpu_request_pause(m->vcpus[i]);
-	for (unsigned int i = 0; i < m->num_vcpus; i++)
-		vcpu_wait_paused(m->vcpus[i]);
+	(void)wait_paused(m);
 	hold_devices(m, true);
 	stop_clocks(m);
 	platform_pause(m->platform);
@@ -492,23 +519,30 @@ void machine_begin_paused(struct machine *m, bool has_kvmclock,
 	m->paused = true;
 }
 
-void machine_resume(struct machine *m)
+bool machine_resume(struct machine *m)
 {
 	if (!m->paused)
-		return;
+		return true;
+	/* KVM lets nobody at the clock of a vCPU that is in KVM_RUN. */
+	if (!wait_paused(m))
+		return false;
 	go_on_clocks(m);
 	platform_resume(m->platform);
 	hold_devices(m, false);
 	for (unsigned int i = 0; i < m->num_vcpus; i++)
 		vcpu_resume(m->vcpus[i]);
 	m->paused = false;
+	return true;
 }
 
+/* Those that wait for memory wait until the pager is gone. */
 void machine_stop(struct machine *m)
 {
-	vm_memory_stop(&m->memory);
 	for (unsigned int i = 0; i < m->num_vcpus; i++)
 		vcpu_request_stop(m->vcpus[i]);
+	if (vm_paging_is_active(&m->memory.paging))
+		hold_devices(m, true);
+	vm_memory_stop(&m->memory);
 	for (unsigned int i = 0; i < m->num_vcpus; i++)
 		vcpu_join(m->vcpus[i]);
 }

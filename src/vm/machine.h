@@ -47,6 +47,11 @@ struct machine_end_hooks {
 	bool (*interrupted)(void *ctx);
 	/* From the keeper's thread: it has done all that was asked for. */
 	void (*keeper_idle)(void *ctx);
+	/*
+	 * From a pager's thread: all of memory has come, or its source failed
+	 * (vm/paging.h). NULL is fine.
+	 */
+	void (*paging_event)(void *ctx);
 	void *ctx;
 };
 
@@ -111,8 +116,11 @@ __must_check int machine_start(struct machine *m, struct err *err);
  * only; twice is once.
  */
 void machine_pause(struct machine *m);
-/* The guest goes on where it was, with its clocks where they were. */
-void machine_resume(struct machine *m);
+/*
+ * The guest goes on where it was, with its clocks where they were. False: a
+ * vCPU waits for memory that cannot be brought (vm/paging.h); still paused.
+ */
+bool machine_resume(struct machine *m);
 
 /*
  * Plug a device into a started machine, running or not, and tell the guest.

@@ -72,6 +72,10 @@ int vm_memory_map(struct vm_memory *m, const struct vm_config *cfg,
 	int r = check_host_memory(cfg, err);
 
 	say_small_pages(cfg, ram.shared);
+	vm_paging_init(&m->paging);
+	m->has_paging = true;
+	m->paging.event = m->paging_event;
+	m->paging.event_ctx = m->idle_ctx;
 	m->cfg = cfg;
 	m->vm = vm;
 	m->method = STAGE2_NONE;
@@ -79,6 +83,8 @@ int vm_memory_map(struct vm_memory *m, const struct vm_config *cfg,
 		r = ram_init(&m->ram, &ram, err);
 	if (!r && origin)
 		r = origin->load(origin->ctx, &m->ram, err);
+	if (!r && origin)
+		r = vm_paging_start(&m->paging, &m->ram, origin, err);
 	return r ? r : register_slots(m, err);
 }
 
@@ -215,7 +221,8 @@ static int open_background(struct vm_memory *m, struct err *err)
 int vm_memory_prepare_keeper(struct vm_memory *m, const struct cpu_model *model,
 			     unsigned int first_id, struct err *err)
 {
-	if ((!wants_keeper(m->cfg) && !m->cfg->may_populate_later) ||
+	if ((!wants_keeper(m->cfg) && !m->cfg->may_populate_later &&
+	     !m->paging.pager) ||
 	    m->cfg->stage2 == STAGE2_NONE)
 		return 0;
 	stage2_helpers_init(&m->helpers, m->vm, model, first_id,
@@ -240,7 +247,12 @@ static int start_keeper(struct vm_memory *m, struct err *err)
 	int r = keeper_new(&m->keeper, &cfg, err);
 
 	m->has_keeper = !r;
-	return r;
+	if (r || !m->background || !m->paging.was_paged)
+		return r;
+	atomic_store(&m->paging.keeper, m->keeper);
+	/* What came before it was there. */
+	keeper_request(m->keeper, KEEPER_REPAIR, GPA(0), m->ram.span);
+	return 0;
 }
 
 int vm_memory_request(struct vm_memory *m, enum keeper_work work,
@@ -260,7 +272,8 @@ bool vm_memory_is_idle(const struct vm_memory *m)
 
 int vm_memory_start(struct vm_memory *m, struct err *err)
 {
-	int r = wants_keeper(m->cfg) ? start_keeper(m, err) : 0;
+	bool follows = m->paging.pager && m->background;
+	int r = follows || wants_keeper(m->cfg) ? start_keeper(m, err) : 0;
 
 	if (!r && m->cfg->populate == POPULATE_BACKGROUND)
 		keeper_request(m->keeper, KEEPER_POPULATE, GPA(0), m->ram.span);
@@ -269,6 +282,9 @@ int vm_memory_start(struct vm_memory *m, struct err *err)
 
 void vm_memory_stop(struct vm_memory *m)
 {
+	/* First: the keeper's threads may be among those that wait for it. */
+	vm_paging_stop(&m->paging);
+	atomic_store(&m->paging.keeper, NULL);
 	if (m->keeper)
 		keeper_read_stats(m->keeper, &m->kept);
 	keeper_free(m->keeper);
@@ -282,6 +298,9 @@ void vm_memory_stop(struct vm_memory *m)
 void vm_memory_fini(struct vm_memory *m)
 {
 	vm_memory_stop(m);
+	if (m->has_paging)
+		vm_paging_fini(&m->paging);
+	m->has_paging = false;
 	dirty_free(m->dirty);
 	m->dirty = NULL;
 	ram_fini(&m->ram);

@@ -20,6 +20,7 @@
 #include "mem/ram.h"
 #include "stage2/helpers.h"
 #include "stage2/stage2.h"
+#include "vm/paging.h"
 
 struct cpu_model;
 struct vm_config;
@@ -45,6 +46,10 @@ struct vm_memory {
 	struct keeper *keeper;
 	bool has_keeper;	  /* or had */
 	struct keeper_stats kept; /* what it did, once stopped */
+	struct vm_paging paging;
+	bool has_paging; /* was made */
+	/* Something has happened to it; set by the machine, with idle_ctx. */
+	void (*paging_event)(void *ctx);
 };
 
 /* Where the content of guest memory comes from, if it is not made. */
@@ -52,6 +57,16 @@ struct vm_memory_origin {
 	/* RAM is mapped and untouched, and KVM does not know it yet. */
 	int (*load)(void *ctx, struct ram *ram, struct err *err);
 	void *ctx;
+	const char *mode;  /* "eager": a literal, for people */
+	uint64_t began_ns; /* when restoring began */
+	/*
+	 * After load: the pager brings memory from this source while the guest
+	 * runs. NULL: load has brought it, or mapped it.
+	 */
+	const struct mem_source *source;
+	const struct working_set *ahead; /* NULL: none; not kept */
+	bool record;			 /* what the guest touches */
+	struct uffd_opener *opener;	 /* may be NULL */
 };
 
 /*
@@ -94,7 +109,11 @@ __must_check int vm_memory_request(struct vm_memory *m, enum keeper_work work,
 				   struct err *err);
 bool vm_memory_is_idle(const struct vm_memory *m);
 
-/* No background work any more; the helper vCPUs are gone. */
+/*
+ * No background work any more; the helper vCPUs are gone, and so is the pager:
+ * memory that did not come reads as zeroes, so that the vCPUs have been told
+ * not to enter the guest again.
+ */
 void vm_memory_stop(struct vm_memory *m);
 
 /*

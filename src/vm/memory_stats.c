@@ -100,6 +100,7 @@ void memory_stats_take(struct memory_stats *s, const struct vm_memory *m,
 		keeper_read_stats(m->keeper, &s->keeper);
 	else
 		s->keeper = m->kept;
+	vm_paging_read_stats(&m->paging, &s->paging);
 }
 
 uint64_t memory_stats_vcpu(const struct memory_stats *s, const char *name)
@@ -167,6 +168,49 @@ static json_t *keeper_json(const struct memory_stats *s)
 	return o;
 }
 
+/* 0: it has not come to that. */
+static json_t *time_json(uint64_t ns)
+{
+	return ns ? json_real(clock_ns_to_s(ns)) : json_null();
+}
+
+static json_t *pager_json(const struct pager_stats *p)
+{
+	json_t *brought = json_object();
+
+	for (unsigned int i = 0; i < PAGER_NUM_PRIORITIES; i++)
+		json_object_set_new(brought, pager_priority_names[i],
+				    json_integer(json_int_u64(p->bytes[i])));
+	return json_pack("{s:I, s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:i, "
+			 "s:i, s:o}",
+			 "total_bytes", json_int_u64(p->total_bytes),
+			 "zero_bytes", json_int_u64(p->zero_bytes),
+			 "settled_bytes", json_int_u64(p->settled_bytes),
+			 "brought_bytes", brought, "faults",
+			 json_int_u64(p->faults), "zero_faults",
+			 json_int_u64(p->zero_faults), "late_faults",
+			 json_int_u64(p->late_faults), "failures",
+			 json_int_u64(p->failures), "collapsed_units",
+			 json_int_u64(p->collapsed_units), "handlers",
+			 (int)p->handlers, "fillers", (int)p->fillers,
+			 "service", json_histogram(&p->service));
+}
+
+static json_t *restore_json(const struct memory_stats *s)
+{
+	const struct vm_paging_stats *p = &s->paging;
+
+	if (!p->mode)
+		return json_null();
+	return json_pack("{s:s, s:o, s:o, s:o, s:o, s:o}", "mode", p->mode,
+			 "go_on_s", time_json(p->times.go_on), "working_set_s",
+			 time_json(p->times.ahead), "resident_s",
+			 time_json(p->times.complete), "error",
+			 p->failed ? json_string(p->error.text) : json_null(),
+			 "pager",
+			 p->was_paged ? pager_json(&p->pager) : json_null());
+}
+
 static json_t *dirty_json(const struct memory_stats *s)
 {
 	const struct dirty_stats *d = &s->dirty;
@@ -206,7 +250,7 @@ json_t *memory_stats_json(const struct memory_stats *s)
 {
 	return json_pack(
 		"{s:I, s:s, s:s, s:s, s:{s:o, s:o}, s:o, s:{s:o, s:o}, s:o, "
-		"s:o, s:{s:o, s:o}}",
+		"s:o, s:o, s:{s:o, s:o}}",
 		"size_bytes", json_int_u64(s->size_bytes), "page",
 		ram_page_names[s->page], "populate",
 		populate_mode_names[s->populate], "stage2",
@@ -216,7 +260,7 @@ json_t *memory_stats_json(const struct memory_stats *s)
 		populate_json(s), "service", "host_page",
 		json_histogram(&s->host_page), "second_stage_page",
 		json_histogram(&s->second_stage_page), "background",
-		keeper_json(s), "dirty_log", dirty_json(s), "kvm", "vm",
-		kvm_json(s->vm, s->num_vm), "vcpus",
+		keeper_json(s), "restore", restore_json(s), "dirty_log",
+		dirty_json(s), "kvm", "vm", kvm_json(s->vm, s->num_vm), "vcpus",
 		kvm_json(s->vcpus, s->num_vcpus));
 }

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * All that is counted about a VM's memory: the coverage of both page tables,
- * the phases of population, background work, dirty tracking, and KVM's own
- * statistics. The JSON
- * form is the body of the API's vm.memory-stats and the "memory" object of
+ * the phases of population, background work, restoring, dirty tracking, and
+ * KVM's own statistics. The JSON form is the body of the API's vm.memory-stats
+ * and the "memory" object of
  * --summary-json (man quire-run).
  *
  * Control thread; the guest may run.
@@ -42,6 +42,7 @@ struct memory_stats {
 	struct dirty_stats dirty;
 	bool has_keeper;
 	struct keeper_stats keeper;
+	struct vm_paging_stats paging;
 	struct memory_stats_kvm vm[MEMORY_STATS_MAX_KVM];
 	struct memory_stats_kvm vcpus[MEMORY_STATS_MAX_KVM];
 	unsigned int num_vm, num_vcpus;

@@ -165,6 +165,42 @@ static void print_population(const struct vm_summary *s, FILE *out)
 	fprintf(out, "\n");
 }
 
+static void print_restore(const struct vm_summary *s, FILE *out)
+{
+	const struct vm_paging_stats *p = &s->memory.paging;
+	char fault[32], ahead[32], sweep[32];
+
+	if (!p->mode)
+		return;
+	fprintf(out, "  restore              %s: went on after %.1f ms",
+		p->mode, clock_ns_to_s(p->times.go_on) * 1e3);
+	if (p->times.ahead)
+		fprintf(out, ", working set after %.1f ms",
+			clock_ns_to_s(p->times.ahead) * 1e3);
+	if (p->times.complete)
+		fprintf(out, ", resident after %.1f ms",
+			clock_ns_to_s(p->times.complete) * 1e3);
+	fprintf(out, "\n");
+	if (!p->was_paged)
+		return;
+	fprintf(out,
+		"  pager                %llu faults (half in %llu us, 99 %% in "
+		"%llu us): %s; working set %s, behind %s\n",
+		(unsigned long long)p->pager.faults,
+		(unsigned long long)histogram_percentile(&p->pager.service,
+							 50) /
+			1000,
+		(unsigned long long)histogram_percentile(&p->pager.service,
+							 99) /
+			1000,
+		size_format(p->pager.bytes[PAGER_FAULT], fault, sizeof(fault)),
+		size_format(p->pager.bytes[PAGER_WORKING_SET], ahead,
+			    sizeof(ahead)),
+		size_format(p->pager.bytes[PAGER_SWEEP], sweep, sizeof(sweep)));
+	if (p->failed)
+		fprintf(out, "  memory               %s\n", p->error.text);
+}
+
 static void print_background(const struct vm_summary *s, FILE *out)
 {
 	const struct keeper_stats *k = &s->memory.keeper;
@@ -203,6 +239,7 @@ void vm_summary_print(const struct vm_summary *s, FILE *out)
 			    sizeof(resident)),
 		size_format(s->guest_huge_bytes, huge, sizeof(huge)));
 	print_population(s, out);
+	print_restore(s, out);
 	fprintf(out, "  quire itself         %s beyond guest memory\n",
 		size_format(s->overhead_bytes, overhead, sizeof(overhead)));
 	if (s->has_kvm_stats)

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/thread.h"
 #include "device/ioapic.h"
@@ -240,7 +241,8 @@ static bool handle_run_error(struct vcpu *vcpu, int r)
  * exit, so that the registers are what the guest will go on with. The exit
  * request is taken back under the lock. A later pause sets its flag under the
  * same lock before it asks for an exit again, so none is lost; neither is a
- * stop, which the loop looks for afterwards.
+ * stop, which the loop looks for afterwards. The pause may be over already, if
+ * nobody waited for it (vcpu_wait_paused_until()).
  */
 static void park(struct vcpu *vcpu)
 {
@@ -294,6 +296,9 @@ static void *vcpu_loop(void *arg)
 	       !atomic_load_explicit(&vcpu->stop, memory_order_acquire)) {
 		int r = kvm_vcpu_run(&vcpu->kvm);
 
+		/* What memory that was lost made it do goes nowhere. */
+		if (atomic_load(&vcpu->stop))
+			break;
 		/*
 		 * Also when it is not to pause any more: somebody has to take
 		 * the exit request back, or no KVM_RUN enters the guest again.
@@ -332,12 +337,22 @@ void vcpu_request_pause(struct vcpu *vcpu)
 		kvm_vcpu_kick(&vcpu->kvm, vcpu->thread);
 }
 
-void vcpu_wait_paused(struct vcpu *vcpu)
+bool vcpu_wait_paused_until(struct vcpu *vcpu, uint64_t until_ns)
 {
+	const struct timespec until = {
+		.tv_sec = (time_t)(until_ns / NSEC_PER_SEC),
+		.tv_nsec = (long)(until_ns % NSEC_PER_SEC),
+	};
+	bool out;
+	int r = 0;
+
 	pthread_mutex_lock(&vcpu->lock);
-	while (vcpu->started && !vcpu->parked && !vcpu->left)
-		pthread_cond_wait(&vcpu->changed, &vcpu->lock);
+	while (!r && vcpu->started && !vcpu->parked && !vcpu->left)
+		r = pthread_cond_clockwait(&vcpu->changed, &vcpu->lock,
+					   CLOCK_MONOTONIC, &until);
+	out = !vcpu->started || vcpu->parked || vcpu->left;
 	pthread_mutex_unlock(&vcpu->lock);
+	return out;
 }
 
 void vcpu_resume(struct vcpu *vcpu)

@@ -62,10 +62,15 @@ __must_check int vcpu_start(struct vcpu *vcpu);
  * Leave the guest, finish what it asked for last, and park the thread until
  * vcpu_resume(). First request all, then wait for each: a vCPU that ended is
  * not waited for. A vCPU busy with an exit (console output whose reader is
- * slow) is waited for.
+ * slow) is to be waited for.
  */
 void vcpu_request_pause(struct vcpu *vcpu);
-void vcpu_wait_paused(struct vcpu *vcpu);
+/*
+ * Not longer than until a clock_now_ns(). False: it is not there yet, because
+ * of such an exit or of guest memory that it waits for in the kernel. It parks
+ * later; resuming it before is fine.
+ */
+bool vcpu_wait_paused_until(struct vcpu *vcpu, uint64_t until_ns);
 void vcpu_resume(struct vcpu *vcpu);
 /* Leave KVM_RUN and the loop as soon as possible. Any thread; idempotent. */
 void vcpu_request_stop(struct vcpu *vcpu);

@@ -146,6 +146,7 @@ void vmm_stop_machine(struct vmm *v)
 	 */
 	if (v->ending)
 		pthread_sigmask(SIG_UNBLOCK, &v->signals, NULL);
+	vmm_end_recording(v);
 	machine_stop(v->machine);
 	vm_summary_take(&v->summary, v->machine, v->start_ns, v->built_ns);
 	machine_free(take_ptr(v->machine));
@@ -166,6 +167,7 @@ int vmm_new(struct vmm **ret, struct err *err)
 		return err_set(err, ENOMEM, "out of memory");
 	v->control = pthread_self();
 	v->signal_fd = v->deadline_fd = v->populated_fd = -1;
+	v->paging_fd = v->recording_fd = v->uffds.device = -1;
 	v->ended.event_fd = v->calls.event_fd = v->panic.event_fd = -1;
 	pthread_mutex_init(&v->ended.lock, NULL);
 	pthread_mutex_init(&v->calls.lock, NULL);
@@ -217,6 +219,8 @@ void vmm_free(struct vmm *v)
 	terminal_set_quit(NULL, NULL);
 	vmm_calls_close(v);
 	vmm_loop_close(v);
+	if (v->has_uffds)
+		uffd_opener_fini(&v->uffds);
 	pthread_mutex_destroy(&v->ended.lock);
 	pthread_mutex_destroy(&v->hold.lock);
 	pthread_cond_destroy(&v->hold.released);
@@ -342,9 +346,13 @@ int vmm_resume(struct vmm *v, struct err *err)
 {
 	int r = vmm_check_state(v, "resume", VMM_IN(VMM_PAUSED), err);
 
+	if (!r)
+		r = vm_paging_let_go_on(&v->machine->memory.paging, err);
 	if (r)
 		return r;
-	machine_resume(v->machine);
+	if (!machine_resume(v->machine))
+		return vmm_check_paging(v, "resume", err);
+	vmm_begin_recording(v);
 	v->state = VMM_RUNNING;
 	vmm_emit(v, "vm", "resumed", NULL);
 	/* Its end may have been posted just before the pause. */
@@ -444,6 +452,15 @@ static int plug_device(struct vmm *v, const char *id, json_t **ret_info,
 			       "VM was started without; start it with --memory "
 			       "shared=on",
 			       dev->cls->name);
+	/* Its own mapping of the memory knows of no userfaultfd. */
+	if (dev->cls->needs_shared_memory &&
+	    vm_paging_is_active(&v->machine->memory.paging))
+		return err_set(
+			err, EBUSY,
+			"the %s device is served by another process, "
+			"which would find memory missing that is still "
+			"being restored; wait for the event \"resident\"",
+			dev->cls->name);
 	r = machine_add_device(v->machine, dev, &devfn, err);
 	if (r)
 		return host_failure(r, err);

@@ -83,6 +83,14 @@ void vmm_set_stays(struct vmm *v, bool stays);
 const struct vm_summary *vmm_summary(const struct vmm *v);
 
 /*
+ * Ask for userfaultfd, that vmm_restore() may want later, while the process
+ * still has the rights; what it cannot get is said when it is wanted.
+ */
+void vmm_prepare_paging(struct vmm *v);
+/* For vmm_origin.memory; NULL: it was not asked for, or cannot be had. */
+struct uffd_opener *vmm_uffds(struct vmm *v);
+
+/*
  * The event loop, until quire is to end: by a signal, from the terminal, by
  * vmm_end(), or unless vmm_set_stays() by the guest. The VM is stopped then,
  * and vmm_call() fails. 0 with *ret filled; a negative errno when a machine
@@ -196,11 +204,23 @@ struct vmm_origin {
 	struct vm_memory_origin memory;
 	const void *state; /* layer state/'s bytes */
 	size_t state_bytes;
+	/*
+	 * With memory.record: after so many seconds, or at the end, what was
+	 * touched is given to save_working_set.
+	 */
+	unsigned int record_s;
+	int (*save_working_set)(void *ctx, const struct working_set *set,
+				struct err *err);
 	/* The machine that came from here is gone, or was not to be. */
 	void (*release)(void *ctx);
 	void *ctx;
 };
-/* Takes the origin, in any case. */
+/*
+ * Takes the origin, in any case. With memory.source, memory comes while the
+ * guest runs: the event "resident" follows when all has come, and
+ * "memory-failed" when it cannot, upon which the VM is PAUSED; vmm_resume()
+ * tries again.
+ */
 int vmm_restore(struct vmm *v, struct vm_config *cfg,
 		const struct vmm_origin *origin, struct err *err);
 
@@ -210,7 +230,8 @@ int vmm_restore(struct vmm *v, struct vm_config *cfg,
  * or are empty objects.
  *
  * vmm_info: {"config", "state", "memory_actual_size", "boots", "leaving": [ids
- * of devices that the guest was asked for and has not let go]} vmm_counters:
+ * of devices that the guest was asked for and has not let go], and
+ * "memory_error" while memory cannot be brought} vmm_counters:
  * {"_disk0": {"requests", "kicks", "interrupts", "errors", and what a class
  * counts besides, as "rx_bytes"}, ...,
  * "_vm": {...}}, all integers
@@ -223,7 +244,8 @@ json_t *vmm_memory_stats(struct vmm *v);
 /*
  * Call fn for every event, on the control thread; it must not block, and must
  * not call verbs. source "vm": "created", "booted", "paused", "resumed",
- * "rebooted", "restored", "shutdown", "crashed", "failed", "panic",
+ * "rebooted", "restored", "resident", "memory-failed",
+ * "working-set-recorded", "shutdown", "crashed", "failed", "panic",
  * "populated", "deleted", "ended" (quire ends); source "device":
  * "device-added", "device-removed". The object properties has what else is
  * known ("reason", "error", "id"); it is borrowed and may be NULL. Listeners

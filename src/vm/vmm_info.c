@@ -42,16 +42,20 @@ static json_t *leaving(const struct machine *m)
 
 json_t *vmm_info(struct vmm *v)
 {
-	json_t *config;
+	struct err error = ERR_INIT;
+	json_t *config, *o;
 
 	if (v->state == VMM_EMPTY)
 		return NULL;
 	config = vm_config_to_json(&v->cfg);
-	return json_pack("{s:o, s:o, s:s, s:I, s:i}", "config", config,
-			 "leaving", leaving(v->machine), "state",
-			 vmm_state_names[v->state], "memory_actual_size",
-			 json_int_u64(v->cfg.memory_bytes), "boots",
-			 (int)(v->summary.boots + (v->machine != NULL)));
+	o = json_pack("{s:o, s:o, s:s, s:I, s:i}", "config", config, "leaving",
+		      leaving(v->machine), "state", vmm_state_names[v->state],
+		      "memory_actual_size", json_int_u64(v->cfg.memory_bytes),
+		      "boots", (int)(v->summary.boots + (v->machine != NULL)));
+	if (o && v->machine &&
+	    vm_paging_failed(&v->machine->memory.paging, &error))
+		json_object_set_new(o, "memory_error", json_string(error.text));
+	return o;
 }
 
 json_t *vmm_counters(struct vmm *v)

@@ -2,7 +2,7 @@
 /*
  * What reaches the control thread by itself: signals, the deadline after
  * SIGTERM, the end of a machine, a panic of its guest, a device that the guest
- * let go, the end of background population.
+ * let go, the end of background population, and of a restored VM's paging.
  */
 #include <errno.h>
 #include <poll.h>
@@ -142,6 +142,25 @@ static void on_idle(void *ctx, uint32_t events)
 	vmm_emit(v, "vm", "populated", NULL);
 }
 
+/* ---- memory that comes while the guest runs ---- */
+
+/* On a pager's thread. */
+static void post_paging(void *ctx)
+{
+	struct vmm *v = ctx;
+
+	io_eventfd_signal(v->paging_fd);
+}
+
+static void on_paging(void *ctx, uint32_t events)
+{
+	struct vmm *v = ctx;
+
+	io_eventfd_drain(v->paging_fd);
+	if (v->machine)
+		vmm_look_at_paging(v);
+}
+
 /* ---- what the guest does ---- */
 
 /* On a vCPU's thread. */
@@ -235,6 +254,7 @@ struct machine_end_hooks vmm_loop_hooks(struct vmm *v)
 		.ended = post_end,
 		.interrupted = vmm_signal_waits,
 		.keeper_idle = post_idle,
+		.paging_event = post_paging,
 		.panicked = post_panic,
 		.removed = device_removed,
 		.ctx = v,
@@ -390,8 +410,11 @@ static int open_fds(struct vmm *v, struct err *err)
 	v->ended.event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	v->populated_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	v->panic.event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	v->paging_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	v->recording_fd = timerfd_create(CLOCK_MONOTONIC,
+					 TFD_CLOEXEC | TFD_NONBLOCK);
 	if (v->ended.event_fd < 0 || v->populated_fd < 0 ||
-	    v->panic.event_fd < 0)
+	    v->panic.event_fd < 0 || v->paging_fd < 0 || v->recording_fd < 0)
 		return err_errno(err, errno, "eventfd");
 	return 0;
 }
@@ -407,6 +430,8 @@ int vmm_loop_open(struct vmm *v, struct err *err)
 		{ &v->ended.event_fd, on_ended },
 		{ &v->populated_fd, on_idle },
 		{ &v->panic.event_fd, on_panic },
+		{ &v->paging_fd, on_paging },
+		{ &v->recording_fd, vmm_on_recorded },
 	};
 	int r = open_fds(v, err);
 
@@ -427,4 +452,6 @@ void vmm_loop_close(struct vmm *v)
 	close_fd(&v->ended.event_fd);
 	close_fd(&v->populated_fd);
 	close_fd(&v->panic.event_fd);
+	close_fd(&v->paging_fd);
+	close_fd(&v->recording_fd);
 }

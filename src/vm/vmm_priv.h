@@ -2,8 +2,9 @@
 /*
  * What the files of the vmm share: vmm.c the states and verbs, vmm_populate.c
  * the verb for memory, vmm_saved.c those for a machine that is saved and comes
- * back, vmm_loop.c the signals and the end of a machine, vmm_calls.c the queue,
- * vmm_info.c what is told about it.
+ * back, vmm_paging.c what follows when its memory comes later, vmm_loop.c the
+ * signals and the end of a machine, vmm_calls.c the queue, vmm_info.c what is
+ * told about it.
  */
 #ifndef QUIRE_VM_VMM_PRIV_H
 #define QUIRE_VM_VMM_PRIV_H
@@ -13,6 +14,7 @@
 #include <stdatomic.h>
 
 #include "base/evloop.h"
+#include "mem/uffd.h"
 #include "vm/summary.h"
 #include "vm/vmm.h"
 
@@ -72,7 +74,11 @@ struct vmm {
 	uint64_t start_ns, built_ns;
 	struct vm_summary summary; /* of machines that ended */
 
-	int signal_fd, deadline_fd, populated_fd;
+	/* With vmm_prepare_paging(). */
+	struct uffd_opener uffds;
+	bool has_uffds;
+
+	int signal_fd, deadline_fd, populated_fd, paging_fd, recording_fd;
 	sigset_t signals;   /* that signal_fd takes */
 	bool shutting_down; /* SIGTERM pressed the power button */
 	bool populating;    /* vmm_populate() asked; its event is due */
@@ -118,6 +124,15 @@ __must_check int vmm_check_held(struct vmm *v, const char *verb,
 void vmm_end_hold(struct vmm *v);
 /* The machine is gone, and what its memory came from with it. */
 void vmm_release_origin(struct vmm *v);
+
+/* vmm_paging.c: memory has come, or cannot; the guest goes on; it stops. */
+void vmm_look_at_paging(struct vmm *v);
+void vmm_begin_recording(struct vmm *v);
+void vmm_end_recording(struct vmm *v);
+void vmm_on_recorded(void *vmm, uint32_t events);
+/* -EIO, in words, while memory's source has failed. */
+__must_check int vmm_check_paging(struct vmm *v, const char *verb,
+				  struct err *err);
 
 /* vmm_loop.c */
 __must_check int vmm_loop_open(struct vmm *v, struct err *err);

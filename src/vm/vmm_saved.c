@@ -14,6 +14,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/io.h"
 #include "state/state.h"
 #include "vm/config_json.h"
 #include "vm/machine_state.h"
@@ -45,6 +46,8 @@ void vmm_release(struct vmm *v)
 	v->hold.why = NULL;
 	pthread_cond_broadcast(&v->hold.released);
 	pthread_mutex_unlock(&v->hold.lock);
+	/* What was put off (vmm_paging.c). */
+	io_eventfd_signal(v->paging_fd);
 }
 
 bool vmm_hold_cancelled(struct vmm *v)
@@ -115,6 +118,8 @@ int vmm_save_and_hold(struct vmm *v, const char *why, struct state_writer *w,
 	int r = vmm_check_state(v, "snapshot",
 				VMM_IN(VMM_RUNNING) | VMM_IN(VMM_PAUSED), err);
 
+	if (!r)
+		r = vmm_check_paging(v, "snapshot", err);
 	if (r)
 		return r;
 	*ret = (struct vmm_saved){

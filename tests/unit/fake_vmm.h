@@ -160,6 +160,11 @@ void vmm_release(struct vmm *v)
 {
 }
 
+struct uffd_opener *vmm_uffds(struct vmm *v)
+{
+	return NULL;
+}
+
 bool vmm_hold_cancelled(struct vmm *v)
 {
 	return false;

@@ -212,7 +212,7 @@ static void rig_init(struct rig *rig, uint64_t size, enum ram_page page,
 static void rig_start(struct rig *rig)
 {
 	struct err err = ERR_INIT;
-	int fd = uffd_open(false, false, &err);
+	int fd = uffd_open(NULL, false, false, &err);
 
 	if (fd < 0) {
 		print_message("skip: %s\n", err.text);
@@ -778,6 +778,102 @@ static void test_free_after_failure(void **state)
 	rig_end(&rig);
 }
 
+/* Nobody waits for what failed; handlers stay, for who comes late. */
+static void test_abandon(void **state)
+{
+	struct rig rig;
+	struct toucher t;
+
+	rig_init(&rig, 48 * MIB, RAM_PAGE_4K, false);
+	set_fail_at(&rig, 36 * MIB);
+	rig_start(&rig);
+	assert_true(mem_await(&rig.ram, rig.ram.base + 4 * MIB, 8));
+	touch_start(&t, &rig, 36 * MIB);
+	wait_until(atomic_load(&rig.failed) == 1);
+	assert_false(atomic_load(&t.done));
+	pager_abandon(rig.pager);
+	assert_int_equal(touch_end(&t), 0);
+	assert_false(mem_await(&rig.ram, rig.ram.base + 36 * MIB, 8));
+	/* What was there is still what it was. */
+	assert_int_equal(load_word(&rig, 4 * MIB), word(4 * MIB));
+	for (uint64_t gpa = 37 * MIB; gpa < 38 * MIB; gpa += PAGE_4K)
+		assert_int_equal(load_word(&rig, gpa), 0);
+	pager_abandon(rig.pager);
+	rig_end(&rig);
+}
+
+static void test_impatient(void **state)
+{
+	struct rig rig;
+	struct toucher t;
+
+	rig_init(&rig, 48 * MIB, RAM_PAGE_4K, false);
+	rig.cfg.impatient = true;
+	set_fail_at(&rig, 36 * MIB);
+	rig_start(&rig);
+	touch_start(&t, &rig, 36 * MIB);
+	assert_int_equal(touch_end(&t), 0);
+	wait_until(atomic_load(&rig.failed) == 1);
+	assert_true(atomic_load(&rig.ram.lost));
+	rig_end(&rig);
+
+	rig_init(&rig, 48 * MIB, RAM_PAGE_4K, false);
+	rig.cfg.impatient = true;
+	set_fail_at(&rig, 36 * MIB);
+	rig_start(&rig);
+	pager_be_patient(rig.pager);
+	touch_start(&t, &rig, 36 * MIB);
+	wait_until(atomic_load(&rig.failed) == 1);
+	assert_false(atomic_load(&rig.ram.lost));
+	set_fail_at(&rig, 0);
+	pager_retry(rig.pager);
+	assert_int_equal(touch_end(&t), word(36 * MIB));
+	rig_end(&rig);
+}
+
+/* Bytes that leave the VM are waited for, and known to be there. */
+static void test_await(void **state)
+{
+	struct rig rig;
+
+	rig_init(&rig, 48 * MIB, RAM_PAGE_4K, false);
+	assert_true(mem_await(&rig.ram, rig.ram.base, 48 * MIB));
+	assert_int_equal(ram_present(&rig.ram, 0, 48 * MIB), 0);
+	rig.cfg.sweep = true;
+	rig_start(&rig);
+	/* From one page into the next. */
+	assert_true(mem_await(&rig.ram, rig.ram.base + 5 * MIB - 4, 8));
+	assert_int_equal(ram_present(&rig.ram, 5 * MIB - PAGE_4K, 2 * PAGE_4K),
+			 2 * PAGE_4K);
+	assert_int_equal(pager_wait_complete(rig.pager, LONG_NS), 0);
+	assert_true(mem_await(&rig.ram, rig.ram.base, 48 * MIB));
+	pager_free(rig.pager);
+	rig.pager = NULL;
+	assert_false(atomic_load(&rig.ram.lost));
+	assert_false(atomic_load(&rig.ram.paged));
+	rig_end(&rig);
+}
+
+/* Asked for before, used after; also by several pagers in turn. */
+static void test_opener(void **state)
+{
+	struct uffd_opener opener;
+	struct err err = ERR_INIT;
+	struct rig rig;
+
+	assert_int_equal(uffd_opener_init(&opener, &err), 0);
+	for (int i = 0; i < 2; i++) {
+		rig_init(&rig, 48 * MIB, RAM_PAGE_4K, false);
+		rig.cfg.opener = &opener;
+		rig_start(&rig);
+		assert_int_equal(load_word(&rig, 36 * MIB), word(36 * MIB));
+		rig_end(&rig);
+	}
+	uffd_opener_fini(&opener);
+	uffd_opener_fini(&opener);
+	assert_int_equal(uffd_open(&opener, false, false, &err), -EMFILE);
+}
+
 /* ---- a source that is fed ---- */
 
 static void test_put(void **state)
@@ -847,6 +943,10 @@ int main(void)
 		cmocka_unit_test(test_failing_sweep),
 		cmocka_unit_test(test_free_wakes),
 		cmocka_unit_test(test_free_after_failure),
+		cmocka_unit_test(test_abandon),
+		cmocka_unit_test(test_impatient),
+		cmocka_unit_test(test_await),
+		cmocka_unit_test(test_opener),
 		cmocka_unit_test(test_put),
 		cmocka_unit_test(test_rate),
 	};

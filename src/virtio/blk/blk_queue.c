@@ -194,10 +194,17 @@ static int prepare_rw(struct blk_queue *q, struct blk_io *io)
 		req->iov = io->heap_iov;
 	}
 	blk_req_fill_iov(&q->chain, &q->req, req->iov);
-	if (q->req.kind == BLK_READ)
+	if (q->req.kind == BLK_READ) {
 		io->written = (uint32_t)MIN(q->chain.in_bytes, UINT32_MAX);
-	else
-		io->flush_after = q->writethrough;
+		return 0;
+	}
+	io->flush_after = q->writethrough;
+	/* Zeroes in the place of data that never came are not for the disk. */
+	for (unsigned int i = 0; i < req->num_iov; i++) {
+		if (!mem_await(q->dev->vdev.ram, req->iov[i].iov_base,
+			       req->iov[i].iov_len))
+			return -EIO;
+	}
 	return 0;
 }
 

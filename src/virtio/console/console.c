@@ -683,7 +683,6 @@ static int console_create(struct virtio_dev **ret, const void *config,
 }
 
 static const struct thread_call control_calls_list[] = {
-	RARE("--console", epoll_create1),
 	RARE_IOCTL("--console tty", TIOCGWINSZ),
 };
 

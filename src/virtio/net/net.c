@@ -162,6 +162,8 @@ static int net_create(struct virtio_dev **ret, const void *config,
 	dev->mtu = (uint16_t)cfg->mtu;
 	memcpy(&mac, cfg->mac, NET_MAC_BYTES);
 	atomic_init(&dev->mac, mac);
+	memcpy(dev->own_mac, cfg->mac, NET_MAC_BYTES);
+	dev->mac_given = cfg->has_mac;
 	r = open_backend(dev, cfg, err);
 	if (!r) {
 		r = virtio_dev_init(&dev->vdev, &virtio_net_class, ram,
@@ -287,6 +289,7 @@ struct net_state {
 	uint32_t pairs;
 	uint32_t max_pairs;
 	uint16_t mtu;
+	uint8_t own_mac[NET_MAC_BYTES]; /* as configured */
 };
 
 #define F(kind, member, ...) \
@@ -298,6 +301,7 @@ static const struct state_field state_fields[] = {
 	F(UINT, pairs, 3, .max = NET_MAX_PAIRS),
 	F(UINT, max_pairs, 4, .max = NET_MAX_PAIRS),
 	F(UINT, mtu, 5),
+	F(BYTES, own_mac, 6, .since = 2),
 };
 
 static int state_check(const struct state_check *c, const void *loaded,
@@ -318,7 +322,7 @@ static int state_check(const struct state_check *c, const void *loaded,
 
 static const struct state_table state_table = {
 	.section = "virtio-net",
-	.version = 1,
+	.version = 2,
 	.object_bytes = sizeof(struct net_state),
 	.fields = state_fields,
 	.num_fields = ARRAY_SIZE(state_fields),
@@ -337,6 +341,7 @@ static struct net_state net_state_of(struct net_dev *dev)
 	};
 
 	memcpy(s.mac, &mac, NET_MAC_BYTES);
+	memcpy(s.own_mac, dev->own_mac, NET_MAC_BYTES);
 	return s;
 }
 
@@ -351,8 +356,8 @@ static int net_save(struct virtio_dev *vdev, struct state_writer *w,
 }
 
 /*
- * The address is the saved guest's, which may have been set by its driver: what
- * a clone gets instead is decided by who restores it.
+ * The address is the saved guest's, which may have been set by its driver,
+ * unless who restores it has given another than it was started with.
  */
 static int net_load(struct virtio_dev *vdev, struct state_reader *r,
 		    struct err *err)
@@ -364,8 +369,11 @@ static int net_load(struct virtio_dev *vdev, struct state_reader *r,
 
 	if (ret)
 		return ret;
-	memcpy(&mac, s.mac, NET_MAC_BYTES);
-	atomic_store(&dev->mac, mac);
+	if (!dev->mac_given ||
+	    !memcmp(s.own_mac, dev->own_mac, NET_MAC_BYTES)) {
+		memcpy(&mac, s.mac, NET_MAC_BYTES);
+		atomic_store(&dev->mac, mac);
+	}
 	dev->saved_offloads = s.offloads;
 	dev->saved_pairs = s.pairs;
 	return 0;

@@ -112,7 +112,10 @@ static int parse_mac(const char *value, uint8_t *ret, struct err *err)
 
 static int set_mac(void *obj, const char *value, struct err *err)
 {
-	return parse_mac(value, ((struct net_config *)obj)->mac, err);
+	struct net_config *cfg = obj;
+
+	cfg->has_mac = true;
+	return parse_mac(value, cfg->mac, err);
 }
 
 static int set_host_mac(void *obj, const char *value, struct err *err)

@@ -17,7 +17,7 @@ struct net_config {
 	unsigned int num_fds;
 	int fds[NET_MAX_PAIRS];
 	uint8_t mac[NET_MAC_BYTES], host_mac[NET_MAC_BYTES];
-	bool has_host_mac, has_ip, has_mask;
+	bool has_mac, has_host_mac, has_ip, has_mask;
 	uint32_t ip, mask;   /* network byte order */
 	uint32_t num_queues; /* 0: not given */
 	uint32_t queue_size;

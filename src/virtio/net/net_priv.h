@@ -30,8 +30,10 @@ struct net_dev {
 	struct net_counters rx, tx;
 	struct virtio_counter counters[NET_COUNTERS]; /* names of those */
 	unsigned int max_pairs;
-	uint16_t mtu;		    /* of the configuration space, if offered */
-	_Atomic uint64_t mac;	    /* byte 0 is the lowest */
+	uint16_t mtu;	      /* of the configuration space, if offered */
+	_Atomic uint64_t mac; /* byte 0 is the lowest */
+	uint8_t own_mac[NET_MAC_BYTES]; /* as configured, or chosen */
+	bool mac_given;			/* configured */
 	uint64_t features;	    /* effective: net_features_effective() */
 	_Atomic uint64_t offloads;  /* NET_GUEST_OFFLOADS in force */
 	_Atomic unsigned int pairs; /* in use */

@@ -244,7 +244,6 @@ const struct virtio_class virtio_vsock_class = {
 	.deactivate = vsock_deactivate,
 	.thread_classes = vsock_thread_classes,
 	.vcpu_calls = &vsock_vcpu_calls,
-	.control_calls = &vsock_control_calls,
 	.config_paths = config_paths,
 	.save = vsock_save,
 	.load = vsock_load,

@@ -341,16 +341,6 @@ const struct thread_class vsock_vcpu_calls = {
 	THREAD_CALLS(vcpu_calls),
 };
 
-static const struct thread_call vsock_control_calls_list[] = {
-	RARE("--vsock", epoll_create1),
-};
-
-const struct thread_class vsock_control_calls = {
-	.name = "control+vsock",
-	.what = "when a socket device is set up",
-	THREAD_CALLS(vsock_control_calls_list),
-};
-
 static void *vsock_main(void *arg)
 {
 	struct vsock_dev *dev = arg;

@@ -187,6 +187,7 @@ void vsock_loop_stop(struct vsock_dev *dev);
 __must_check int vsock_loop_init(struct vsock_dev *dev);
 
 extern const struct thread_class *const vsock_thread_classes[];
-extern const struct thread_class vsock_vcpu_calls, vsock_control_calls;
+
+extern const struct thread_class vsock_vcpu_calls;
 
 #endif

@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A restored VM whose memory comes while its guest runs: what happens when it
+ * has come, when its source fails, and when the working set is recorded.
+ */
+#include <errno.h>
+#include <sys/timerfd.h>
+
+#include "base/io.h"
+#include "base/log.h"
+#include "vm/vmm_priv.h"
+
+/* ---- userfaultfd, asked for while the process still may ---- */
+
+void vmm_prepare_paging(struct vmm *v)
+{
+	struct err err = ERR_INIT;
+
+	if (v->has_uffds)
+		return;
+	v->has_uffds = !uffd_opener_init(&v->uffds, &err);
+	if (!v->has_uffds)
+		log_info("memory cannot be restored lazily: %s", err.text);
+}
+
+struct uffd_opener *vmm_uffds(struct vmm *v)
+{
+	return v->has_uffds ? &v->uffds : NULL;
+}
+
+/* ---- the working set ---- */
+
+static void arm_recording(const struct vmm *v, unsigned int seconds)
+{
+	const struct itimerspec at = { .it_value.tv_sec = seconds };
+
+	(void)!timerfd_settime(v->recording_fd, 0, &at, NULL);
+}
+
+void vmm_begin_recording(struct vmm *v)
+{
+	if (vm_paging_is_recording(&v->machine->memory.paging))
+		arm_recording(v, v->origin.record_s);
+}
+
+/* A hint is no reason to fail anything. */
+void vmm_end_recording(struct vmm *v)
+{
+	struct working_set set = { 0 };
+	struct err err = ERR_INIT;
+	int r = v->machine ? vm_paging_end_recording(&v->machine->memory.paging,
+						     &set)
+			   : -ENOENT;
+
+	if (r == -ENOENT)
+		return;
+	arm_recording(v, 0);
+	if (r)
+		(void)err_errno(&err, -r, "out of memory");
+	else
+		r = v->origin.save_working_set(v->origin.ctx, &set, &err);
+	if (r)
+		log_warn("the working set is not kept: %s", err.text);
+	else
+		vmm_emit(v, "vm", "working-set-recorded",
+			 json_pack("{s:I, s:I}", "units", (json_int_t)set.num,
+				   "pages",
+				   (json_int_t)working_set_pages(&set)));
+	working_set_fini(&set);
+}
+
+void vmm_on_recorded(void *ctx, uint32_t events)
+{
+	struct vmm *v = ctx;
+
+	io_eventfd_drain(v->recording_fd);
+	vmm_end_recording(v);
+	/* All may have come meanwhile. */
+	io_eventfd_signal(v->paging_fd);
+}
+
+/* ---- completion and failure ---- */
+
+static bool is_held(struct vmm *v)
+{
+	return vmm_check_held(v, "", NULL) != 0;
+}
+
+static void look_complete(struct vmm *v)
+{
+	struct vm_paging *paging = &v->machine->memory.paging;
+
+	/* Who holds the machine reads through the pager's source. */
+	if (!is_held(v) && vm_paging_finish(paging))
+		vmm_emit(v, "vm", "resident", NULL);
+}
+
+/*
+ * The guest stands still until it is resumed, which tries again. A guest that
+ * is paused already is in nobody's way.
+ */
+static void look_failed(struct vmm *v, const struct err *error)
+{
+	log_error("guest memory cannot be brought: %s", error->text);
+	vmm_emit(v, "vm", "memory-failed",
+		 json_pack("{s:s}", "error", error->text));
+	if (v->state != VMM_RUNNING)
+		return;
+	machine_pause(v->machine);
+	v->state = VMM_PAUSED;
+	vmm_emit(v, "vm", "paused", json_pack("{s:s}", "reason", "memory"));
+}
+
+void vmm_look_at_paging(struct vmm *v)
+{
+	struct err error = ERR_INIT;
+
+	if (vm_paging_failed(&v->machine->memory.paging, &error))
+		look_failed(v, &error);
+	else
+		look_complete(v);
+}
+
+int vmm_check_paging(struct vmm *v, const char *verb, struct err *err)
+{
+	struct err error = ERR_INIT;
+
+	if (!v->machine ||
+	    !vm_paging_failed(&v->machine->memory.paging, &error))
+		return 0;
+	return err_set(err, EIO, "%s: guest memory cannot be brought: %s", verb,
+		       error.text);
+}
