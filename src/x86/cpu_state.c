@@ -178,6 +178,19 @@ static int fail(const struct kvm_vcpu *vcpu, struct err *err, int r,
 
 /* ---- CPUID ---- */
 
+/*
+ * Kernels like 6.1 do not say how many entries they have written. What follows
+ * those is as it was, zeroes, which no entry is: leaf 0 has the vendor's name.
+ */
+static void trim_cpuid(struct kvm_cpuid2 *cpuid)
+{
+	static const struct kvm_cpuid_entry2 none;
+
+	while (cpuid->nent &&
+	       !memcmp(&cpuid->entries[cpuid->nent - 1], &none, sizeof(none)))
+		cpuid->nent--;
+}
+
 static int get_cpuid(const struct kvm_vcpu *vcpu, struct kvm_cpuid2 **ret)
 {
 	struct kvm_cpuid2 *cpuid = calloc(
@@ -193,6 +206,7 @@ static int get_cpuid(const struct kvm_vcpu *vcpu, struct kvm_cpuid2 **ret)
 		free(cpuid);
 		return r;
 	}
+	trim_cpuid(cpuid);
 	*ret = cpuid;
 	return 0;
 }
