@@ -120,7 +120,8 @@ def check_whole(before, after, ticks):
         assert "crng reseeded" in complaint, complaint
 
 
-@pytest.mark.parametrize("cpus,memory", [(1, "private"), (2, "eager")])
+@pytest.mark.parametrize("cpus,memory", [(1, "private"), (2, "eager"), (2, "lazy"),
+                                         (1, "working-set")])
 def test_killed_and_restored(host, cpus, memory):
     """While it works: snapshot, kill -9, restore; it goes on and verifies."""
     ticks, snap = 60, host.folder / "snap"
