@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """quire snapshot and quire restore with a Linux guest that works and verifies itself.
 
-The guest's serial port is a socket in no test: its output goes to a file that the
-restored VM, too, writes from its start, so each process has a log of its own.
+Each process writes the guest's console into a log of its own.
 """
 import base64
 import json
