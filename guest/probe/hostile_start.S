@@ -75,15 +75,7 @@ enter_long:				/* application processors join here */
 	movl	%eax, %cr4
 	movl	$0xc0000080, %ecx	/* EFER */
 	rdmsr
-	orl	$0x101, %eax		/* LME, SCE */
-	wrmsr
-	movl	$0xc0000081, %ecx	/* STAR: what syscall loads */
-	xorl	%eax, %eax
-	movl	$SEL_CODE64, %edx
-	wrmsr
-	movl	$0xc0000082, %ecx	/* LSTAR: syscall is for good */
-	movl	$park, %eax
-	xorl	%edx, %edx
+	orl	$0x100, %eax		/* LME */
 	wrmsr
 	movl	%cr0, %eax
 	andl	$0x9fffffff, %eax	/* CD, NW off */

@@ -6,7 +6,6 @@
  * elsewhere is found in the pass after. User mode, see hostile_start.S.
  *
  * Command line: "mib=N" memory in all (default 16), shared by the CPUs;
- * "park=1": once it is filled, stand still for good, without using a CPU;
  * "every=N": only each Nth page is walked, as a working set.
  *
  * On the console: "walker: ready", "walker: pass N" each time that all CPUs
@@ -33,7 +32,7 @@ void hostile_main(uint32_t index);
 
 static volatile uint64_t passes[MAX_CPUS];
 static volatile uint32_t go, num_cpus, bad;
-static uint64_t mib, every, park;
+static uint64_t mib, every;
 
 static void print(const char *s)
 {
@@ -102,11 +101,6 @@ static void check(uint64_t page, uint64_t pass)
 	print("\r\n");
 }
 
-static void stand_still(void)
-{
-	__asm__ volatile("syscall" ::: "rcx", "r11", "memory");
-}
-
 static void walk(uint32_t index)
 {
 	uint64_t share = mib * (1ull << 20) / num_cpus / PAGE * PAGE;
@@ -121,8 +115,6 @@ static void walk(uint32_t index)
 				cpu_pause();
 		print("walker: ready\r\n");
 	}
-	if (park)
-		stand_still();
 	/* Pages that are skipped keep what the first pass gave them. */
 	for (;; pass++) {
 		for (uint64_t at = start; at < start + share;
@@ -171,15 +163,14 @@ void hostile_main(uint32_t index)
 	if (index) {
 		while (!go)
 			cpu_pause();
-		if (index < num_cpus)
-			walk(index);
-		stand_still();
+		while (index >= num_cpus)
+			cpu_pause();
+		walk(index);
 	}
 	cmdline = *(volatile uint64_t *)(uintptr_t)(start_info + 24u);
 	text = cmdline ? (const char *)cmdline : "";
 	mib = option(text, "mib=", 16);
 	every = option(text, "every=", 1);
-	park = option(text, "park=", 0);
 	wake_others();
 	num_cpus = cpu_count < MAX_CPUS ? cpu_count : MAX_CPUS;
 	go = 1;

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """quire snapshot and quire restore with a Linux guest that works and verifies itself.
 
-The guest's serial port is a socket in no test: its output goes to a file that the
-restored VM, too, writes from its start, so each process has a log of its own.
+Each process writes the guest's console into a log of its own.
 """
 import base64
 import json
@@ -120,7 +119,8 @@ def check_whole(before, after, ticks):
         assert "crng reseeded" in complaint, complaint
 
 
-@pytest.mark.parametrize("cpus,memory", [(1, "private"), (2, "eager")])
+@pytest.mark.parametrize("cpus,memory", [(1, "private"), (2, "eager"), (2, "lazy"),
+                                         (1, "working-set")])
 def test_killed_and_restored(host, cpus, memory):
     """While it works: snapshot, kill -9, restore; it goes on and verifies."""
     ticks, snap = 60, host.folder / "snap"

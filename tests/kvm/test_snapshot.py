@@ -155,7 +155,7 @@ def restore(host, place, *argv, name="two"):
                       f"_disk0.path={host.folder}/{name}.img", *argv)
 
 
-@pytest.mark.parametrize("memory", ["private", "eager"])
+@pytest.mark.parametrize("memory", ["private", "eager", "lazy", "working-set"])
 def test_goes_on_where_it_was(host, memory):
     """The default sandbox on both sides; several times over."""
     vm = host.boot()
