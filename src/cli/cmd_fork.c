@@ -38,8 +38,6 @@
 #define DEFAULT_WAIT 60u
 #define MEMORY_DIR   "/dev/shm"
 
-extern char **environ;
-
 struct copy {
 	char name[64];
 	pid_t pid;    /* 0: not started, or ended */
@@ -529,7 +527,9 @@ static void set_all_own(const struct fork_args *a, struct child_args *args,
 		if (json_is_object(value))
 			set_own_device(a, args, field, value, name);
 		json_array_foreach(value, i, device)
+		{
 			set_own_device(a, args, field, device, name);
+		}
 	}
 }
 
@@ -695,11 +695,14 @@ static int wait_some(struct fork_args *a, struct pollfd *fds, uint64_t began,
 
 static int wait_all(struct fork_args *a, uint64_t began, struct err *err)
 {
-	struct pollfd *fds = calloc(a->count, sizeof(*fds));
+	struct pollfd *fds = reallocarray(NULL, a->count, sizeof(*fds));
 	unsigned int left = (unsigned int)a->count;
-	int r = fds ? 0 : err_set(err, ENOMEM, "out of memory");
+	int r = 0;
 
-	for (unsigned int i = 0; fds && i < a->count; i++)
+	BUG_ON(!a->copies);
+	if (!fds)
+		return err_set(err, ENOMEM, "out of memory");
+	for (unsigned int i = 0; i < a->count; i++)
 		fds[i] = (struct pollfd){ .fd = a->copies[i].ready_fd,
 					  .events = POLLIN };
 	while (!r && left)

@@ -113,6 +113,7 @@ static int set_destination(struct snapshot_args *a)
 	char cwd[PATH_MAX], path[2 * PATH_MAX];
 	struct err err = ERR_INIT;
 
+	BUG_ON(!a->dir); /* main's to check */
 	if (a->dir[0] == '/') {
 		snprintf(path, sizeof(path), "%s", a->dir);
 	} else if (getcwd(cwd, sizeof(cwd))) {

@@ -107,7 +107,7 @@ int handed_ask(int fd, const char *name)
 
 	if (!is_flat(name) || len >= sizeof(request))
 		return -EINVAL;
-	memcpy(request, name, len);
+	memcpy(request, name, len + 1);
 	do {
 		n = send(fd, request, sizeof(request), MSG_NOSIGNAL);
 	} while (n < 0 && errno == EINTR);

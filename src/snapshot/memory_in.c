@@ -158,6 +158,7 @@ static int add_data_run(struct data_map *map, uint64_t start, uint64_t end)
 		map->runs = runs;
 		map->room = room;
 	}
+	BUG_ON(!map->runs); /* there is room */
 	map->runs[map->num++] = (struct mem_range){ start, end - start };
 	return 0;
 }

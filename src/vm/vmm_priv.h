@@ -129,7 +129,7 @@ void vmm_release_origin(struct vmm *v);
 void vmm_look_at_paging(struct vmm *v);
 void vmm_begin_recording(struct vmm *v);
 void vmm_end_recording(struct vmm *v);
-void vmm_on_recorded(void *vmm, uint32_t events);
+void vmm_on_recorded(void *ctx, uint32_t events);
 /* -EIO, in words, while memory's source has failed. */
 __must_check int vmm_check_paging(struct vmm *v, const char *verb,
 				  struct err *err);

@@ -145,7 +145,8 @@ def test_goes_on(host, mode, cpus, page):
     wait_for("all of memory", lambda: restore_stats(host, "two")["resident_s"])
     pager = restore_stats(host, "two")["pager"]
     assert pager["settled_bytes"] == pager["total_bytes"] == 128 << 20
-    assert pager["faults"] > 0 and pager["failures"] == 0
+    # How much was faulted in is chance: the sweep may be faster than the guest.
+    assert pager["failures"] == 0
     assert sum(pager["brought_bytes"].values()) >= 48 << 20
     wait_passes(serial)
     # A copy that was brought can be saved again, and goes on once more.
