@@ -665,7 +665,8 @@ def test_completion_of_commands_and_options(script):
         [QUIRE, "run", "--help"], capture_output=True, text=True).stdout, re.M))
     assert listed <= options
     assert complete(script, "run", "--ker") == {"--kernel"}
-    assert complete(script, "bench", "") == {"touch", "populate", "walk", "dirty", "pager"}
+    assert complete(script, "bench", "") == {"touch", "populate", "walk", "dirty", "pager",
+                                             "restore"}
     assert "--vcpus" in complete(script, "bench", "touch", "--")
     assert complete(script, "completion", "") == {"bash", "zsh"}
     assert complete(script, "doctor", "--j") == {"--json"}
