@@ -83,6 +83,8 @@ struct net_backend_ops {
 	 */
 	int (*send)(struct net_backend *b, unsigned int pair, struct iovec *iov,
 		    unsigned int num, uint32_t bytes);
+	/* The rest of a frame sent in part; -EAGAIN: not all yet. Or NULL. */
+	int (*flush)(struct net_backend *b);
 	int (*send_fd)(struct net_backend *b, unsigned int pair);
 };
 

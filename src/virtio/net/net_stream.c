@@ -310,6 +310,21 @@ static int stream_send(struct net_backend *b, unsigned int pair,
 	return r;
 }
 
+static int stream_flush(struct net_backend *b)
+{
+	struct stream *s = stream_of(b);
+	int r;
+
+	pthread_mutex_lock(&s->lock);
+	r = s->may_send ? flush_locked(s) : 0;
+	if (r && r != -EAGAIN) {
+		s->may_send = false;
+		shutdown(s->fd, SHUT_RDWR);
+	}
+	pthread_mutex_unlock(&s->lock);
+	return r;
+}
+
 static int stream_send_fd(struct net_backend *b, unsigned int pair)
 {
 	return stream_of(b)->fd;
@@ -398,5 +413,6 @@ const struct net_backend_ops net_stream_ops = {
 	.recv = stream_recv,
 	.recv_wait = stream_recv_wait,
 	.send = stream_send,
+	.flush = stream_flush,
 	.send_fd = stream_send_fd,
 };

@@ -92,6 +92,18 @@ static enum sent send_chain(struct net_tx *tx)
 	return SENT;
 }
 
+/* The other end has a part of the last frame, and no next one takes the rest.
+ */
+static void wait_for_rest(struct net_tx *tx, struct net_wait *wait)
+{
+	struct net_backend *b = tx->q.dev->backend;
+
+	if (!b->ops->flush || b->ops->flush(b) != -EAGAIN)
+		return;
+	wait->peer.fd = b->ops->send_fd(b, tx->q.pair);
+	wait->peer.events = POLLOUT;
+}
+
 static bool serve_ring(struct net_tx *tx, struct net_wait *wait)
 {
 	struct virtqueue *vq = &net_virtio_queue(&tx->q)->vq;
@@ -112,6 +124,7 @@ static bool serve_ring(struct net_tx *tx, struct net_wait *wait)
 		}
 		if (!r) {
 			wait->driver = true;
+			wait_for_rest(tx, wait);
 			return false;
 		}
 		switch (send_chain(tx)) {
