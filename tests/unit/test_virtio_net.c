@@ -11,6 +11,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -374,6 +375,35 @@ static void test_transmit_backpressure(void **state)
 		peer_expect(f, 65536, seed);
 	for (used = 1; used < 24; used++)
 		assert_true(vring_wait_used(&f->rings[TX], WAIT_MS, &elem));
+	stop(f);
+}
+
+/* The rest of the last frame goes out by itself, with none behind it. */
+static void test_transmit_rest(void **state)
+{
+	const struct timeval limit = { .tv_sec = WAIT_MS / 1000 };
+	const int frame = 4 + 65536;
+	struct fixture *f = *state;
+	struct vring_used_elem elem;
+	unsigned int num = 0;
+	int queued;
+
+	start(f, NULL, ~0ull);
+	/* One by one, until the socket has but a part of the last. */
+	do {
+		driver_send(f, 65536, num, 65548, false);
+		kick(f, TX);
+		assert_true(vring_wait_used(&f->rings[TX], WAIT_MS, &elem));
+		assert_int_equal(ioctl(f->peer, FIONREAD, &queued), 0);
+		num++;
+		assert_in_range(num, 1, 24);
+	} while (queued == (int)num * frame);
+	assert_in_range(queued, 1, (int)num * frame - 1);
+	assert_int_equal(setsockopt(f->peer, SOL_SOCKET, SO_RCVTIMEO, &limit,
+				    sizeof(limit)),
+			 0);
+	for (unsigned int seed = 0; seed < num; seed++)
+		peer_expect(f, 65536, seed);
 	stop(f);
 }
 
@@ -1043,6 +1073,7 @@ int main(void)
 		NET_TEST(test_transmit),
 		NET_TEST(test_transmit_drops),
 		NET_TEST(test_transmit_backpressure),
+		NET_TEST(test_transmit_rest),
 		NET_TEST(test_stop_while_blocked),
 		NET_TEST(test_receive),
 		NET_TEST(test_receive_in_pieces),

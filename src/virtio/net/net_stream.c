@@ -294,6 +294,16 @@ static int send_locked(struct stream *s, struct iovec *iov, unsigned int num,
 	return 0;
 }
 
+/* What sending came to; passed on. */
+static int sent_locked(struct stream *s, int r)
+{
+	if (r && r != -EAGAIN && r != -ENOTCONN) {
+		s->may_send = false;
+		shutdown(s->fd, SHUT_RDWR);
+	}
+	return r;
+}
+
 static int stream_send(struct net_backend *b, unsigned int pair,
 		       struct iovec *iov, unsigned int num, uint32_t bytes)
 {
@@ -301,11 +311,7 @@ static int stream_send(struct net_backend *b, unsigned int pair,
 	int r;
 
 	pthread_mutex_lock(&s->lock);
-	r = send_locked(s, iov, num, bytes);
-	if (r && r != -EAGAIN && r != -ENOTCONN) {
-		s->may_send = false;
-		shutdown(s->fd, SHUT_RDWR);
-	}
+	r = sent_locked(s, send_locked(s, iov, num, bytes));
 	pthread_mutex_unlock(&s->lock);
 	return r;
 }
@@ -316,11 +322,7 @@ static int stream_flush(struct net_backend *b)
 	int r;
 
 	pthread_mutex_lock(&s->lock);
-	r = s->may_send ? flush_locked(s) : 0;
-	if (r && r != -EAGAIN) {
-		s->may_send = false;
-		shutdown(s->fd, SHUT_RDWR);
-	}
+	r = s->may_send ? sent_locked(s, flush_locked(s)) : 0;
 	pthread_mutex_unlock(&s->lock);
 	return r;
 }
