@@ -275,13 +275,13 @@ int snapshot_bring_begin(struct vmm *v, struct snapshot_bring *b,
 	r = vmm_restore(v, &b->cfg, &origin, err);
 	if (r)
 		return r;
-	/* From here on they are the guest's. */
-	snapshot_placed_keep(&b->placed);
 	r = vmm_renew_generation_id(v, err);
 	if (!r && resume)
 		r = vmm_resume(v, err);
 	/* Its memory may be no more: it is not to be resumed later. */
 	if (r)
 		(void)!vmm_delete(v, NULL);
+	else
+		snapshot_placed_keep(&b->placed); /* the guest's from now on */
 	return r;
 }
