@@ -22,7 +22,7 @@
 #include "mem/pager.h"
 #include "mem/restore.h"
 #include "probe/probe.h"
-#include "snapshot/format.h"
+#include "snapshot/dir.h"
 #include "snapshot/reader.h"
 #include "snapshot/working_set.h"
 #include "snapshot/writer.h"
@@ -556,23 +556,6 @@ static int check_args(const struct bench_args *args, struct err *err)
 	return r;
 }
 
-/* The snapshot is what quire made there, and nothing else is removed. */
-static void remove_snapshot(const char *dir, const char *path)
-{
-	static const char *const files[] = {
-		SNAPSHOT_MANIFEST, SNAPSHOT_CONFIG, SNAPSHOT_STATE,
-		SNAPSHOT_MEMORY,   SNAPSHOT_SUMS,   SNAPSHOT_WORKING_SET,
-	};
-	char name[300];
-
-	for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
-		snprintf(name, sizeof(name), "%s/%s", path, files[i]);
-		(void)unlink(name);
-	}
-	(void)rmdir(path);
-	(void)rmdir(dir);
-}
-
 static int run_all(const struct bench_args *args, struct row *rows,
 		   unsigned int num, struct err *err)
 {
@@ -586,7 +569,8 @@ static int run_all(const struct bench_args *args, struct row *rows,
 		return err_errno(err, errno, "--dir %s", args->dir);
 	snprintf(path, sizeof(path), "%s/snapshot", dir);
 	r = run_rows(args, path, rows, num, err);
-	remove_snapshot(dir, path);
+	(void)snapshot_dir_remove(path);
+	(void)rmdir(dir);
 	return r;
 }
 

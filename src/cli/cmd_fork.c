@@ -29,7 +29,7 @@
 #include "base/size.h"
 #include "cli/ask.h"
 #include "cli/commands.h"
-#include "snapshot/format.h"
+#include "snapshot/dir.h"
 #include "snapshot/reader.h"
 
 #define MAX_COPIES   1000u
@@ -366,30 +366,12 @@ static int take_snapshot(struct fork_args *a)
 	return status;
 }
 
-/* The copies have its files open. Nothing but what quire made is removed. */
+/* The copies have its files open. */
 static void remove_dir(const struct fork_args *a)
 {
-	struct snapshot_reader *r = NULL;
-	const struct snapshot_manifest *m;
-	static const char *const files[] = {
-		SNAPSHOT_CONFIG, SNAPSHOT_STATE, SNAPSHOT_MEMORY,
-		SNAPSHOT_SUMS,	 SNAPSHOT_MAP,	 SNAPSHOT_MANIFEST,
-	};
-
 	if (!a->made[0])
 		return;
-	if (!snapshot_reader_open(&r, a->snapshot, NULL)) {
-		int fd = snapshot_reader_dir_fd(r);
-
-		m = snapshot_reader_manifest(r);
-		for (unsigned int i = 0; i < m->num_disks; i++)
-			if (m->disks[i].file)
-				(void)!unlinkat(fd, m->disks[i].file, 0);
-		for (size_t i = 0; i < ARRAY_SIZE(files); i++)
-			(void)!unlinkat(fd, files[i], 0);
-	}
-	snapshot_reader_free(r);
-	(void)rmdir(a->snapshot);
+	(void)snapshot_dir_remove(a->snapshot);
 	(void)rmdir(a->made);
 }
 

@@ -101,6 +101,11 @@ static int remove_dir(int parent_fd, const char *name)
 	return r;
 }
 
+int snapshot_dir_remove(const char *path)
+{
+	return remove_dir(AT_FDCWD, path);
+}
+
 /* ".NAME.tmp-": what names of temporary directories begin with. */
 static char *tmp_prefix(const struct snapshot_dir *dir)
 {
@@ -235,20 +240,26 @@ static int check_place(const struct snapshot_dir *dir, bool replace,
 	return 0;
 }
 
-int snapshot_dir_create(struct snapshot_dir *dir, const char *path,
-			bool replace, struct err *err)
+static int init(struct snapshot_dir *dir, const char *path, struct err *err)
 {
-	int r;
-
 	*dir = (struct snapshot_dir){
 		.path = strdup(path),
 		.parent_fd = -1,
 		.fd = -1,
 		.asked_fd = -1,
 	};
-	if (!dir->path)
-		return err_set(err, ENOMEM, "snapshot %s: out of memory", path);
-	r = split_path(dir, path, err);
+	return dir->path ? 0
+			 : err_set(err, ENOMEM, "snapshot %s: out of memory",
+				   path);
+}
+
+int snapshot_dir_create(struct snapshot_dir *dir, const char *path,
+			bool replace, struct err *err)
+{
+	int r = init(dir, path, err);
+
+	if (!r)
+		r = split_path(dir, path, err);
 	if (!r)
 		r = check_place(dir, replace, err);
 	if (!r)
@@ -261,16 +272,10 @@ int snapshot_dir_create(struct snapshot_dir *dir, const char *path,
 int snapshot_dir_borrow(struct snapshot_dir *dir, const char *path,
 			const char *socket, struct err *err)
 {
-	int r;
+	int r = init(dir, path, err);
 
-	*dir = (struct snapshot_dir){
-		.path = strdup(path),
-		.parent_fd = -1,
-		.fd = -1,
-		.asked_fd = -1,
-	};
-	if (!dir->path)
-		return err_set(err, ENOMEM, "snapshot %s: out of memory", path);
+	if (r)
+		return r;
 	r = handed_connect(socket, &dir->asked_fd, err);
 	if (r) {
 		err_prefix(err, "snapshot %s", path);

@@ -68,4 +68,10 @@ void snapshot_dir_fini(struct snapshot_dir *dir);
 /* The descriptor of the directory path, for reading; or -errno. */
 __must_check int snapshot_dir_open(const char *path, struct err *err);
 
+/*
+ * Remove a directory and the files in it; one that has another directory in it
+ * stays, for it is no snapshot. 0 or -errno. For snapshots of the caller's own.
+ */
+int snapshot_dir_remove(const char *path);
+
 #endif
