@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -56,6 +57,8 @@ struct fork_args {
 	char snapshot[PATH_MAX]; /* in it */
 	json_t *taken;		 /* what vm.snapshot said */
 	struct copy *copies;
+	int signal_fd; /* -1: a signal was taken */
+	int signal;    /* that one; 0: none */
 	double snapshot_s, total_s;
 };
 
@@ -232,6 +235,39 @@ static int parse(struct fork_args *a, int argc, char **argv)
 	return name_copies(a);
 }
 
+/* ---- signals ---- */
+
+/* Until it is done nothing is to stay that was begun: no copy, no directory. */
+static int take_signals(struct fork_args *a, struct err *err)
+{
+	sigset_t signals;
+
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGINT);
+	sigaddset(&signals, SIGTERM);
+	sigaddset(&signals, SIGHUP);
+	pthread_sigmask(SIG_BLOCK, &signals, NULL);
+	a->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+	return a->signal_fd < 0 ? err_errno(err, errno, "signalfd") : 0;
+}
+
+/* The first is noted; a second one ends the process as usual. */
+static bool is_interrupted(struct fork_args *a)
+{
+	struct signalfd_siginfo info;
+	sigset_t none;
+
+	if (a->signal)
+		return true;
+	if (read(a->signal_fd, &info, sizeof(info)) != sizeof(info))
+		return false;
+	a->signal = (int)info.ssi_signo;
+	close_fd(&a->signal_fd);
+	sigemptyset(&none);
+	pthread_sigmask(SIG_SETMASK, &none, NULL);
+	return true;
+}
+
 /* ---- the snapshot ---- */
 
 static int ask_info(struct fork_args *a, json_t **ret)
@@ -322,6 +358,24 @@ static json_t *read_answer(int fd)
 	return root;
 }
 
+/* Until there is an answer, or an end of it. A signal is passed on. */
+static void wait_answer(struct fork_args *a, int fd, pid_t pid)
+{
+	struct pollfd fds[2] = {
+		{ .fd = fd, .events = POLLIN },
+		{ .fd = a->signal_fd, .events = POLLIN },
+	};
+
+	while (!fds[0].revents) {
+		if (poll(fds, ARRAY_SIZE(fds), -1) < 0)
+			continue;
+		if (fds[1].revents && is_interrupted(a)) {
+			kill(pid, a->signal);
+			fds[1].fd = -1;
+		}
+	}
+}
+
 /* `quire snapshot`, which says itself what goes wrong. */
 static int run_snapshot(struct fork_args *a)
 {
@@ -347,6 +401,7 @@ static int run_snapshot(struct fork_args *a)
 		(void)err_errno(&err, r, "starting quire snapshot");
 		return cli_fail(&cmd_fork, &err);
 	}
+	wait_answer(a, ends[0], pid);
 	a->taken = read_answer(ends[0]);
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
@@ -648,10 +703,12 @@ static int wait_some(struct fork_args *a, struct pollfd *fds, uint64_t began,
 		     unsigned int *left, struct err *err)
 {
 	uint64_t now = clock_now_ns(), end = began + a->wait_s * NSEC_PER_SEC;
-	int r = now < end ? poll(fds, a->count,
+	int r = now < end ? poll(fds, a->count + 1,
 				 (int)((end - now) / NSEC_PER_MSEC + 1))
 			  : 0;
 
+	if (is_interrupted(a))
+		return err_set(err, EINTR, "interrupted");
 	if (!r)
 		return err_set(err, ETIMEDOUT,
 			       "%u of %llu copies do not run after %llu s",
@@ -677,7 +734,7 @@ static int wait_some(struct fork_args *a, struct pollfd *fds, uint64_t began,
 
 static int wait_all(struct fork_args *a, uint64_t began, struct err *err)
 {
-	struct pollfd *fds = reallocarray(NULL, a->count, sizeof(*fds));
+	struct pollfd *fds = reallocarray(NULL, a->count + 1, sizeof(*fds));
 	unsigned int left = (unsigned int)a->count;
 	int r = 0;
 
@@ -687,6 +744,7 @@ static int wait_all(struct fork_args *a, uint64_t began, struct err *err)
 	for (unsigned int i = 0; i < a->count; i++)
 		fds[i] = (struct pollfd){ .fd = a->copies[i].ready_fd,
 					  .events = POLLIN };
+	fds[a->count] = (struct pollfd){ .fd = a->signal_fd, .events = POLLIN };
 	while (!r && left)
 		r = wait_some(a, fds, began, &left, err);
 	free(fds);
@@ -717,10 +775,10 @@ static int start_all(struct fork_args *a, struct err *err)
 	snapshot_reader_free(reader);
 	if (!r)
 		r = wait_all(a, began, err);
-	if (r) {
+	if (r)
 		end_copies(a);
+	if (r && !a->signal)
 		pass_on_logs(a);
-	}
 	remove_logs(a);
 	for (unsigned int i = 0; i < a->count; i++)
 		close_fd(&a->copies[i].ready_fd);
@@ -770,12 +828,18 @@ static int run_fork(struct fork_args *a)
 {
 	struct err err = ERR_INIT;
 	uint64_t began = clock_now_ns();
-	int status = take_snapshot(a);
+	int status;
 
-	if (status == CLI_OK && start_all(a, &err))
-		status = cli_fail(&cmd_fork, &err);
+	if (take_signals(a, &err))
+		return cli_fail(&cmd_fork, &err);
+	status = take_snapshot(a);
+	if (status == CLI_OK && !is_interrupted(a) && start_all(a, &err))
+		status = a->signal ? CLI_FAILURE : cli_fail(&cmd_fork, &err);
 	a->total_s = clock_ns_to_s(clock_now_ns() - began);
 	remove_dir(a);
+	close_fd(&a->signal_fd);
+	if (a->signal)
+		return 128 + a->signal;
 	return status == CLI_OK ? print_result(a) : status;
 }
 
@@ -785,6 +849,7 @@ static int run(int argc, char **argv)
 		.count = 1,
 		.wait_s = DEFAULT_WAIT,
 		.disks = "clone",
+		.signal_fd = -1,
 	};
 	int status = parse(&a, argc, argv);
 

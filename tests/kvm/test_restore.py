@@ -311,6 +311,10 @@ class Fork:
             os.kill(self.pid, signal.SIGKILL)
 
 
+def left_of_forks(host):
+    return [p for p in os.listdir(host.dir) if p.startswith(".quire-fork")]
+
+
 def test_fork(host):
     serial = boot(host, cpus=2)
     before = wait_passes(serial)[-1]
@@ -323,7 +327,7 @@ def test_fork(host):
         assert restore_stats(host, name)["mode"] == "private"
     wait_passes(serial)
     # Nothing is left of what it needed.
-    assert not [p for p in os.listdir(host.dir) if p.startswith(".quire-fork")]
+    assert not left_of_forks(host)
     # A copy can be forked as well, and what it is called is free to choose.
     report = forks(host, "one-2", 2, "--dir", host.dir, "--as", "x{n}y", "--set",
                    f"serial.file={host.dir}/{{name}}-{{n}}.log")
@@ -338,9 +342,21 @@ def test_fork_all_or_none(host):
     assert done.returncode == 1 and "one-2" in done.stderr
     names = host.quire("ps", "--quiet").stdout.split()
     assert sorted(names) == ["one", "one-2"]
-    assert not [p for p in os.listdir(host.dir) if p.startswith(".quire-fork")]
+    assert not left_of_forks(host)
     assert host.quire("fork", "one", "--count", "2", "--as", "same", check=False).returncode == 2
     assert host.quire("fork", "one", "--count", "0", check=False).returncode == 2
+
+
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
+def test_fork_interrupted(host, which):
+    serial = boot(host)
+    fork = host.start("fork", "one", "--count", "20", "--dir", host.dir)
+    wait_for("its directory", lambda: left_of_forks(host))
+    fork.send_signal(which)
+    assert fork.wait(60) == 128 + which
+    assert not left_of_forks(host)
+    assert host.quire("ps", "--quiet").stdout.split() == ["one"]
+    wait_passes(serial)
 
 
 def test_fork_disk(host):
