@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <getopt.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/arith.h"
@@ -189,6 +190,28 @@ const char *bench_stage_text(enum second_stage stage)
 		break;
 	}
 	return "kind of second stage unknown";
+}
+
+static int compare(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
+}
+
+void bench_sort(double *values, size_t num)
+{
+	qsort(values, num, sizeof(*values), compare);
+}
+
+double bench_median(const double *values, size_t num)
+{
+	double sorted[BENCH_MAX_RUNS];
+
+	BUG_ON(!num || num > BENCH_MAX_RUNS);
+	memcpy(sorted, values, num * sizeof(*values));
+	bench_sort(sorted, num);
+	return (sorted[(num - 1) / 2] + sorted[num / 2]) / 2;
 }
 
 const char *bench_format_ns(uint64_t ns, char *buf, size_t buf_size)

@@ -90,6 +90,14 @@ __must_check int bench_detect_stage(enum second_stage *ret, struct err *err);
 /* In words. */
 const char *bench_stage_text(enum second_stage stage);
 
+/* The most runs or rounds that a bench offers. */
+#define BENCH_MAX_RUNS 99u
+
+/* Ascending. */
+void bench_sort(double *values, size_t num);
+/* Of 1 to BENCH_MAX_RUNS values, which stay in their order. */
+double bench_median(const double *values, size_t num);
+
 /* "1.2 us": a duration with a unit that suits it. Returns buf. */
 const char *bench_format_ns(uint64_t ns, char *buf, size_t buf_size);
 

@@ -24,7 +24,7 @@
 #define DEFAULT_MIB_PER_VCPU 256u
 #define MAX_MIB_PER_VCPU     (1ull << 24)
 #define DEFAULT_ROUNDS	     5u
-#define MAX_ROUNDS	     99u
+#define MAX_ROUNDS	     BENCH_MAX_RUNS
 
 /* Taken at once: 1 GiB. */
 #define TAKE_PAGES (PAGE_1G / PAGE_4K)
@@ -171,20 +171,6 @@ static int check_host(const struct dirty_args *args, struct err *err)
 	return r;
 }
 
-static int compare_doubles(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
-static double median(double *values, size_t num)
-{
-	qsort(values, num, sizeof(*values), compare_doubles);
-	return num % 2 ? values[num / 2]
-		       : (values[num / 2 - 1] + values[num / 2]) / 2;
-}
-
 /* ---- what is measured ---- */
 
 /* A minute, and a millisecond per page written. */
@@ -229,7 +215,7 @@ static int median_pass(struct dirty_run *run, double *ret_s, struct err *err)
 		if (r)
 			return r;
 	}
-	*ret_s = median(times, run->args->rounds);
+	*ret_s = bench_median(times, run->args->rounds);
 	return 0;
 }
 
@@ -287,8 +273,8 @@ static int measure_starts(struct dirty_run *run, struct err *err)
 			return r;
 	}
 	run->res->first_start_s = starts[0];
-	run->res->start_s = median(starts, run->args->rounds);
-	run->res->stop_s = median(stops, run->args->rounds);
+	run->res->start_s = bench_median(starts, run->args->rounds);
+	run->res->stop_s = bench_median(stops, run->args->rounds);
 	return 0;
 }
 
@@ -312,9 +298,9 @@ static int measure_rounds(struct dirty_run *run, struct err *err)
 	if (r)
 		return r;
 	pages = (double)MAX(after.pages_kvm - before.pages_kvm, (uint64_t)1);
-	run->res->tracked_pass_s = median(passes, num);
-	run->res->round_s = median(rounds, num);
-	run->res->idle_round_s = median(idles, num);
+	run->res->tracked_pass_s = bench_median(passes, num);
+	run->res->round_s = bench_median(rounds, num);
+	run->res->idle_round_s = bench_median(idles, num);
 	run->res->log_ns_per_page = (double)(after.log_ns - before.log_ns) /
 				    pages;
 	run->res->clear_ns_per_page =

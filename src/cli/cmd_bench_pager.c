@@ -229,23 +229,6 @@ static int run_once(const struct pager_args *args, struct row *row,
 	return r;
 }
 
-static int compare(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
-static double median(const double *values, uint64_t num)
-{
-	double sorted[MAX_RUNS];
-
-	memcpy(sorted, values, num * sizeof(*values));
-	qsort(sorted, num, sizeof(*sorted), compare);
-	return num % 2 ? sorted[num / 2]
-		       : (sorted[num / 2 - 1] + sorted[num / 2]) / 2;
-}
-
 /* ---- output ---- */
 
 static double rate(const struct row *row)
@@ -337,7 +320,7 @@ static int run_rows(const struct pager_args *args, struct row *rows,
 		}
 	}
 	for (unsigned int i = 0; i < num; i++)
-		rows[i].median = median(rows[i].seconds, args->runs);
+		rows[i].median = bench_median(rows[i].seconds, args->runs);
 	return 0;
 }
 

@@ -259,23 +259,6 @@ static int run_side(const struct populate_args *args, struct row *row,
 	return r;
 }
 
-static int compare(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
-static double median(const double *values, uint64_t num)
-{
-	double sorted[MAX_RUNS];
-
-	memcpy(sorted, values, num * sizeof(*values));
-	qsort(sorted, num, sizeof(*sorted), compare);
-	return num % 2 ? sorted[num / 2]
-		       : (sorted[num / 2 - 1] + sorted[num / 2]) / 2;
-}
-
 /* The order turns with each run, so that no side is always the first. */
 static int run_row(const struct populate_args *args, struct row *row,
 		   struct err *err)
@@ -291,7 +274,8 @@ static int run_row(const struct populate_args *args, struct row *row,
 		}
 	}
 	for (unsigned int side = 0; side < NUM_SIDES; side++)
-		row->median[side] = median(row->seconds[side], args->runs);
+		row->median[side] = bench_median(row->seconds[side],
+						 args->runs);
 	return 0;
 }
 

@@ -379,26 +379,10 @@ static int restore_once(const struct bench_args *args, const char *path,
 
 /* ---- output ---- */
 
-static int compare(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
-static double median(const double *values, uint64_t num)
-{
-	double sorted[MAX_RUNS];
-
-	memcpy(sorted, values, num * sizeof(*values));
-	qsort(sorted, num, sizeof(*sorted), compare);
-	return (sorted[(num - 1) / 2] + sorted[num / 2]) / 2;
-}
-
 static double moment_of(const struct bench_args *args, const struct row *row,
 			enum moment moment)
 {
-	return median(row->at[moment], args->runs);
+	return bench_median(row->at[moment], args->runs);
 }
 
 static void print_rows(const struct bench_args *args, const struct row *rows,
@@ -419,7 +403,7 @@ static void print_rows(const struct bench_args *args, const struct row *rows,
 		       moment_of(args, row, AT_OPEN) * 1e3,
 		       moment_of(args, row, AT_FIRST) * 1e3,
 		       moment_of(args, row, AT_PASS) * 1e3,
-		       median(row->again, args->runs) * 1e3,
+		       bench_median(row->again, args->runs) * 1e3,
 		       (unsigned long long)row->faults);
 		if (row->mode == RESTORE_PRIVATE)
 			printf("%11s\n", "-");
@@ -464,7 +448,7 @@ static json_t *row_json(const struct bench_args *args, const struct row *rows,
 	json_t *o = json_pack("{s:s, s:s, s:f, s:o, s:I, s:I, s:f, s:o}",
 			      "page", ram_page_names[row->page], "memory",
 			      restore_mode_names[row->mode], "second_pass_s",
-			      median(row->again, args->runs),
+			      bench_median(row->again, args->runs),
 			      "second_pass_runs_s",
 			      runs_json(row->again, args->runs), "faults",
 			      json_int_u64(row->faults), "working_set_bytes",

@@ -28,7 +28,7 @@
 #define MAX_STEPS      (1ull << 40)
 #define DEFAULT_STEPS  1000000ull
 #define DEFAULT_ROUNDS 5u
-#define MAX_ROUNDS     99u
+#define MAX_ROUNDS     BENCH_MAX_RUNS
 #define LINE_BYTES     64u
 
 enum walk_node {
@@ -368,20 +368,10 @@ static int run_round(const struct walk *w, const struct walk_combo *combo,
 	return 0;
 }
 
-static int compare_doubles(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
 static void finish_result(struct walk_result *res, unsigned int rounds)
 {
-	qsort(res->rounds_ns, rounds, sizeof(res->rounds_ns[0]),
-	      compare_doubles);
-	res->ns = (res->rounds_ns[(rounds - 1) / 2] +
-		   res->rounds_ns[rounds / 2]) /
-		  2;
+	bench_sort(res->rounds_ns, rounds);
+	res->ns = bench_median(res->rounds_ns, rounds);
 	/* A KVM whose guests the hardware takes for host code counts none. */
 	if (!res->events[EVENT_INSTRUCTIONS])
 		memset(res->has_event, 0, sizeof(res->has_event));
