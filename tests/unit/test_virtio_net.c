@@ -29,7 +29,7 @@
 #define HDR	  NET_HDR_BYTES
 #define RX	  0
 #define TX	  1
-#define CTRL	  2
+#define CTRLQ	  2
 
 struct fixture {
 	struct ram ram;
@@ -783,7 +783,7 @@ static void test_bad_chain_tx(void **state)
 
 static void test_bad_chain_ctrl(void **state)
 {
-	bad_buffer(*state, CTRL, RAM_BYTES - 1, 2, false);
+	bad_buffer(*state, CTRLQ, RAM_BYTES - 1, 2, false);
 }
 
 static void test_short_header(void **state)
@@ -803,14 +803,14 @@ static void test_readable_buffer(void **state)
 
 static void test_no_answer_byte(void **state)
 {
-	bad_buffer(*state, CTRL, 0x8000, 3, false);
+	bad_buffer(*state, CTRLQ, 0x8000, 3, false);
 }
 
 /* ---- control ---- */
 
 static uint8_t command(struct fixture *f, const void *data, uint32_t len)
 {
-	struct vring *ring = &f->rings[CTRL];
+	struct vring *ring = &f->rings[CTRLQ];
 	uint64_t gpa = vring_alloc(ring, len + 1, 16);
 	struct vring_buf bufs[] = { { gpa, len, false },
 				    { gpa + len, 1, true } };
@@ -820,8 +820,8 @@ static uint8_t command(struct fixture *f, const void *data, uint32_t len)
 	memcpy(vring_ptr(ring, gpa), data, len);
 	*ack = 0x55;
 	head = vring_add(ring, bufs, 2);
-	kick(f, CTRL);
-	expect_used(f, CTRL, head, 1);
+	kick(f, CTRLQ);
+	expect_used(f, CTRLQ, head, 1);
 	return *ack;
 }
 
