@@ -128,12 +128,17 @@ static int enum_field(const struct api_call *call, const char *field,
 
 static json_t *snapshot_reply(const struct snapshot_take_result *s)
 {
-	return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I}", "id", s->id,
-			 "memory_bytes", json_int_u64(s->memory.total_bytes),
-			 "data_bytes", json_int_u64(s->memory.data_bytes),
-			 "pause_us", json_int_u64(s->paused_ns / 1000),
-			 "memory_us", json_int_u64(s->memory.wall_ns / 1000),
-			 "total_us", json_int_u64(s->wall_ns / 1000));
+	const char *layout = s->memory.layout == SNAPSHOT_DELTA ? "delta"
+								: "whole";
+
+	return json_pack("{s:s, s:s, s:s*, s:I, s:I, s:I, s:I, s:I}", "id",
+			 s->id, "layout", layout, "parent_id",
+			 s->parent_id[0] ? s->parent_id : NULL, "memory_bytes",
+			 json_int_u64(s->memory.total_bytes), "data_bytes",
+			 json_int_u64(s->memory.data_bytes), "pause_us",
+			 json_int_u64(s->paused_ns / 1000), "memory_us",
+			 json_int_u64(s->memory.wall_ns / 1000), "total_us",
+			 json_int_u64(s->wall_ns / 1000));
 }
 
 int api_vm_snapshot(struct vmm *vmm, void *arg, struct err *err)
@@ -146,10 +151,15 @@ int api_vm_snapshot(struct vmm *vmm, void *arg, struct err *err)
 		.threads = (unsigned int)json_integer_value(
 			json_object_get(body, "threads")),
 	};
+	const json_t *track = json_object_get(body, "track");
 	struct snapshot_take_result result;
 	int disks = SNAPSHOT_DISKS_CLONE;
 	int r = path_of_url(call, "destination_url", &req.path, err);
 
+	req.track = json_is_true(track);
+	req.untrack = json_is_false(track);
+	if (!r && json_is_string(json_object_get(body, "parent_url")))
+		r = path_of_url(call, "parent_url", &req.parent, err);
 	if (!r)
 		r = enum_field(call, "disks", snapshot_disk_policy_names,
 			       ARRAY_SIZE(snapshot_disk_policy_names), &disks,

@@ -20,9 +20,13 @@ static const struct api_field populate_fields[] = {
 };
 
 static const struct api_field snapshot_fields[] = {
-	{ "destination_url", API_STRING, true }, { "files", API_STRING, false },
-	{ "replace", API_BOOL, false },		 { "disks", API_STRING, false },
+	{ "destination_url", API_STRING, true },
+	{ "files", API_STRING, false },
+	{ "replace", API_BOOL, false },
+	{ "disks", API_STRING, false },
 	{ "threads", API_INTEGER, false },
+	{ "parent_url", API_STRING, false },
+	{ "track", API_BOOL, false },
 };
 
 static const struct api_field restore_fields[] = {

@@ -226,6 +226,7 @@ static const struct thread_call work_calls[] = {
 	RARE("vm.snapshot", fsync),
 	RARE("vm.snapshot", unlinkat),
 	RARE("vm.snapshot", renameat2),
+	RARE("vm.snapshot with parent_url", readlink),
 	/* Another process makes the files. */
 	RARE_ARG("vm.snapshot", socket, 0, AF_UNIX),
 	RARE("vm.snapshot", connect),

@@ -24,10 +24,11 @@
 #include "cli/commands.h"
 #include "snapshot/dir.h"
 #include "snapshot/handed.h"
+#include "snapshot/reader.h"
 #include "vm/config.h"
 
 struct snapshot_args {
-	const char *vm, *dir;
+	const char *vm, *dir, *parent;
 	json_t *body;
 	bool json, direct, replace;
 };
@@ -50,6 +51,13 @@ static void help(void)
 	       "                  are yourself)\n"
 	       "  --replace       the snapshot that is in DIR, once this one "
 	       "is done\n"
+	       "  --parent DIR2   write only what the guest wrote since DIR2 "
+	       "was taken, which must\n"
+	       "                  stay as long as DIR does\n"
+	       "  --track         note from now on what the guest writes: DIR "
+	       "can be a parent\n"
+	       "  --untrack       note it no more, once this snapshot is "
+	       "done\n"
 	       "  --threads N     that write memory (default: one per CPU)\n"
 	       "  --direct        the VM's process makes DIR itself, which has "
 	       "to be below a path\n"
@@ -62,12 +70,17 @@ static void help(void)
 	       "stopped by signal N.\n"
 	       "\n"
 	       "example:\n"
-	       "  quire snapshot web /srv/snap/web --disks copy\n");
+	       "  quire snapshot web /srv/snap/mon --track\n"
+	       "  quire snapshot web /srv/snap/tue --parent /srv/snap/mon "
+	       "--track\n");
 }
 
 static const struct option options[] = {
 	{ "disks", required_argument, NULL, 'd' },
 	{ "replace", no_argument, NULL, 'r' },
+	{ "parent", required_argument, NULL, 'p' },
+	{ "track", no_argument, NULL, 'T' },
+	{ "untrack", no_argument, NULL, 'U' },
 	{ "threads", required_argument, NULL, 't' },
 	{ "direct", no_argument, NULL, 'D' },
 	{ "json", no_argument, NULL, 'j' },
@@ -98,12 +111,27 @@ static int set_option(struct snapshot_args *a, int opt, const char *value)
 	case 'D':
 		a->direct = true;
 		break;
+	case 'p':
+		a->parent = value;
+		break;
+	case 'T':
+	case 'U':
+		json_object_set_new(a->body, "track", json_boolean(opt == 'T'));
+		break;
 	case 't':
 		return set_threads(a, value);
 	default:
 		a->json = true;
 		break;
 	}
+	return CLI_OK;
+}
+
+static int set_path(struct snapshot_args *a, const char *field,
+		    const char *path)
+{
+	if (json_object_set_new(a->body, field, json_string(path)))
+		return cli_usage(&cmd_snapshot, "%s: not UTF-8", path);
 	return CLI_OK;
 }
 
@@ -122,14 +150,57 @@ static int set_destination(struct snapshot_args *a)
 		(void)err_errno(&err, errno, "getcwd");
 		return cli_fail(&cmd_snapshot, &err);
 	}
-	if (json_object_set_new(a->body, "destination_url", json_string(path)))
-		return cli_usage(&cmd_snapshot, "%s: not UTF-8", a->dir);
-	return CLI_OK;
+	return set_path(a, "destination_url", path);
+}
+
+/* Checked with the rights of who asks; also that what it rests on is there. */
+static int set_parent(struct snapshot_args *a)
+{
+	_cleanup_free_ char *real = realpath(a->parent, NULL);
+	struct snapshot_reader *parent = NULL;
+	struct err err = ERR_INIT;
+	int r;
+
+	if (real)
+		r = snapshot_reader_open(&parent, real, &err);
+	else
+		r = err_errno(&err, errno, "--parent %s", a->parent);
+	if (!r)
+		r = snapshot_reader_check_depth(parent, &err);
+	snapshot_reader_free(parent);
+	return r ? cli_fail(&cmd_snapshot, &err)
+		 : set_path(a, "parent_url", real);
+}
+
+/*
+ * So that the VM's process, which sees none of it, can tell by their paths
+ * whether both are in one directory, which dir has just made its own in.
+ */
+static int set_real_destination(struct snapshot_args *a,
+				const struct snapshot_dir *dir)
+{
+	char link[40], path[PATH_MAX + NAME_MAX + 2];
+	ssize_t n;
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", dir->parent_fd);
+	n = readlink(link, path, PATH_MAX);
+	if (n <= 0 || n == PATH_MAX)
+		return CLI_OK; /* then the path of the parent is absolute */
+	snprintf(path + n, sizeof(path) - (size_t)n, "/%s", dir->name);
+	return set_path(a, "destination_url", path);
 }
 
 static json_int_t number(const json_t *answer, const char *field)
 {
 	return json_integer_value(json_object_get(answer, field));
+}
+
+static bool is_delta(const json_t *answer)
+{
+	const char *layout = json_string_value(
+		json_object_get(answer, "layout"));
+
+	return layout && !strcmp(layout, "delta");
 }
 
 static void print_result(const struct snapshot_args *a,
@@ -141,10 +212,12 @@ static void print_result(const struct snapshot_args *a,
 		json_dumpf(root, stdout, JSON_INDENT(2));
 		putchar('\n');
 	} else {
-		printf("%s: %.1f MiB of %.1f MiB written, guest paused for "
+		printf("%s: %.1f MiB of %.1f MiB written%s%s, guest paused for "
 		       "%.3f s, done after %.3f s\n",
 		       a->dir, (double)number(root, "data_bytes") / 0x1p20,
 		       (double)number(root, "memory_bytes") / 0x1p20,
+		       is_delta(root) ? " upon " : "",
+		       is_delta(root) ? a->parent : "",
 		       (double)number(root, "pause_us") / 1e6,
 		       (double)number(root, "total_us") / 1e6);
 	}
@@ -164,6 +237,7 @@ static void print_result(const struct snapshot_args *a,
 struct making {
 	struct snapshot_args *args;
 	struct snapshot_dir dir;
+	int parent_fd; /* directory of the parent; -1: there is none */
 	char socket_dir[40];
 	struct unix_listener listener;
 	unsigned int num_files; /* asked for */
@@ -230,7 +304,8 @@ static void take_connection(struct making *m)
  */
 static void make_file(struct making *m)
 {
-	if (m->num_files++ == MAX_FILES || handed_serve(m->conn_fd, m->dir.fd))
+	if (m->num_files++ == MAX_FILES ||
+	    handed_serve(m->conn_fd, m->dir.fd, m->parent_fd))
 		close_fd(&m->conn_fd);
 }
 
@@ -311,12 +386,27 @@ static int finish(struct making *m)
 	return m->status;
 }
 
+static int open_parent(struct making *m, struct err *err)
+{
+	const json_t *path = json_object_get(m->args->body, "parent_url");
+
+	if (!path)
+		return 0;
+	m->parent_fd = snapshot_dir_open(json_string_value(path), err);
+	return m->parent_fd < 0 ? m->parent_fd : 0;
+}
+
 static int make(struct making *m)
 {
 	struct err err = ERR_INIT;
 	int r = snapshot_dir_create(&m->dir, m->args->dir, m->args->replace,
 				    &err);
 
+	if (!r && m->args->parent &&
+	    set_real_destination(m->args, &m->dir) != CLI_OK)
+		return CLI_USAGE;
+	if (!r)
+		r = open_parent(m, &err);
 	if (!r)
 		r = open_socket(m, &err);
 	if (!r)
@@ -334,6 +424,7 @@ static int ask_and_make(struct snapshot_args *a, struct api_answer *ret)
 	struct making m = {
 		.args = a,
 		.dir = { .parent_fd = -1, .fd = -1, .asked_fd = -1 },
+		.parent_fd = -1,
 		.listener = UNIX_LISTENER_INIT,
 		.conn_fd = -1,
 		.signal_fd = -1,
@@ -342,6 +433,7 @@ static int ask_and_make(struct snapshot_args *a, struct api_answer *ret)
 	int status = make(&m);
 
 	close_fd(&m.conn_fd);
+	close_fd(&m.parent_fd);
 	close_fd(&m.signal_fd);
 	close_fd(&m.done_fd);
 	unix_listener_close(&m.listener);
@@ -360,9 +452,11 @@ static int take(struct snapshot_args *a)
 	struct api_answer answer;
 	int status = set_destination(a);
 
+	if (status == CLI_OK && a->parent)
+		status = set_parent(a);
 	if (status != CLI_OK)
 		return status;
-	if (a->replace && a->direct)
+	if (a->replace)
 		json_object_set_new(a->body, "replace", json_true());
 	status = a->direct ? ask(a, &answer) : ask_and_make(a, &answer);
 	if (status != CLI_OK)

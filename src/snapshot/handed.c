@@ -12,9 +12,12 @@
 #include "base/arith.h"
 #include "base/cleanup.h"
 #include "base/unix_socket.h"
+#include "snapshot/format.h"
 
 /* Making an empty file takes no time, and the guest stands still. */
 #define ANSWER_MS 10000
+
+#define PARENT "parent/"
 
 /* Room for one descriptor. */
 union control {
@@ -52,7 +55,8 @@ static int wait_answer(int fd)
 }
 
 /* Of what it is not, none stays open. */
-static int take_answer(struct msghdr *msg, ssize_t len, const uint8_t *answer)
+static int take_answer(struct msghdr *msg, ssize_t len, const uint8_t *answer,
+		       bool is_new)
 {
 	struct cmsghdr *cmsg = CMSG_FIRSTHDR(msg);
 	_cleanup_close_ int fd = -1;
@@ -70,12 +74,13 @@ static int take_answer(struct msghdr *msg, ssize_t len, const uint8_t *answer)
 	error = le32_load(answer);
 	if (error)
 		return error < 4096 ? -(int)error : -EPROTO;
-	if (fd < 0 || fstat(fd, &st) || !S_ISREG(st.st_mode) || st.st_size)
+	if (fd < 0 || fstat(fd, &st) || !S_ISREG(st.st_mode) ||
+	    (is_new && st.st_size))
 		return -EPROTO;
 	return take_fd(&fd);
 }
 
-static int read_answer(int fd)
+static int read_answer(int fd, bool is_new)
 {
 	union control control = { .bytes = { 0 } };
 	uint8_t bytes[4] = { 0 };
@@ -96,24 +101,35 @@ static int read_answer(int fd)
 	} while (n < 0 && errno == EINTR);
 	if (n < 0)
 		return errno == ECONNRESET ? -EPIPE : -errno;
-	return take_answer(&msg, n, bytes);
+	return take_answer(&msg, n, bytes, is_new);
 }
 
-int handed_ask(int fd, const char *name)
+static int ask(int fd, const char *prefix, const char *name)
 {
 	char request[HANDED_NAME_BYTES] = { 0 };
-	size_t len = strlen(name);
+	size_t head = strlen(prefix), len = strlen(name);
 	ssize_t n;
 
-	if (!is_flat(name) || len >= sizeof(request))
+	if (!is_flat(name) || head + len >= sizeof(request))
 		return -EINVAL;
-	memcpy(request, name, len + 1);
+	memcpy(request, prefix, head);
+	memcpy(request + head, name, len + 1);
 	do {
 		n = send(fd, request, sizeof(request), MSG_NOSIGNAL);
 	} while (n < 0 && errno == EINTR);
 	if (n < 0)
 		return errno == ECONNRESET ? -EPIPE : -errno;
-	return n == sizeof(request) ? read_answer(fd) : -EPROTO;
+	return n == sizeof(request) ? read_answer(fd, !head) : -EPROTO;
+}
+
+int handed_ask(int fd, const char *name)
+{
+	return ask(fd, "", name);
+}
+
+int handed_ask_parent(int fd, const char *name)
+{
+	return ask(fd, PARENT, name);
 }
 
 bool handed_is_over(int fd)
@@ -125,6 +141,22 @@ bool handed_is_over(int fd)
 
 /* ---- who makes them ---- */
 
+/* What an increment needs of its parent, and no more. */
+static bool is_parents(const char *name)
+{
+	static const char *const names[] = {
+		PARENT SNAPSHOT_MANIFEST,
+		PARENT SNAPSHOT_SUMS,
+		PARENT SNAPSHOT_MEMORY,
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		if (!strcmp(name, names[i]))
+			return true;
+	}
+	return false;
+}
+
 static int read_name(int fd, char name[HANDED_NAME_BYTES])
 {
 	ssize_t n = recv(fd, name, HANDED_NAME_BYTES, MSG_DONTWAIT);
@@ -134,7 +166,9 @@ static int read_name(int fd, char name[HANDED_NAME_BYTES])
 	/* Sent in one go, so it arrives in one. */
 	if (n < HANDED_NAME_BYTES)
 		return -EPROTO;
-	return name[HANDED_NAME_BYTES - 1] || !is_flat(name) ? -EPROTO : 0;
+	if (name[HANDED_NAME_BYTES - 1])
+		return -EPROTO;
+	return is_flat(name) || is_parents(name) ? 0 : -EPROTO;
 }
 
 static int answer(int fd, int error, int file)
@@ -158,7 +192,21 @@ static int answer(int fd, int error, int file)
 	return sendmsg(fd, &msg, MSG_NOSIGNAL) == sizeof(bytes) ? 0 : -EPIPE;
 }
 
-int handed_serve(int fd, int dir_fd)
+static int open_for(const char *name, int dir_fd, int parent_fd)
+{
+	if (is_flat(name))
+		return openat(dir_fd, name,
+			      O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW |
+				      O_CLOEXEC,
+			      0600);
+	errno = ENOENT;
+	return parent_fd < 0
+		       ? -1
+		       : openat(parent_fd, name + strlen(PARENT),
+				O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+}
+
+int handed_serve(int fd, int dir_fd, int parent_fd)
 {
 	char name[HANDED_NAME_BYTES];
 	_cleanup_close_ int file = -1;
@@ -166,7 +214,6 @@ int handed_serve(int fd, int dir_fd)
 
 	if (r)
 		return r;
-	file = openat(dir_fd, name,
-		      O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	file = open_for(name, dir_fd, parent_fd);
 	return answer(fd, file < 0 ? errno : 0, file);
 }

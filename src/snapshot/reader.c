@@ -14,6 +14,7 @@
 #include "mem/restore.h"
 #include "snapshot/dir.h"
 #include "snapshot/format.h"
+#include "snapshot/handed.h"
 #include "snapshot/memory_in.h"
 #include "snapshot/records.h"
 #include "snapshot/sum.h"
@@ -21,6 +22,7 @@
 struct snapshot_reader {
 	char *path;
 	int dir_fd, memory_fd;
+	int asked_fd; /* of who hands over its files; else -1 */
 	struct snapshot_manifest manifest;
 	json_t *config;
 	void *state;
@@ -33,16 +35,27 @@ struct snapshot_reader {
 
 /* ---- files ---- */
 
+static int open_named(const struct snapshot_reader *r, const char *name)
+{
+	int fd;
+
+	if (r->asked_fd >= 0)
+		return handed_ask_parent(r->asked_fd, name);
+	fd = openat(r->dir_fd, name,
+		    O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
 /* A regular file, whatever a link or a device of that name would do. */
 static int open_file(const struct snapshot_reader *r, const char *name,
 		     uint64_t *ret_size, struct err *err)
 {
-	_cleanup_close_ int fd = openat(r->dir_fd, name,
-					O_RDONLY | O_NOFOLLOW | O_NONBLOCK |
-						O_CLOEXEC);
+	_cleanup_close_ int fd = open_named(r, name);
 	struct stat st;
 
-	if (fd < 0 || fstat(fd, &st))
+	if (fd < 0)
+		return err_errno(err, -fd, "%s", name);
+	if (fstat(fd, &st))
 		return err_errno(err, errno, "%s", name);
 	if (!S_ISREG(st.st_mode))
 		return err_set(err, EINVAL, "%s: not a regular file", name);
@@ -366,7 +379,7 @@ static int open_chain(struct snapshot_reader **ret, const char *path,
 
 	if (!r)
 		return err_set(err, ENOMEM, "snapshot %s: out of memory", path);
-	r->dir_fd = r->memory_fd = -1;
+	r->dir_fd = r->memory_fd = r->asked_fd = -1;
 	r->path = strdup(path);
 	r->dir_fd = r->path ? snapshot_dir_open(path, err) : -ENOMEM;
 	code = r->dir_fd;
@@ -386,6 +399,43 @@ int snapshot_reader_open(struct snapshot_reader **ret, const char *path,
 			 struct err *err)
 {
 	return open_chain(ret, path, 1, err);
+}
+
+static int load_handed(struct snapshot_reader *r, struct err *err)
+{
+	int code = load_manifest(r, err);
+
+	if (!code)
+		code = load_sums(r, err);
+	if (!code && r->manifest.layout == SNAPSHOT_WHOLE)
+		code = open_memory(r, err);
+	/* The connection is not the reader's. */
+	r->asked_fd = -1;
+	return code;
+}
+
+int snapshot_reader_open_handed(struct snapshot_reader **ret, const char *path,
+				int asked_fd, struct err *err)
+{
+	struct snapshot_reader *r = calloc(1, sizeof(*r));
+	int code = -ENOMEM;
+
+	if (r) {
+		r->dir_fd = r->memory_fd = -1;
+		r->asked_fd = asked_fd;
+		r->path = strdup(path);
+	}
+	if (r && r->path)
+		code = load_handed(r, err);
+	else
+		(void)err_set(err, ENOMEM, "out of memory");
+	if (code) {
+		err_prefix(err, "snapshot %s", path);
+		snapshot_reader_free(r);
+	} else {
+		*ret = r;
+	}
+	return code;
 }
 
 void snapshot_reader_free(struct snapshot_reader *r)
@@ -440,6 +490,21 @@ const uint64_t *snapshot_reader_sums(const struct snapshot_reader *r)
 int snapshot_reader_whole_fd(const struct snapshot_reader *r)
 {
 	return r->manifest.layout == SNAPSHOT_WHOLE ? r->memory_fd : -1;
+}
+
+int snapshot_reader_check_depth(const struct snapshot_reader *r,
+				struct err *err)
+{
+	unsigned int depth = 0;
+
+	for (const struct snapshot_reader *at = r->parent; at; at = at->parent)
+		depth++;
+	if (depth + 2 <= SNAPSHOT_MAX_CHAIN)
+		return 0;
+	return err_set(err, ELOOP,
+		       "snapshot %s: rests on %u others, and more cannot be: "
+		       "take a whole snapshot",
+		       r->path, depth);
 }
 
 int snapshot_reader_dir_fd(const struct snapshot_reader *r)

@@ -35,6 +35,16 @@ extern const struct thread_class snapshot_verify_thread_class;
 
 __must_check int snapshot_reader_open(struct snapshot_reader **ret,
 				      const char *path, struct err *err);
+/*
+ * Of what another process hands over (snapshot/handed.h) on asked_fd, only what
+ * an increment needs: manifest, sums, and memory if it is whole. path is
+ * remembered. Nothing is there of configuration, state, memory's source, and
+ * the snapshots below it.
+ */
+__must_check int snapshot_reader_open_handed(struct snapshot_reader **ret,
+					     const char *path, int asked_fd,
+					     struct err *err);
+
 /* After whoever uses its source or is mapped from it by behind. NULL is fine.
  */
 void snapshot_reader_free(struct snapshot_reader *r);
@@ -50,7 +60,13 @@ const void *snapshot_reader_state(const struct snapshot_reader *r,
 const uint64_t *snapshot_reader_sums(const struct snapshot_reader *r);
 /* The memory file, if it has all of memory; -1: it is a delta. */
 int snapshot_reader_whole_fd(const struct snapshot_reader *r);
-/* The directory, to open disks in. */
+/*
+ * May another rest upon it? -ELOOP: it rests on too many itself. (Of one that
+ * was handed over only who did that knows.)
+ */
+__must_check int snapshot_reader_check_depth(const struct snapshot_reader *r,
+					     struct err *err);
+/* The directory, to open disks in; -1: it was handed over. */
 int snapshot_reader_dir_fd(const struct snapshot_reader *r);
 
 /*

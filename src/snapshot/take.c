@@ -20,9 +20,28 @@ struct take {
 static int save_and_hold(struct vmm *v, void *arg, struct err *err)
 {
 	struct take *t = arg;
+	const struct vmm_save_request req = {
+		.why = "a snapshot is being written",
+		.since = snapshot_writer_parent_id(t->writer),
+		.track = t->req->track ? snapshot_writer_id(t->writer) : NULL,
+	};
 
-	return vmm_save_and_hold(v, "a snapshot is being written", &t->state,
-				 &t->saved, err);
+	return vmm_save_and_hold(v, &req, &t->state, &t->saved, err);
+}
+
+/* The snapshot is not there, so nothing can be an increment of it. */
+static int forget(struct vmm *v, void *arg, struct err *err)
+{
+	struct take *t = arg;
+
+	vmm_forget_track(v, snapshot_writer_id(t->writer));
+	return 0;
+}
+
+static int untrack(struct vmm *v, void *arg, struct err *err)
+{
+	vmm_forget_track(v, NULL);
+	return 0;
 }
 
 static int resume(struct vmm *v, void *arg, struct err *err)
@@ -46,7 +65,7 @@ static bool poll_hold(void *ctx, const struct populate_progress *progress)
 static int write_parts(struct take *t, struct err *err)
 {
 	const struct populate_watch watch = { .poll = poll_hold, .ctx = t };
-	const struct snapshot_memory_request memory = {
+	struct snapshot_memory_request memory = {
 		.ram = t->saved.ram,
 		.threads = t->req->threads,
 		.watch = &watch,
@@ -63,6 +82,7 @@ static int write_parts(struct take *t, struct err *err)
 
 	if (r)
 		return err_errno(err, -r, "saving the state of the VM");
+	memcpy(memory.dirty, t->saved.dirty, sizeof(memory.dirty));
 	r = snapshot_writer_put_state(t->writer, t->state.data, t->state.bytes,
 				      err);
 	if (!r)
@@ -97,20 +117,34 @@ static int take(struct take *t, struct err *err)
 		.path = t->req->path,
 		.files = t->req->files,
 		.replace = t->req->replace,
+		.parent_path = t->req->parent,
 	};
 	/* What can be refused without a pause is. */
 	int r = snapshot_writer_new(&t->writer, &cfg, err);
 
 	if (!r)
 		r = vmm_call(t->vmm, save_and_hold, t, err);
-	if (!r)
-		r = write_and_resume(t, err);
+	if (r)
+		return r;
+	r = write_and_resume(t, err);
 	if (!r)
 		r = snapshot_writer_commit(t->writer, err);
-	if (!r)
-		memcpy(t->result->id, snapshot_writer_id(t->writer),
-		       sizeof(t->result->id));
+	if (r && t->req->track)
+		(void)vmm_call(t->vmm, forget, t, NULL);
+	else if (!r && t->req->untrack)
+		(void)vmm_call(t->vmm, untrack, t, NULL);
 	return r;
+}
+
+static void take_ids(struct take *t)
+{
+	const char *parent = snapshot_writer_parent_id(t->writer);
+
+	memcpy(t->result->id, snapshot_writer_id(t->writer),
+	       sizeof(t->result->id));
+	if (parent)
+		memcpy(t->result->parent_id, parent,
+		       sizeof(t->result->parent_id));
 }
 
 int snapshot_take(struct vmm *v, const struct snapshot_take_request *req,
@@ -123,6 +157,8 @@ int snapshot_take(struct vmm *v, const struct snapshot_take_request *req,
 	memset(ret, 0, sizeof(*ret));
 	state_writer_init(&t.state);
 	r = take(&t, err);
+	if (!r)
+		take_ids(&t);
 	ret->wall_ns = clock_now_ns() - began;
 	vmm_saved_fini(&t.saved);
 	state_writer_fini(&t.state);

@@ -24,6 +24,10 @@ struct snapshot_take_request {
 	const char *path;  /* of the directory that is made */
 	const char *files; /* see struct snapshot_writer_config; may be NULL */
 	bool replace;
+	const char *parent; /* path of the one it is an increment of; or NULL */
+	/* From here on what the guest writes is noted, for increments of it. */
+	bool track;
+	bool untrack; /* nor of any other: it ends when this one is done */
 	enum snapshot_disk_policy disks;
 	unsigned int threads; /* 0: one per CPU */
 };
@@ -34,6 +38,7 @@ struct snapshot_take_result {
 			     */
 	uint64_t wall_ns;   /* until it was durable */
 	char id[SNAPSHOT_ID_CHARS + 1];
+	char parent_id[SNAPSHOT_ID_CHARS + 1]; /* or "" */
 };
 
 /*

@@ -36,17 +36,40 @@ static int make_id(char ret[SNAPSHOT_ID_CHARS + 1])
 	return 0;
 }
 
+static char *up_to_slash(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return slash ? strndup(path, (size_t)(slash - path)) : NULL;
+}
+
+/* The same by the paths alone: a process that is handed files sees no more. */
+static char *path_by_name(const struct snapshot_writer *w)
+{
+	const char *parent = snapshot_reader_path(w->cfg.parent);
+	_cleanup_free_ char *beside = up_to_slash(parent);
+	_cleanup_free_ char *ours = up_to_slash(w->dir.path);
+	char *path;
+
+	if (!beside || !ours || strcmp(beside, ours) != 0)
+		return strdup(parent);
+	return asprintf(&path, "..%s", parent + strlen(beside)) < 0 ? NULL
+								    : path;
+}
+
 /*
  * Where the parent is, seen from the snapshot: relative if both are in one
  * directory, so that they can be moved together; absolute otherwise.
  */
 static char *path_to_parent(const struct snapshot_writer *w)
 {
-	_cleanup_free_ char *real = realpath(
-		snapshot_reader_path(w->cfg.parent), NULL);
+	_cleanup_free_ char *real = NULL;
 	struct stat beside, ours;
 	char *slash, *path;
 
+	if (w->dir.asked_fd >= 0)
+		return path_by_name(w);
+	real = realpath(snapshot_reader_path(w->cfg.parent), NULL);
 	if (!real)
 		return NULL;
 	slash = strrchr(real, '/');
@@ -58,6 +81,38 @@ static char *path_to_parent(const struct snapshot_writer *w)
 		return asprintf(&path, "../%s", slash + 1) < 0 ? NULL : path;
 	*slash = '/';
 	return take_ptr(real);
+}
+
+/* A delta upon what it replaces would have lost its parent. */
+static bool is_parents_place(const struct snapshot_writer *w)
+{
+	struct stat parent, there;
+
+	if (w->dir.asked_fd >= 0)
+		return !strcmp(snapshot_reader_path(w->cfg.parent),
+			       w->dir.path);
+	return !fstat(snapshot_reader_dir_fd(w->cfg.parent), &parent) &&
+	       !fstatat(w->dir.parent_fd, w->dir.name, &there, 0) &&
+	       parent.st_dev == there.st_dev && parent.st_ino == there.st_ino;
+}
+
+static int open_parent(struct snapshot_writer *w, struct err *err)
+{
+	const char *path = w->cfg.parent_path;
+	int r = 0;
+
+	if (path && w->dir.asked_fd >= 0)
+		r = snapshot_reader_open_handed(&w->own_parent, path,
+						w->dir.asked_fd, err);
+	else if (path)
+		r = snapshot_reader_open(&w->own_parent, path, err);
+	if (path)
+		w->cfg.parent = w->own_parent;
+	if (r)
+		err_prefix(err, "its parent");
+	else if (w->cfg.parent)
+		w->replaces_parent = w->cfg.replace && is_parents_place(w);
+	return r;
 }
 
 static int fill_manifest(struct snapshot_writer *w, struct err *err)
@@ -94,7 +149,10 @@ int snapshot_writer_new(struct snapshot_writer **ret,
 		    ? snapshot_dir_borrow(&w->dir, cfg->path, cfg->files, err)
 		    : snapshot_dir_create(&w->dir, cfg->path, cfg->replace,
 					  err);
-	w->cfg.path = w->cfg.files = NULL; /* the caller's */
+	if (!r)
+		r = open_parent(w, err);
+	/* The caller's. */
+	w->cfg.path = w->cfg.files = w->cfg.parent_path = NULL;
 	if (!r)
 		r = fill_manifest(w, err);
 	if (r)
@@ -115,6 +173,7 @@ void snapshot_writer_free(struct snapshot_writer *w)
 	free(w->written);
 	snapshot_dir_fini(&w->dir);
 	snapshot_manifest_fini(&w->manifest);
+	snapshot_reader_free(w->own_parent);
 	free(w->sums);
 	free(w);
 }
@@ -127,6 +186,11 @@ bool snapshot_writer_is_over(const struct snapshot_writer *w)
 const char *snapshot_writer_id(const struct snapshot_writer *w)
 {
 	return w->manifest.id;
+}
+
+const char *snapshot_writer_parent_id(const struct snapshot_writer *w)
+{
+	return w->cfg.parent ? w->manifest.parent_id : NULL;
 }
 
 int snapshot_writer_say(const struct snapshot_writer *w, const char *file,

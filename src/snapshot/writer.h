@@ -40,7 +40,7 @@ struct snapshot_writer_config {
 	/*
 	 * NULL, or the socket of a process that makes the files and puts them
 	 * in their place (snapshot/handed.h). path is for people then, and
-	 * replace is not used.
+	 * replace says what he will do.
 	 */
 	const char *files;
 	/*
@@ -48,6 +48,12 @@ struct snapshot_writer_config {
 	 * complete. It must be of the same memory.
 	 */
 	const struct snapshot_reader *parent;
+	/*
+	 * The same, by its path, which is opened here; with files, its files
+	 * are handed over as well. Absolute and without links then, as path is:
+	 * only so can it be seen whether both are in one directory.
+	 */
+	const char *parent_path;
 	/*
 	 * With parent: always a delta, also where the file system could share
 	 * the parent's blocks with a whole file. For tests and for backups.
@@ -66,6 +72,9 @@ bool snapshot_writer_is_over(const struct snapshot_writer *w);
 
 /* Its id, a UUID, valid as long as w. */
 const char *snapshot_writer_id(const struct snapshot_writer *w);
+
+/* That of the parent; NULL: there is none. */
+const char *snapshot_writer_parent_id(const struct snapshot_writer *w);
 
 /* The configuration of the VM (VmConfig in docs/config.md); borrowed. */
 __must_check int snapshot_writer_put_config(struct snapshot_writer *w,

@@ -15,7 +15,6 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/arith.h"
@@ -217,20 +216,15 @@ static int check_parent(const struct job *job, struct err *err)
 		       job->w->dir.path, m->parent_path);
 }
 
-/* A delta upon what it replaces would have lost its parent. */
-static int check_not_parent(const struct snapshot_writer *w, struct err *err)
+/* What only a snapshot that shares its parent's blocks can be. */
+static int check_delta(const struct snapshot_writer *w, struct err *err)
 {
-	struct stat parent, there;
-
-	if (!w->cfg.replace ||
-	    fstat(snapshot_reader_dir_fd(w->cfg.parent), &parent) ||
-	    fstatat(w->dir.parent_fd, w->dir.name, &there, 0) ||
-	    parent.st_dev != there.st_dev || parent.st_ino != there.st_ino)
-		return 0;
-	return err_set(err, EINVAL,
-		       "snapshot %s: cannot be an increment of what it "
-		       "replaces",
-		       w->dir.path);
+	if (w->replaces_parent)
+		return err_set(err, EINVAL,
+			       "snapshot %s: cannot be an increment of what it "
+			       "replaces",
+			       w->dir.path);
+	return snapshot_reader_check_depth(w->cfg.parent, err);
 }
 
 /*
@@ -251,7 +245,7 @@ static int prepare_file(struct job *job, struct err *err)
 		job->reflinked = !w->cfg.delta && from >= 0 &&
 				 !ioctl(job->fd, FICLONE, from);
 		if (!job->reflinked) {
-			int r = check_not_parent(w, err);
+			int r = check_delta(w, err);
 
 			if (r)
 				return r;

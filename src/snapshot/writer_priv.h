@@ -17,6 +17,8 @@ struct snapshot_writer {
 	struct snapshot_writer_config cfg;
 	struct snapshot_dir dir;
 	struct snapshot_manifest manifest;
+	struct snapshot_reader *own_parent; /* opened here; or NULL */
+	bool replaces_parent;
 	uint64_t *sums; /* of the units, little-endian once written */
 	struct written_file *written;
 	unsigned int num_written;

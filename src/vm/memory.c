@@ -79,6 +79,8 @@ int vm_memory_map(struct vm_memory *m, const struct vm_config *cfg,
 	m->cfg = cfg;
 	m->vm = vm;
 	m->method = STAGE2_NONE;
+	m->track.ram = &m->ram;
+	m->track.dirty = m->dirty;
 	if (!r)
 		r = ram_init(&m->ram, &ram, err);
 	if (!r && origin)
@@ -301,6 +303,7 @@ void vm_memory_fini(struct vm_memory *m)
 	if (m->has_paging)
 		vm_paging_fini(&m->paging);
 	m->has_paging = false;
+	vm_track_fini(&m->track);
 	dirty_free(m->dirty);
 	m->dirty = NULL;
 	ram_fini(&m->ram);

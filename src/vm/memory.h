@@ -21,6 +21,7 @@
 #include "stage2/helpers.h"
 #include "stage2/stage2.h"
 #include "vm/paging.h"
+#include "vm/track.h"
 
 struct cpu_model;
 struct vm_config;
@@ -34,6 +35,7 @@ struct vm_memory {
 	struct ram ram;
 	/* Prepared by the machine, before anything else here; NULL: no log. */
 	struct dirty_tracker *dirty;
+	struct vm_track track; /* what was written since its snapshots */
 	/* How it was populated; wall_ns 0: it was not. */
 	struct populate_result populated;
 	struct populate_service service;

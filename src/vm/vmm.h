@@ -168,10 +168,13 @@ int vmm_populate(struct vmm *v, const json_t *request, struct err *err);
  * paused, PAUSED stays so. All in one call of the control thread:
  *
  *	save	machine_save() into *w, which the caller finishes
+ *	track	which pages were written since another snapshot, into
+ *		*ret->dirty; this moment is a point to count from as well
  *	hold	the verbs that would end or change the pause get -EBUSY, saying
- *		why (a literal), until vmm_release()
+ *		why, until vmm_release()
  *
- * *ret->ram stays as it is until then. -EBUSY: somebody else holds it.
+ * *ret->ram stays as it is until then. -EBUSY: somebody else holds it. -EINVAL:
+ * the machine does not track what it writes since then; it was not paused.
  */
 struct vmm_image {
 	char id[VM_MAX_NAME]; /* the disk's */
@@ -181,14 +184,32 @@ struct vmm_image {
 struct vmm_saved {
 	const struct ram *ram;
 	json_t *config; /* as vmm_info(); the caller's reference */
+	/*
+	 * With since: for each region a bit per page, set where it was written;
+	 * else NULL.
+	 */
+	const uint64_t *dirty[RAM_MAX_REGIONS];
+	uint64_t *dirty_words; /* that dirty points into */
 	/* Images that this process has held open since it was confined. */
 	struct vmm_image images[VM_MAX_DEVICES];
 	unsigned int num_images;
 	bool was_running;
 	uint64_t paused_ns; /* clock_now_ns() when it was paused */
 };
-int vmm_save_and_hold(struct vmm *v, const char *why, struct state_writer *w,
-		      struct vmm_saved *ret, struct err *err);
+struct vmm_save_request {
+	const char *why; /* a literal: "a snapshot is being written" */
+	/* Ids of snapshots (vm/track.h); NULL: none. */
+	const char *since, *track;
+};
+
+int vmm_save_and_hold(struct vmm *v, const struct vmm_save_request *req,
+		      struct state_writer *w, struct vmm_saved *ret,
+		      struct err *err);
+/*
+ * Nothing will be counted from track any more, for there is no such snapshot;
+ * NULL: from none. Fine where it is not known, or the machine is gone.
+ */
+void vmm_forget_track(struct vmm *v, const char *track);
 /* What is in *saved, of which only images may be filled, or config NULL. */
 void vmm_saved_fini(struct vmm_saved *saved);
 /* Any thread but the control thread, once. */
@@ -231,7 +252,8 @@ int vmm_restore(struct vmm *v, struct vm_config *cfg,
  *
  * vmm_info: {"config", "state", "memory_actual_size", "boots", "leaving": [ids
  * of devices that the guest was asked for and has not let go], and
- * "memory_error" while memory cannot be brought} vmm_counters:
+ * "memory_error" while memory cannot be brought, "tracked_since": [ids of
+ * snapshots] while what the guest writes is noted} vmm_counters:
  * {"_disk0": {"requests", "kicks", "interrupts", "errors", and what a class
  * counts besides, as "rx_bytes"}, ...,
  * "_vm": {...}}, all integers

@@ -40,6 +40,17 @@ static json_t *leaving(const struct machine *m)
 	return ids;
 }
 
+/* Ids of the snapshots that the next can be an increment of, oldest first. */
+static json_t *tracked(const struct machine *m)
+{
+	json_t *ids = json_array();
+
+	for (unsigned int i = 0; m && i < m->memory.track.num; i++)
+		json_array_append_new(
+			ids, json_string(m->memory.track.points[i].id));
+	return ids;
+}
+
 json_t *vmm_info(struct vmm *v)
 {
 	struct err error = ERR_INIT;
@@ -52,6 +63,8 @@ json_t *vmm_info(struct vmm *v)
 		      leaving(v->machine), "state", vmm_state_names[v->state],
 		      "memory_actual_size", json_int_u64(v->cfg.memory_bytes),
 		      "boots", (int)(v->summary.boots + (v->machine != NULL)));
+	if (o && v->machine && v->machine->memory.track.num)
+		json_object_set_new(o, "tracked_since", tracked(v->machine));
 	if (o && v->machine &&
 	    vm_paging_failed(&v->machine->memory.paging, &error))
 		json_object_set_new(o, "memory_error", json_string(error.text));

@@ -96,45 +96,113 @@ void vmm_saved_fini(struct vmm_saved *saved)
 	for (unsigned int i = 0; i < saved->num_images; i++)
 		close_fd(&saved->images[i].fd);
 	saved->num_images = 0;
+	free(take_ptr(saved->dirty_words));
 	json_decref(take_ptr(saved->config));
 }
 
-static int save_paused(struct vmm *v, struct state_writer *w,
-		       struct vmm_saved *ret, struct err *err)
+static int check_since(const struct vmm *v, const char *since, struct err *err)
+{
+	const struct vm_track *track = &v->machine->memory.track;
+
+	if (!since || vm_track_has(track, since))
+		return 0;
+	if (!track->num)
+		return err_set(err, EINVAL,
+			       "snapshot: nobody has noted what the guest "
+			       "wrote since %s was taken: that begins with a "
+			       "snapshot that is taken with track, and ends "
+			       "when the VM is started anew",
+			       since);
+	return err_set(err, EINVAL,
+		       "snapshot: what the guest wrote is noted since %s was "
+		       "taken, not since %s: it can only be an increment of "
+		       "that one",
+		       track->points[track->num - 1].id, since);
+}
+
+static void point_into(struct vmm_saved *ret)
+{
+	const uint64_t *at = ret->dirty_words;
+
+	for (unsigned int i = 0; i < ret->ram->num_regions; i++) {
+		ret->dirty[i] = at;
+		at += ram_region_words(&ret->ram->regions[i]);
+	}
+}
+
+/* After the state is saved: that may write to memory, too. */
+static int track_paused(struct vmm *v, const struct vmm_save_request *req,
+			struct vmm_saved *ret, struct err *err)
+{
+	struct vm_track *track = &v->machine->memory.track;
+	int r = 0;
+
+	if (req->since || req->track)
+		r = vm_track_collect(track, err);
+	if (!r && req->since) {
+		r = vm_track_since(track, req->since, &ret->dirty_words, err);
+		if (!r)
+			point_into(ret);
+	}
+	if (!r && req->track)
+		r = vm_track_add(track, req->track, err);
+	if (r)
+		err_prefix(err, "snapshot");
+	return r;
+}
+
+void vmm_forget_track(struct vmm *v, const char *track)
+{
+	if (v->machine && track)
+		vm_track_drop(&v->machine->memory.track, track);
+	else if (v->machine)
+		vm_track_end(&v->machine->memory.track);
+}
+
+static int save_paused(struct vmm *v, const struct vmm_save_request *req,
+		       struct state_writer *w, struct vmm_saved *ret,
+		       struct err *err)
 {
 	int r = machine_save(v->machine, w, err);
 
+	ret->ram = &v->machine->memory.ram;
+	if (!r)
+		r = track_paused(v, req, ret, err);
 	if (r)
 		return r;
 	ret->config = vm_config_to_json(&v->cfg);
-	ret->ram = &v->machine->memory.ram;
 	list_images(&v->cfg, ret);
 	return ret->config ? 0 : err_set(err, ENOMEM, "out of memory");
 }
 
-int vmm_save_and_hold(struct vmm *v, const char *why, struct state_writer *w,
-		      struct vmm_saved *ret, struct err *err)
+int vmm_save_and_hold(struct vmm *v, const struct vmm_save_request *req,
+		      struct state_writer *w, struct vmm_saved *ret,
+		      struct err *err)
 {
 	int r = vmm_check_state(v, "snapshot",
 				VMM_IN(VMM_RUNNING) | VMM_IN(VMM_PAUSED), err);
 
 	if (!r)
 		r = vmm_check_paging(v, "snapshot", err);
+	if (!r)
+		r = check_since(v, req->since, err);
 	if (r)
 		return r;
 	*ret = (struct vmm_saved){
 		.was_running = v->state == VMM_RUNNING,
 		.paused_ns = clock_now_ns(),
 	};
-	begin_hold(v, why);
+	begin_hold(v, req->why);
 	if (ret->was_running) {
 		machine_pause(v->machine);
 		v->state = VMM_PAUSED;
 		vmm_emit(v, "vm", "paused", NULL);
 	}
-	r = save_paused(v, w, ret, err);
+	r = save_paused(v, req, w, ret, err);
 	if (!r)
 		return 0;
+	if (req->track)
+		vmm_forget_track(v, req->track);
 	vmm_release(v);
 	if (ret->was_running && vmm_resume(v, NULL))
 		r = -EIO;

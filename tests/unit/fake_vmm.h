@@ -146,10 +146,15 @@ json_t *vmm_memory_stats(struct vmm *v)
 	return json_pack("{s:i}", "size_bytes", 4096);
 }
 
-int vmm_save_and_hold(struct vmm *v, const char *why, struct state_writer *w,
-		      struct vmm_saved *ret, struct err *err)
+int vmm_save_and_hold(struct vmm *v, const struct vmm_save_request *req,
+		      struct state_writer *w, struct vmm_saved *ret,
+		      struct err *err)
 {
 	return err_set(err, EBADFD, "there is nothing to save");
+}
+
+void vmm_forget_track(struct vmm *v, const char *track)
+{
 }
 
 void vmm_saved_fini(struct vmm_saved *saved)

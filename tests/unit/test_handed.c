@@ -17,7 +17,7 @@
 
 /* Both ends, and a directory; a thread that serves until it is over. */
 struct pair {
-	int asks, serves, dir_fd;
+	int asks, serves, dir_fd, parent_fd;
 	char dir[40];
 	pthread_t server;
 	int result;
@@ -31,7 +31,7 @@ static void *serve(void *arg)
 
 	do {
 		assert_int_equal(poll(&fd, 1, -1), 1);
-		p->result = handed_serve(p->serves, p->dir_fd);
+		p->result = handed_serve(p->serves, p->dir_fd, p->parent_fd);
 	} while (!p->result);
 	close(p->serves);
 	return NULL;
@@ -44,6 +44,7 @@ static void start(struct pair *p)
 	strcpy(p->dir, "/tmp/quire-handed-XXXXXX");
 	assert_non_null(mkdtemp(p->dir));
 	p->dir_fd = open(p->dir, O_RDONLY | O_DIRECTORY);
+	p->parent_fd = -1;
 	assert_true(p->dir_fd >= 0);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
 	p->asks = fds[0];
@@ -93,12 +94,62 @@ static void test_files_come(void **state)
 	end(&p);
 }
 
+/* Of the parent, what is there, for reading; and only what is of use. */
+static void test_parents_files(void **state)
+{
+	struct pair p;
+	char path[80];
+	int fd;
+
+	start(&p);
+	snprintf(path, sizeof(path), "%s/memory.sums", p.dir);
+	fd = open(path, O_RDWR | O_CREAT, 0600);
+	assert_int_equal(write(fd, "sums", 4), 4);
+	close(fd);
+	snprintf(path, sizeof(path), "%s/memory", p.dir);
+	assert_int_equal(symlink("/etc/passwd", path), 0);
+	p.parent_fd = dup(p.dir_fd);
+	assert_int_equal(pthread_create(&p.server, NULL, serve, &p), 0);
+	fd = handed_ask_parent(p.asks, "memory.sums");
+	assert_true(fd >= 0);
+	assert_int_equal(read(fd, path, 10), 4);
+	assert_int_equal(write(fd, "x", 1), -1);
+	close(fd);
+	assert_int_equal(handed_ask_parent(p.asks, "manifest.json"), -ENOENT);
+	assert_int_equal(handed_ask_parent(p.asks, "memory"), -ELOOP);
+	/* What is there is not new. */
+	assert_int_equal(handed_ask(p.asks, "memory.sums"), -EEXIST);
+	shutdown(p.asks, SHUT_WR);
+	pthread_join(p.server, NULL);
+	assert_int_equal(p.result, -EPIPE);
+	close(p.parent_fd);
+	unlinkat(p.dir_fd, "memory.sums", 0);
+	unlinkat(p.dir_fd, "memory", 0);
+	end(&p);
+	/* Without one. */
+	start_server(&p);
+	assert_int_equal(handed_ask_parent(p.asks, "memory"), -ENOENT);
+	shutdown(p.asks, SHUT_WR);
+	pthread_join(p.server, NULL);
+	end(&p);
+}
+
 /* Who asks does not send such names; who serves would not take them. */
 static void test_names_are_flat(void **state)
 {
-	static const char *const names[] = { "",     ".",	"..",
-					     "a/b",  "../evil", "/etc/evil",
-					     ".evil" };
+	static const char *const names[] = {
+		"",
+		".",
+		"..",
+		"a/b",
+		"../evil",
+		"/etc/evil",
+		".evil",
+		"parent/evil",
+		"parent/",
+		"parent/config.json",
+		"parent/../memory",
+	};
 	char name[HANDED_NAME_BYTES];
 	struct pair p;
 
@@ -201,6 +252,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_files_come),
+		cmocka_unit_test(test_parents_files),
 		cmocka_unit_test(test_names_are_flat),
 		cmocka_unit_test(test_answers_are_checked),
 		cmocka_unit_test(test_nobody_listens),
