@@ -131,14 +131,15 @@ static json_t *snapshot_reply(const struct snapshot_take_result *s)
 	const char *layout = s->memory.layout == SNAPSHOT_DELTA ? "delta"
 								: "whole";
 
-	return json_pack("{s:s, s:s, s:s*, s:I, s:I, s:I, s:I, s:I}", "id",
+	return json_pack("{s:s, s:s, s:s*, s:I, s:I, s:I, s:I, s:I, s:I}", "id",
 			 s->id, "layout", layout, "parent_id",
 			 s->parent_id[0] ? s->parent_id : NULL, "memory_bytes",
 			 json_int_u64(s->memory.total_bytes), "data_bytes",
-			 json_int_u64(s->memory.data_bytes), "pause_us",
-			 json_int_u64(s->paused_ns / 1000), "memory_us",
-			 json_int_u64(s->memory.wall_ns / 1000), "total_us",
-			 json_int_u64(s->wall_ns / 1000));
+			 json_int_u64(s->memory.data_bytes), "waited_bytes",
+			 json_int_u64(s->memory.waited_units * MEM_UNIT_BYTES),
+			 "pause_us", json_int_u64(s->paused_ns / 1000),
+			 "memory_us", json_int_u64(s->memory.wall_ns / 1000),
+			 "total_us", json_int_u64(s->wall_ns / 1000));
 }
 
 int api_vm_snapshot(struct vmm *vmm, void *arg, struct err *err)
@@ -148,6 +149,7 @@ int api_vm_snapshot(struct vmm *vmm, void *arg, struct err *err)
 	struct snapshot_take_request req = {
 		.files = json_string_value(json_object_get(body, "files")),
 		.replace = json_is_true(json_object_get(body, "replace")),
+		.live = json_is_true(json_object_get(body, "live")),
 		.threads = (unsigned int)json_integer_value(
 			json_object_get(body, "threads")),
 	};

@@ -27,6 +27,7 @@ static const struct api_field snapshot_fields[] = {
 	{ "threads", API_INTEGER, false },
 	{ "parent_url", API_STRING, false },
 	{ "track", API_BOOL, false },
+	{ "live", API_BOOL, false },
 };
 
 static const struct api_field restore_fields[] = {

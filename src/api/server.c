@@ -21,6 +21,7 @@
 
 #include <errno.h>
 #include <linux/fs.h>
+#include <linux/userfaultfd.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -227,6 +228,10 @@ static const struct thread_call work_calls[] = {
 	RARE("vm.snapshot", unlinkat),
 	RARE("vm.snapshot", renameat2),
 	RARE("vm.snapshot with parent_url", readlink),
+	RARE("vm.snapshot with live", eventfd2),
+	RARE_IOCTL("vm.snapshot with live", UFFDIO_WRITEPROTECT),
+	RARE_IOCTL("vm.snapshot with live", UFFDIO_UNREGISTER),
+	RARE_IOCTL("vm.snapshot with live", UFFDIO_WAKE),
 	/* Another process makes the files. */
 	RARE_ARG("vm.snapshot", socket, 0, AF_UNIX),
 	RARE("vm.snapshot", connect),
@@ -378,6 +383,7 @@ const struct thread_class *const api_thread_classes[] = {
 	&work_class,
 	&http_class,
 	&snapshot_thread_class,
+	&snapshot_window_thread_class,
 	&snapshot_verify_thread_class,
 	NULL,
 };

@@ -284,9 +284,8 @@ static int parse(struct restore_args *a, int argc, char **argv)
 	if (optind + 1 != argc)
 		return cli_usage(&cmd_restore, "one directory is needed");
 	a->req.path = argv[optind];
-	a->serve.pages = a->req.mode == RESTORE_LAZY ||
-			 a->req.mode == RESTORE_WORKING_SET;
-	if (a->req.record_s && !a->serve.pages)
+	if (a->req.record_s && a->req.mode != RESTORE_LAZY &&
+	    a->req.mode != RESTORE_WORKING_SET)
 		return cli_usage(&cmd_restore,
 				 "--record: only what is brought when it is "
 				 "touched can be recorded: --memory lazy or "

@@ -407,7 +407,6 @@ static int run_vm(struct run_args *args)
 		.api_socket = args->api_socket,
 		.print_summary = args->print_summary,
 		.summary_json = args->summary_json,
-		.pages = args->api_socket,
 		.confine = confine,
 		.begin = begin,
 		.ctx = args,

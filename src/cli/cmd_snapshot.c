@@ -58,6 +58,8 @@ static void help(void)
 	       "can be a parent\n"
 	       "  --untrack       note it no more, once this snapshot is "
 	       "done\n"
+	       "  --live          let the guest go on while memory is "
+	       "written\n"
 	       "  --threads N     that write memory (default: one per CPU)\n"
 	       "  --direct        the VM's process makes DIR itself, which has "
 	       "to be below a path\n"
@@ -81,6 +83,7 @@ static const struct option options[] = {
 	{ "parent", required_argument, NULL, 'p' },
 	{ "track", no_argument, NULL, 'T' },
 	{ "untrack", no_argument, NULL, 'U' },
+	{ "live", no_argument, NULL, 'l' },
 	{ "threads", required_argument, NULL, 't' },
 	{ "direct", no_argument, NULL, 'D' },
 	{ "json", no_argument, NULL, 'j' },
@@ -117,6 +120,9 @@ static int set_option(struct snapshot_args *a, int opt, const char *value)
 	case 'T':
 	case 'U':
 		json_object_set_new(a->body, "track", json_boolean(opt == 'T'));
+		break;
+	case 'l':
+		json_object_set_new(a->body, "live", json_true());
 		break;
 	case 't':
 		return set_threads(a, value);

@@ -21,7 +21,6 @@ struct cli_serve {
 	const char *api_socket;
 	bool print_summary;
 	const char *summary_json; /* path or NULL */
-	bool pages; /* memory may have to come while a guest runs */
 	/*
 	 * Enter the sandbox (vm/confine.h): after the API's socket is made,
 	 * before anything else.

@@ -125,6 +125,58 @@ int uffd_open(struct uffd_opener *opener, bool shmem, bool hugetlb,
 	return take_fd(&fd);
 }
 
+static bool takes_features(int fd, uint64_t features)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = features };
+
+	return !ioctl(fd, UFFDIO_API, &api);
+}
+
+int uffd_open_protecting(struct uffd_opener *opener, bool *ret_all,
+			 struct err *err)
+{
+	const uint64_t private = UFFD_FEATURE_PAGEFAULT_FLAG_WP;
+	_cleanup_close_ int fd = opener ? open_kept(opener, err)
+					: open_any(err);
+
+	if (fd < 0)
+		return fd;
+	*ret_all = takes_features(fd,
+				  private | UFFD_FEATURE_WP_HUGETLBFS_SHMEM);
+	/* One that refused may be asked again. */
+	if (!*ret_all && !takes_features(fd, private))
+		return err_set(err, ENOTSUP,
+			       "this kernel's userfaultfd cannot protect "
+			       "memory from being written (Linux 5.7 can)");
+	return take_fd(&fd);
+}
+
+int uffd_register_protecting(int fd, void *hva, uint64_t len)
+{
+	struct uffdio_register reg = {
+		.range = { .start = (uintptr_t)hva, .len = len },
+		.mode = UFFDIO_REGISTER_MODE_WP,
+	};
+
+	if (ioctl(fd, UFFDIO_REGISTER, &reg))
+		return -errno;
+	return reg.ioctls & 1ull << _UFFDIO_WRITEPROTECT ? 0 : -EINVAL;
+}
+
+int uffd_protect(int fd, void *hva, uint64_t len, bool protect)
+{
+	struct uffdio_writeprotect wp = {
+		.range = { .start = (uintptr_t)hva, .len = len },
+		.mode = protect ? UFFDIO_WRITEPROTECT_MODE_WP : 0,
+	};
+	int r;
+
+	/* The mapping is just being changed by somebody. */
+	while ((r = ioctl(fd, UFFDIO_WRITEPROTECT, &wp)) && errno == EAGAIN)
+		sched_yield();
+	return r ? -errno : 0;
+}
+
 int uffd_register(int fd, void *hva, uint64_t len)
 {
 	struct uffdio_register reg = {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * userfaultfd: thin checked wrappers, for faults on missing pages.
+ * userfaultfd: thin checked wrappers, for faults on missing pages, and on pages
+ * that are protected from being written.
  *
  * KVM resolves guest faults from kernel mode, so the descriptor has to be one
  * that sees those: from /dev/userfaultfd, or from the system call with
@@ -49,8 +50,22 @@ void uffd_opener_fini(struct uffd_opener *o);
 __must_check int uffd_open(struct uffd_opener *opener, bool shmem, bool hugetlb,
 			   struct err *err);
 
+/*
+ * The same for protection; any memory, or with *ret_all false only private
+ * memory in small or transparent pages.
+ */
+__must_check int uffd_open_protecting(struct uffd_opener *opener, bool *ret_all,
+				      struct err *err);
+
 /* Have faults on missing pages of [hva, hva + len) reported. 0 or -errno. */
 __must_check int uffd_register(int fd, void *hva, uint64_t len);
+/* Have writes to protected pages of it reported. -EINVAL: not this memory. */
+__must_check int uffd_register_protecting(int fd, void *hva, uint64_t len);
+/*
+ * Protect what is in the page table from being written (in shared and hugetlb
+ * memory: also what is not), or let it be written and wake who waits for that.
+ */
+__must_check int uffd_protect(int fd, void *hva, uint64_t len, bool protect);
 /* No more of them; who waits tries again. */
 __must_check int uffd_unregister(int fd, void *hva, uint64_t len);
 

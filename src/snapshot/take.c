@@ -15,6 +15,7 @@ struct take {
 	struct state_writer state;
 	struct vmm_saved saved;
 	struct snapshot_take_result *result;
+	bool goes_on; /* live: it was let go on, or that was tried */
 };
 
 static int save_and_hold(struct vmm *v, void *arg, struct err *err)
@@ -24,6 +25,7 @@ static int save_and_hold(struct vmm *v, void *arg, struct err *err)
 		.why = "a snapshot is being written",
 		.since = snapshot_writer_parent_id(t->writer),
 		.track = t->req->track ? snapshot_writer_id(t->writer) : NULL,
+		.live = t->req->live,
 	};
 
 	return vmm_save_and_hold(v, &req, &t->state, &t->saved, err);
@@ -49,6 +51,11 @@ static int resume(struct vmm *v, void *arg, struct err *err)
 	return vmm_resume(v, err);
 }
 
+static int resume_held(struct vmm *v, void *arg, struct err *err)
+{
+	return vmm_resume_held(v, err);
+}
+
 static bool is_cancelled(void *ctx)
 {
 	struct take *t = ctx;
@@ -61,15 +68,8 @@ static bool poll_hold(void *ctx, const struct populate_progress *progress)
 	return is_cancelled(ctx);
 }
 
-/* The VM is held. */
-static int write_parts(struct take *t, struct err *err)
+static int write_disks(struct take *t, struct err *err)
 {
-	const struct populate_watch watch = { .poll = poll_hold, .ctx = t };
-	struct snapshot_memory_request memory = {
-		.ram = t->saved.ram,
-		.threads = t->req->threads,
-		.watch = &watch,
-	};
 	const struct snapshot_disks_request disks = {
 		.config = t->saved.config,
 		.policy = t->req->disks,
@@ -78,37 +78,95 @@ static int write_parts(struct take *t, struct err *err)
 		.cancelled = is_cancelled,
 		.ctx = t,
 	};
+
+	return snapshot_writer_put_disks(t->writer, &disks, err);
+}
+
+static int write_state(struct take *t, struct err *err)
+{
 	int r = state_writer_finish(&t->state);
 
 	if (r)
 		return err_errno(err, -r, "saving the state of the VM");
-	memcpy(memory.dirty, t->saved.dirty, sizeof(memory.dirty));
 	r = snapshot_writer_put_state(t->writer, t->state.data, t->state.bytes,
 				      err);
-	if (!r)
-		r = snapshot_writer_put_config(t->writer, t->saved.config, err);
-	if (!r)
-		r = snapshot_writer_put_disks(t->writer, &disks, err);
-	if (!r)
-		r = snapshot_writer_put_memory(t->writer, &memory,
-					       &t->result->memory, err);
-	return r;
+	return r ? r
+		 : snapshot_writer_put_config(t->writer, t->saved.config, err);
+}
+
+/* Let it go on if it ran; the failure of that is told if nothing else is. */
+static int go_on(struct take *t,
+		 int (*resume_by)(struct vmm *v, void *arg, struct err *err),
+		 int r, struct err *err)
+{
+	struct err resume_err = ERR_INIT;
+	int r2;
+
+	if (!t->saved.was_running)
+		return r;
+	r2 = vmm_call(t->vmm, resume_by, NULL, &resume_err);
+	t->result->paused_ns = clock_now_ns() - t->saved.paused_ns;
+	if (r2 && !r && err)
+		*err = resume_err;
+	return r ? r : r2;
+}
+
+/* The window is served. */
+static int let_go_on(void *ctx, struct err *err)
+{
+	struct take *t = ctx;
+
+	t->goes_on = true;
+	return go_on(t, resume_held, 0, err);
+}
+
+static int write_memory(struct take *t, struct err *err)
+{
+	const struct populate_watch watch = { .poll = poll_hold, .ctx = t };
+	struct snapshot_memory_request memory = {
+		.ram = t->saved.ram,
+		.window = t->saved.window,
+		.serving = let_go_on,
+		.ctx = t,
+		.threads = t->req->threads,
+		.watch = &watch,
+	};
+
+	memcpy(memory.dirty, t->saved.dirty, sizeof(memory.dirty));
+	return snapshot_writer_put_memory(t->writer, &memory,
+					  &t->result->memory, err);
 }
 
 /* Whatever happened, a VM that ran goes on. */
 static int write_and_resume(struct take *t, struct err *err)
 {
-	struct err resume_err = ERR_INIT;
-	int r = write_parts(t, err), r2;
+	int r = write_state(t, err);
 
+	if (!r)
+		r = write_disks(t, err);
+	if (!r)
+		r = write_memory(t, err);
 	vmm_release(t->vmm);
-	if (!t->saved.was_running)
-		return r;
-	r2 = vmm_call(t->vmm, resume, NULL, &resume_err);
-	t->result->paused_ns = clock_now_ns() - t->saved.paused_ns;
-	if (r2 && !r && err)
-		*err = resume_err;
-	return r ? r : r2;
+	return go_on(t, resume, r, err);
+}
+
+/*
+ * The guest stands still for what is to be of one instant and cannot be kept by
+ * protecting it: disks. It goes on as soon as its writes are served, or, after
+ * a failure, when the window is closed.
+ */
+static int write_live(struct take *t, struct err *err)
+{
+	int r = write_disks(t, err);
+
+	if (!r)
+		r = write_memory(t, err);
+	if (!r)
+		r = write_state(t, err);
+	write_window_close(t->saved.window);
+	t->saved.window = NULL;
+	vmm_release(t->vmm);
+	return t->goes_on ? r : go_on(t, resume, r, err);
 }
 
 static int take(struct take *t, struct err *err)
@@ -126,7 +184,7 @@ static int take(struct take *t, struct err *err)
 		r = vmm_call(t->vmm, save_and_hold, t, err);
 	if (r)
 		return r;
-	r = write_and_resume(t, err);
+	r = t->req->live ? write_live(t, err) : write_and_resume(t, err);
 	if (!r)
 		r = snapshot_writer_commit(t->writer, err);
 	if (r && t->req->track)

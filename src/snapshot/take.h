@@ -28,6 +28,7 @@ struct snapshot_take_request {
 	/* From here on what the guest writes is noted, for increments of it. */
 	bool track;
 	bool untrack; /* nor of any other: it ends when this one is done */
+	bool live;    /* the guest goes on while memory is written */
 	enum snapshot_disk_policy disks;
 	unsigned int threads; /* 0: one per CPU */
 };

@@ -12,12 +12,13 @@
 #include "mem/source.h"
 
 int unit_pages_init(struct unit_pages *u, const struct ram *ram,
-		    struct err *err)
+		    const struct write_window *window, struct err *err)
 {
 	int r;
 
 	memset(u, 0, sizeof(*u));
 	u->ram = ram;
+	u->window = window;
 	u->pagemap.fd = -1;
 	/* Aligned for O_DIRECT. */
 	u->scratch = aligned_alloc(PAGE_4K, MEM_UNIT_BYTES);
@@ -39,6 +40,24 @@ static void set_pages(struct unit_pages *u, uint64_t offset, uint64_t len,
 {
 	for (uint64_t i = 0; i < len / PAGE_4K; i++)
 		u->pages[offset / PAGE_4K + i] = p + i * PAGE_4K;
+}
+
+/* Pages that came since the window was opened are not what is wanted. */
+static void drop_newer(struct unit_pages *u, const struct mem_range *where)
+{
+	unsigned int region = 0;
+	uint64_t first;
+
+	if (!u->window)
+		return;
+	while (where->start - u->ram->regions[region].base.v >=
+	       u->ram->regions[region].size)
+		region++;
+	first = (where->start - u->ram->regions[region].base.v) / PAGE_4K;
+	for (unsigned int i = 0; i < u->num; i++) {
+		if (!write_window_held(u->window, region, first + i))
+			u->pages[i] = NULL;
+	}
 }
 
 /* What is in the host's page table is read where it is. */
@@ -148,6 +167,7 @@ int unit_pages_load(struct unit_pages *u, const struct mem_range *where,
 	u->scratch_used = false;
 	memset(u->pages, 0, sizeof(u->pages));
 	r = load_held(u, where, err);
+	drop_newer(u, where);
 	for (unsigned int i = 0, next; !r && i < u->num; i = next) {
 		next = i + 1;
 		if (u->pages[i])
@@ -161,4 +181,16 @@ int unit_pages_load(struct unit_pages *u, const struct mem_range *where,
 			u->pages[i] = NULL;
 	}
 	return r;
+}
+
+void unit_pages_detach(struct unit_pages *u)
+{
+	for (unsigned int i = 0; i < u->num; i++) {
+		char *to = u->scratch + i * PAGE_4K;
+
+		if (!u->pages[i] || u->pages[i] == to)
+			continue;
+		memcpy(to, u->pages[i], PAGE_4K);
+		u->pages[i] = to;
+	}
 }

@@ -4,7 +4,8 @@
  * what is not there: private pages that are missing are zero, or what the
  * source behind RAM has; those of a memfd are what the file has.
  *
- * One thread per object. Guest memory does not change meanwhile.
+ * One thread per object. Guest memory does not change meanwhile; or, with a
+ * window, the unit was not released yet.
  */
 #ifndef QUIRE_SNAPSHOT_UNIT_PAGES_H
 #define QUIRE_SNAPSHOT_UNIT_PAGES_H
@@ -12,10 +13,12 @@
 #include "mem/pagemap.h"
 #include "mem/ram.h"
 #include "mem/unit_job.h"
+#include "mem/window.h"
 #include "snapshot/sum.h"
 
 struct unit_pages {
 	const struct ram *ram;
+	const struct write_window *window; /* NULL: nobody writes */
 	struct pagemap pagemap;
 	char *scratch; /* a unit, for what had to be read */
 	bool scratch_used;
@@ -25,6 +28,7 @@ struct unit_pages {
 };
 
 __must_check int unit_pages_init(struct unit_pages *u, const struct ram *ram,
+				 const struct write_window *window,
 				 struct err *err);
 /* Fine on a zeroed one whose pagemap.fd is -1. */
 void unit_pages_fini(struct unit_pages *u);
@@ -33,5 +37,8 @@ void unit_pages_fini(struct unit_pages *u);
 __must_check int unit_pages_load(struct unit_pages *u,
 				 const struct mem_range *where,
 				 struct err *err);
+
+/* Copy what is in RAM, which may be written then. */
+void unit_pages_detach(struct unit_pages *u);
 
 #endif

@@ -25,14 +25,16 @@
 
 #include "mem/populate.h"
 #include "mem/ram.h"
+#include "mem/window.h"
 #include "snapshot/manifest.h"
 
 struct snapshot_reader;
 struct snapshot_writer;
 struct thread_class;
 
-/* Threads of snapshot_writer_put_memory(). */
-extern const struct thread_class snapshot_thread_class;
+/* Threads of snapshot_writer_put_memory(); and those with a window. */
+extern const struct thread_class snapshot_thread_class,
+	snapshot_window_thread_class;
 
 struct snapshot_writer_config {
 	const char *path;
@@ -87,8 +89,17 @@ __must_check int snapshot_writer_put_state(struct snapshot_writer *w,
 					   struct err *err);
 
 struct snapshot_memory_request {
-	const struct ram *ram; /* nobody writes to it meanwhile */
-	unsigned int threads;  /* 0: one per CPU */
+	/* Nobody writes to it meanwhile, or only through an armed window. */
+	const struct ram *ram;
+	const struct write_window *window; /* NULL: nobody */
+	/*
+	 * With a window: called when who writes is waited on no more than it
+	 * takes. Before, a write waits for ever, also one of this process: it
+	 * is here that the guest goes on. Not called after a failure.
+	 */
+	int (*serving)(void *ctx, struct err *err);
+	void *ctx;	      /* for serving */
+	unsigned int threads; /* 0: one per CPU */
 	/*
 	 * Past the page cache (O_DIRECT), where the file system can. Without,
 	 * the file is in the page cache afterwards: good for forks, which share
@@ -111,6 +122,8 @@ struct snapshot_memory_result {
 	unsigned int threads;
 	enum snapshot_layout layout;
 	bool reflinked; /* the parent's blocks are shared */
+	/* With a window: units that somebody waited for. */
+	uint64_t waited_units;
 };
 
 /*

@@ -6,14 +6,23 @@
  * become holes by not being written; over a parent's blocks (reflink) by being
  * punched.
  *
+ * With a window (mem/window.h) the guest goes on. A unit is released once it
+ * was copied. Those that somebody waits for are taken out of turn, by threads
+ * of their own, which copy them into memory of theirs before they write them:
+ * whoever waits does not wait for the file.
+ *
  * Sums are of the whole memory that the snapshot stands for, also in a delta:
  * those of units without a dirty page are the parent's.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -21,7 +30,8 @@
 #include "base/bitmap.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
-#include "base/thread_class.h"
+#include "base/io.h"
+#include "base/thread.h"
 #include "mem/dirty.h"
 #include "mem/restore.h"
 #include "snapshot/format.h"
@@ -38,12 +48,23 @@ struct job {
 	bool reflinked;
 	const uint64_t *parent_sums; /* NULL: none */
 	_Atomic uint64_t data_bytes, zero_bytes;
+
+	/* With a window. */
+	_Atomic uint8_t *turns; /* of each unit an enum turn */
+	int end_fd;		/* eventfd: no unit is left */
+	_Atomic uint64_t waited_units;
+	pthread_mutex_t lock; /* the two below */
+	int error;	      /* of a server, the first */
+	struct err err;
 };
 
 struct worker {
 	struct memory_out *out;
 	struct unit_pages unit;
+	bool serves; /* whom it works for waits */
 };
+
+enum turn { TURN_OPEN, TURN_TAKEN, TURN_OVER };
 
 static int say(const struct job *job, uint64_t at, int error, struct err *err)
 {
@@ -61,7 +82,8 @@ static int begin(void *ctx, void **ret_own, struct err *err)
 
 	if (!worker)
 		return err_set(err, ENOMEM, "snapshot: out of memory");
-	r = unit_pages_init(&worker->unit, job->req->ram, err);
+	r = unit_pages_init(&worker->unit, job->req->ram, job->req->window,
+			    err);
 	if (!r) {
 		r = memory_out_new(&worker->out, job->fd);
 		if (r)
@@ -168,11 +190,24 @@ static int write_pages(struct job *job, struct worker *worker,
 	return r;
 }
 
-static int unit(void *ctx, void *own, uint64_t index,
-		const struct mem_range *where, struct err *err)
+static int release(struct job *job, uint64_t index,
+		   const struct mem_range *where, struct err *err)
 {
-	struct job *job = ctx;
-	struct worker *worker = own;
+	int r;
+
+	if (!job->req->window ||
+	    atomic_exchange(&job->turns[index], TURN_OVER) == TURN_OVER)
+		return 0;
+	r = write_window_release(job->req->window, GPA(where->start),
+				 where->len);
+	return r ? err_errno(err, -r, "guest memory at %#llx",
+			     (unsigned long long)where->start)
+		 : 0;
+}
+
+static int write_unit(struct job *job, struct worker *worker, uint64_t index,
+		      const struct mem_range *where, struct err *err)
+{
 	uint64_t at = where->start;
 	int r, r2;
 
@@ -183,6 +218,12 @@ static int unit(void *ctx, void *own, uint64_t index,
 	r = unit_pages_load(&worker->unit, where, err);
 	if (r)
 		return r;
+	if (worker->serves) {
+		unit_pages_detach(&worker->unit);
+		r = release(job, index, where, err);
+		if (r)
+			return r;
+	}
 	r = write_pages(job, worker, where, err);
 	job->w->sums[index] = sum_unit_pages(worker->unit.pages,
 					     worker->unit.num);
@@ -190,6 +231,203 @@ static int unit(void *ctx, void *own, uint64_t index,
 	if (r2 && !r)
 		r = say(job, at, r2, err);
 	return r;
+}
+
+/* Its turn has come, unless it was taken out of turn. */
+static bool take_turn(struct job *job, uint64_t index)
+{
+	uint8_t open = TURN_OPEN;
+
+	return !job->req->window ||
+	       atomic_compare_exchange_strong(&job->turns[index], &open,
+					      TURN_TAKEN);
+}
+
+static int servers_error(struct job *job, struct err *err)
+{
+	int r;
+
+	pthread_mutex_lock(&job->lock);
+	r = job->error;
+	if (r && err)
+		*err = job->err;
+	pthread_mutex_unlock(&job->lock);
+	return r;
+}
+
+static int unit(void *ctx, void *own, uint64_t index,
+		const struct mem_range *where, struct err *err)
+{
+	struct job *job = ctx;
+	int r = servers_error(job, err);
+
+	if (!r && take_turn(job, index)) {
+		r = write_unit(job, own, index, where, err);
+		if (!r)
+			r = release(job, index, where, err);
+	}
+	return r;
+}
+
+/* ---- whom somebody waits for ---- */
+
+#define NUM_SERVERS 2
+
+struct server {
+	struct job *job;
+	pthread_t thread;
+	void *own;
+	struct err err; /* of begin */
+};
+
+static uint64_t unit_of(const struct job *job, uint64_t gpa)
+{
+	const struct snapshot_manifest *m = &job->w->manifest;
+	uint64_t index = 0;
+
+	for (unsigned int i = 0; i < m->num_ranges; i++) {
+		const struct mem_range *range = &m->ranges[i];
+
+		if (gpa - range->start < range->len)
+			return index + (gpa - range->start) / MEM_UNIT_BYTES;
+		index += div_round_up(range->len, MEM_UNIT_BYTES);
+	}
+	BUG_ON(true); /* nothing else is registered */
+}
+
+/*
+ * One that is being written already will be released by who does that. One that
+ * is over was released just before, or its waiter came too late for that.
+ */
+static int serve(struct job *job, struct worker *worker, struct gpa gpa,
+		 struct err *err)
+{
+	const struct snapshot_manifest *m = &job->w->manifest;
+	uint64_t index = unit_of(job, gpa.v);
+	struct mem_range where = mem_unit(m->ranges, m->num_ranges, index);
+	int r;
+
+	if (take_turn(job, index)) {
+		atomic_fetch_add(&job->waited_units, 1);
+		r = write_unit(job, worker, index, &where, err);
+		return r ? r : release(job, index, &where, err);
+	}
+	if (atomic_load(&job->turns[index]) != TURN_OVER)
+		return 0;
+	r = write_window_release(job->req->window, GPA(where.start), where.len);
+	return r ? err_errno(err, -r, "guest memory at %#llx",
+			     (unsigned long long)where.start)
+		 : 0;
+}
+
+static int serve_all(struct job *job, struct worker *worker, struct err *err)
+{
+	struct gpa gpa;
+	int r;
+
+	while ((r = write_window_next(job->req->window, &gpa)) > 0) {
+		r = serve(job, worker, gpa, err);
+		if (r)
+			return r;
+	}
+	return r ? err_errno(err, -r, "userfaultfd") : 0;
+}
+
+static int server_begin(void *arg)
+{
+	struct server *s = arg;
+	int r = begin(s->job, &s->own, &s->err);
+
+	if (!r)
+		((struct worker *)s->own)->serves = true;
+	return r;
+}
+
+static void *server_main(void *arg)
+{
+	struct server *s = arg;
+	struct job *job = s->job;
+	struct pollfd fds[2] = {
+		{ .fd = write_window_fd(job->req->window), .events = POLLIN },
+		{ .fd = job->end_fd, .events = POLLIN },
+	};
+	struct err err = ERR_INIT;
+	int r = 0;
+
+	while (!r && !fds[1].revents) {
+		if (poll(fds, ARRAY_SIZE(fds), -1) < 0 && errno != EINTR)
+			r = err_errno(&err, errno, "poll");
+		if (!r)
+			r = serve_all(job, s->own, &err);
+	}
+	pthread_mutex_lock(&job->lock);
+	if (r && !job->error) {
+		job->error = r;
+		job->err = err;
+	}
+	pthread_mutex_unlock(&job->lock);
+	(void)end(job, s->own, NULL);
+	return NULL;
+}
+
+static const struct thread_call window_calls[] = {
+	CALL(poll),
+};
+
+const struct thread_class snapshot_window_thread_class = {
+	.name = "snapshot-window",
+	.what = "copies what a running guest is about to write",
+	THREAD_CALLS(window_calls),
+	.also = &snapshot_thread_class,
+};
+
+/* Returns how many there are; without any *err says why. */
+static unsigned int start_servers(struct job *job, struct server *servers,
+				  struct err *err)
+{
+	unsigned int num = 0;
+	int r = 0;
+
+	while (!r && num < NUM_SERVERS) {
+		struct server *s = &servers[num];
+		const struct thread_spec spec = {
+			.cls = &snapshot_window_thread_class,
+			.name = "snapshot-window",
+			.prepare = server_begin,
+			.run = server_main,
+			.arg = s,
+		};
+
+		s->job = job;
+		r = thread_create(&s->thread, &spec);
+		num += !r;
+	}
+	if (!num && servers[0].err.text[0])
+		*err = servers[0].err;
+	else if (!num)
+		(void)err_errno(err, -r, "starting a thread");
+	return num;
+}
+
+static int prepare_window(struct job *job, struct err *err)
+{
+	const struct snapshot_manifest *m = &job->w->manifest;
+
+	job->turns = calloc(mem_units(m->ranges, m->num_ranges), 1);
+	job->end_fd = eventfd(0, EFD_CLOEXEC);
+	if (!job->turns || job->end_fd < 0)
+		return err_set(err, ENOMEM, "snapshot: out of memory");
+	return 0;
+}
+
+/* Nobody is served any more; who waits is let go when the window is closed. */
+static int end_servers(struct job *job, struct server *servers,
+		       unsigned int num, int r, struct err *err)
+{
+	io_eventfd_signal(job->end_fd);
+	for (unsigned int i = 0; i < num; i++)
+		pthread_join(servers[i].thread, NULL);
+	return r ? r : servers_error(job, err);
 }
 
 static int open_memory(struct job *job, struct err *err)
@@ -323,6 +561,7 @@ static const struct thread_call write_calls[] = {
 	CALL(io_uring_enter),
 	RARE("a full disk, a host without io_uring", pwrite64),
 	RARE("an increment that shares blocks", fallocate),
+	RARE_IOCTL("a guest that goes on meanwhile", UFFDIO_WRITEPROTECT),
 	/* The end of the ring and of /proc/self/pagemap. */
 	CALL(close),
 };
@@ -341,7 +580,8 @@ const struct thread_class snapshot_thread_class = {
 	.num_prepare_calls = ARRAY_SIZE(write_prepare_calls),
 };
 
-static int run(struct job *job, unsigned int *ret_threads, struct err *err)
+static int run_units(struct job *job, unsigned int *ret_threads,
+		     struct err *err)
 {
 	struct snapshot_manifest *m = &job->w->manifest;
 	const struct unit_job units = {
@@ -356,15 +596,37 @@ static int run(struct job *job, unsigned int *ret_threads, struct err *err)
 		.unit = unit,
 		.end = end,
 	};
-	int r;
+	int r = unit_job_run(&units, ret_threads, err);
+
+	if (r == -ECANCELED)
+		err_prefix(err, "snapshot %s", job->w->dir.path);
+	return r;
+}
+
+static int run(struct job *job, unsigned int *ret_threads, struct err *err)
+{
+	struct snapshot_manifest *m = &job->w->manifest;
+	struct server servers[NUM_SERVERS] = { { 0 } };
+	unsigned int num_servers;
+	int r = 0;
 
 	job->w->sums = calloc(mem_units(m->ranges, m->num_ranges),
 			      sizeof(*job->w->sums));
 	if (!job->w->sums)
 		return err_set(err, ENOMEM, "snapshot: out of memory");
-	r = unit_job_run(&units, ret_threads, err);
-	if (r == -ECANCELED)
-		err_prefix(err, "snapshot %s", job->w->dir.path);
+	if (!job->req->window) {
+		r = run_units(job, ret_threads, err);
+	} else {
+		r = prepare_window(job, err);
+		if (r)
+			return r;
+		num_servers = start_servers(job, servers, err);
+		r = num_servers ? job->req->serving(job->req->ctx, err)
+				: -ENOMEM;
+		if (!r)
+			r = run_units(job, ret_threads, err);
+		r = end_servers(job, servers, num_servers, r, err);
+	}
 	m->data_bytes = atomic_load(&job->data_bytes);
 	return r;
 }
@@ -374,12 +636,13 @@ int snapshot_writer_put_memory(struct snapshot_writer *w,
 			       struct snapshot_memory_result *ret,
 			       struct err *err)
 {
-	struct job job = { .w = w, .req = req, .fd = -1 };
+	struct job job = { .w = w, .req = req, .fd = -1, .end_fd = -1 };
 	uint64_t began = clock_now_ns();
 	unsigned int threads = 0;
 	int r;
 
 	BUG_ON(w->sums);
+	pthread_mutex_init(&job.lock, NULL);
 	w->manifest.num_ranges = ram_ranges(req->ram, w->manifest.ranges);
 	r = check_parent(&job, err);
 	if (!r)
@@ -395,6 +658,9 @@ int snapshot_writer_put_memory(struct snapshot_writer *w,
 	if (!r)
 		r = snapshot_writer_keep(w, &job.fd, SNAPSHOT_MEMORY, err);
 	close_fd(&job.fd);
+	close_fd(&job.end_fd);
+	free(job.turns);
+	pthread_mutex_destroy(&job.lock);
 	if (!r && ret)
 		*ret = (struct snapshot_memory_result){
 			.total_bytes = ram_size(req->ram),
@@ -404,6 +670,7 @@ int snapshot_writer_put_memory(struct snapshot_writer *w,
 			.threads = threads,
 			.layout = w->manifest.layout,
 			.reflinked = job.reflinked,
+			.waited_units = atomic_load(&job.waited_units),
 		};
 	return r;
 }

@@ -68,6 +68,7 @@ static const struct thread_call calls[] = {
 	RARE_IOCTL(PAGING, UFFDIO_UNREGISTER),
 	RARE_IOCTL(PAGING ", after a failure", UFFDIO_WAKE),
 	RARE("the working set is kept", renameat),
+	RARE_IOCTL("vm.snapshot with live", UFFDIO_WRITEPROTECT),
 
 	/* Disks that come out of a snapshot, made where the VM has them. */
 	RARE_IOCTL("vm.restore", FICLONE),

@@ -168,6 +168,7 @@ int vmm_new(struct vmm **ret, struct err *err)
 	v->control = pthread_self();
 	v->signal_fd = v->deadline_fd = v->populated_fd = -1;
 	v->paging_fd = v->recording_fd = v->uffds.device = -1;
+	v->window_uffd = -1;
 	v->ended.event_fd = v->calls.event_fd = v->panic.event_fd = -1;
 	pthread_mutex_init(&v->ended.lock, NULL);
 	pthread_mutex_init(&v->calls.lock, NULL);
@@ -219,6 +220,7 @@ void vmm_free(struct vmm *v)
 	terminal_set_quit(NULL, NULL);
 	vmm_calls_close(v);
 	vmm_loop_close(v);
+	close_fd(&v->window_uffd);
 	if (v->has_uffds)
 		uffd_opener_fini(&v->uffds);
 	pthread_mutex_destroy(&v->ended.lock);
@@ -342,12 +344,10 @@ int vmm_pause(struct vmm *v, struct err *err)
 	return 0;
 }
 
-int vmm_resume(struct vmm *v, struct err *err)
+static int resume(struct vmm *v, struct err *err)
 {
-	int r = vmm_check_state(v, "resume", VMM_IN(VMM_PAUSED), err);
+	int r = vm_paging_let_go_on(&v->machine->memory.paging, err);
 
-	if (!r)
-		r = vm_paging_let_go_on(&v->machine->memory.paging, err);
 	if (r)
 		return r;
 	if (!machine_resume(v->machine))
@@ -358,6 +358,19 @@ int vmm_resume(struct vmm *v, struct err *err)
 	/* Its end may have been posted just before the pause. */
 	io_eventfd_signal(v->ended.event_fd);
 	return 0;
+}
+
+int vmm_resume(struct vmm *v, struct err *err)
+{
+	int r = vmm_check_state(v, "resume", VMM_IN(VMM_PAUSED), err);
+
+	return r ? r : resume(v, err);
+}
+
+int vmm_resume_held(struct vmm *v, struct err *err)
+{
+	BUG_ON(v->state != VMM_PAUSED); /* who holds it sees to that */
+	return resume(v, err);
 }
 
 int vmm_reboot(struct vmm *v, struct err *err)

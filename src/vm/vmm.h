@@ -39,6 +39,7 @@ struct vm_config;
 struct vm_summary;
 struct virtio_class;
 struct vmm;
+struct write_window;
 
 enum vmm_state {
 	VMM_EMPTY, /* no VM */
@@ -83,8 +84,9 @@ void vmm_set_stays(struct vmm *v, bool stays);
 const struct vm_summary *vmm_summary(const struct vmm *v);
 
 /*
- * Ask for userfaultfd, that vmm_restore() may want later, while the process
- * still has the rights; what it cannot get is said when it is wanted.
+ * Ask for userfaultfd, that vmm_restore() and live snapshots may want later,
+ * while the process still has the rights; what it cannot get is said when it is
+ * wanted.
  */
 void vmm_prepare_paging(struct vmm *v);
 /* For vmm_origin.memory; NULL: it was not asked for, or cannot be had. */
@@ -170,11 +172,13 @@ int vmm_populate(struct vmm *v, const json_t *request, struct err *err);
  *	save	machine_save() into *w, which the caller finishes
  *	track	which pages were written since another snapshot, into
  *		*ret->dirty; this moment is a point to count from as well
+ *	window	with live, memory is protected (mem/window.h)
  *	hold	the verbs that would end or change the pause get -EBUSY, saying
  *		why, until vmm_release()
  *
  * *ret->ram stays as it is until then. -EBUSY: somebody else holds it. -EINVAL:
- * the machine does not track what it writes since then; it was not paused.
+ * the machine does not track what it writes since then; -ENOTSUP: its memory
+ * cannot be written out live. It was not paused then.
  */
 struct vmm_image {
 	char id[VM_MAX_NAME]; /* the disk's */
@@ -190,6 +194,8 @@ struct vmm_saved {
 	 */
 	const uint64_t *dirty[RAM_MAX_REGIONS];
 	uint64_t *dirty_words; /* that dirty points into */
+	/* With live, armed; the caller closes it before vmm_release(). */
+	struct write_window *window;
 	/* Images that this process has held open since it was confined. */
 	struct vmm_image images[VM_MAX_DEVICES];
 	unsigned int num_images;
@@ -200,6 +206,8 @@ struct vmm_save_request {
 	const char *why; /* a literal: "a snapshot is being written" */
 	/* Ids of snapshots (vm/track.h); NULL: none. */
 	const char *since, *track;
+	/* vmm_resume_held() will let the guest go on before the release. */
+	bool live;
 };
 
 int vmm_save_and_hold(struct vmm *v, const struct vmm_save_request *req,
@@ -210,7 +218,10 @@ int vmm_save_and_hold(struct vmm *v, const struct vmm_save_request *req,
  * NULL: from none. Fine where it is not known, or the machine is gone.
  */
 void vmm_forget_track(struct vmm *v, const char *track);
-/* What is in *saved, of which only images may be filled, or config NULL. */
+/* Let a held machine go on that was saved live: it stays held. */
+int vmm_resume_held(struct vmm *v, struct err *err);
+/* What is in *saved but the window; of it only images may be filled, or config
+ * NULL. */
 void vmm_saved_fini(struct vmm_saved *saved);
 /* Any thread but the control thread, once. */
 void vmm_release(struct vmm *v);

@@ -20,7 +20,9 @@ void vmm_prepare_paging(struct vmm *v)
 		return;
 	v->has_uffds = !uffd_opener_init(&v->uffds, &err);
 	if (!v->has_uffds)
-		log_info("memory cannot be restored lazily: %s", err.text);
+		log_info("memory cannot be restored lazily, nor written "
+			 "into a snapshot live: %s",
+			 err.text);
 }
 
 struct uffd_opener *vmm_uffds(struct vmm *v)

@@ -77,6 +77,8 @@ struct vmm {
 	/* With vmm_prepare_paging(). */
 	struct uffd_opener uffds;
 	bool has_uffds;
+	int window_uffd; /* -1: none was needed yet */
+	bool window_all_kinds;
 
 	int signal_fd, deadline_fd, populated_fd, paging_fd, recording_fd;
 	sigset_t signals;   /* that signal_fd takes */

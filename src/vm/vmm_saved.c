@@ -15,6 +15,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/io.h"
+#include "mem/window.h"
 #include "state/state.h"
 #include "vm/config_json.h"
 #include "vm/machine_state.h"
@@ -159,6 +160,33 @@ void vmm_forget_track(struct vmm *v, const char *track)
 		vm_track_end(&v->machine->memory.track);
 }
 
+/* One descriptor for all windows of this process: hosts may have few. */
+static int open_window(struct vmm *v, struct write_window **ret,
+		       struct err *err)
+{
+	const char *other = NULL;
+
+	if (vm_config_shared(&v->cfg, &other) && other)
+		return err_set(err, ENOTSUP,
+			       "the %s device is served by another process: "
+			       "what it writes to memory meanwhile would go "
+			       "unseen",
+			       other);
+	if (!vmm_uffds(v))
+		return err_set(err, EPERM,
+			       "this process got no userfaultfd when it "
+			       "started: grant read and write on "
+			       "/dev/userfaultfd");
+	if (v->window_uffd < 0)
+		v->window_uffd = uffd_open_protecting(
+			vmm_uffds(v), &v->window_all_kinds, err);
+	return v->window_uffd < 0
+		       ? v->window_uffd
+		       : write_window_open(ret, &v->machine->memory.ram,
+					   v->window_uffd, v->window_all_kinds,
+					   err);
+}
+
 static int save_paused(struct vmm *v, const struct vmm_save_request *req,
 		       struct state_writer *w, struct vmm_saved *ret,
 		       struct err *err)
@@ -168,6 +196,8 @@ static int save_paused(struct vmm *v, const struct vmm_save_request *req,
 	ret->ram = &v->machine->memory.ram;
 	if (!r)
 		r = track_paused(v, req, ret, err);
+	if (!r && ret->window)
+		r = write_window_arm(ret->window, err);
 	if (r)
 		return r;
 	ret->config = vm_config_to_json(&v->cfg);
@@ -190,8 +220,15 @@ int vmm_save_and_hold(struct vmm *v, const struct vmm_save_request *req,
 		return r;
 	*ret = (struct vmm_saved){
 		.was_running = v->state == VMM_RUNNING,
-		.paused_ns = clock_now_ns(),
 	};
+	if (req->live) {
+		r = open_window(v, &ret->window, err);
+		if (r) {
+			err_prefix(err, "snapshot: live");
+			return r;
+		}
+	}
+	ret->paused_ns = clock_now_ns();
 	begin_hold(v, req->why);
 	if (ret->was_running) {
 		machine_pause(v->machine);
@@ -203,6 +240,7 @@ int vmm_save_and_hold(struct vmm *v, const struct vmm_save_request *req,
 		return 0;
 	if (req->track)
 		vmm_forget_track(v, req->track);
+	write_window_close(take_ptr(ret->window));
 	vmm_release(v);
 	if (ret->was_running && vmm_resume(v, NULL))
 		r = -EIO;

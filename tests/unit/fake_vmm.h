@@ -153,6 +153,11 @@ int vmm_save_and_hold(struct vmm *v, const struct vmm_save_request *req,
 	return err_set(err, EBADFD, "there is nothing to save");
 }
 
+int vmm_resume_held(struct vmm *v, struct err *err)
+{
+	return -EBADFD;
+}
+
 void vmm_forget_track(struct vmm *v, const char *track)
 {
 }
