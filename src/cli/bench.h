@@ -23,6 +23,7 @@ extern const struct cli_command cmd_bench_dirty;
 extern const struct cli_command cmd_bench_pager;
 extern const struct cli_command cmd_bench_populate;
 extern const struct cli_command cmd_bench_restore;
+extern const struct cli_command cmd_bench_snapshot;
 extern const struct cli_command cmd_bench_touch;
 extern const struct cli_command cmd_bench_walk;
 

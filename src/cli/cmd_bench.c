@@ -9,13 +9,10 @@
 #include "cli/commands.h"
 
 static const struct cli_command *const benches[] = {
-	&cmd_bench_touch,
-	&cmd_bench_populate,
-	&cmd_bench_walk,
-	&cmd_bench_dirty,
-	&cmd_bench_pager,
-	&cmd_bench_restore,
-	NULL,
+	&cmd_bench_touch,    &cmd_bench_populate,
+	&cmd_bench_walk,     &cmd_bench_dirty,
+	&cmd_bench_pager,    &cmd_bench_restore,
+	&cmd_bench_snapshot, NULL,
 };
 
 /* "touch" of "bench touch" */

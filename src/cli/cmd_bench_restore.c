@@ -31,7 +31,7 @@
 #define DEFAULT_SET  256u
 #define DEFAULT_RUNS 3u
 #define MAX_MIB	     (1ull << 20)
-#define MAX_RUNS     25
+#define MAX_RUNS     BENCH_MAX_RUNS
 #define NUM_MODES    4
 #define SEED	     7
 #define LONG_NS	     (300 * NSEC_PER_SEC)
