@@ -35,6 +35,7 @@
 #include "base/clock.h"
 #include "base/io.h"
 #include "base/thread.h"
+#include "mem/pagemap_scan.h"
 #include "snapshot/reader.h"
 #include "snapshot/writer.h"
 #include "vm/vmm.h"
@@ -230,6 +231,7 @@ static const struct thread_call work_calls[] = {
 	RARE("vm.snapshot with parent_url", readlink),
 	RARE("vm.snapshot with live", eventfd2),
 	RARE_IOCTL("vm.snapshot with live", UFFDIO_WRITEPROTECT),
+	RARE_IOCTL("vm.snapshot with live", PAGEMAP_SCAN_IOCTL),
 	RARE_IOCTL("vm.snapshot with live", UFFDIO_UNREGISTER),
 	RARE_IOCTL("vm.snapshot with live", UFFDIO_WAKE),
 	/* Another process makes the files. */

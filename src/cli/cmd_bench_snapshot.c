@@ -140,6 +140,7 @@ struct run {
 	struct probe *probe;
 	int uffd;
 	bool all_kinds;
+	struct write_window *window;
 	uint64_t *sums;	    /* of memory's units at the instant */
 	uint64_t paused_ns; /* when it was, but for what is only measuring */
 	uint64_t went_on_ns;
@@ -179,11 +180,8 @@ static int start_stores(struct run *run, struct err *err)
 	return probe_start(run->probe, 0, &cmd, err);
 }
 
-/* The pause ends when its writes are served. */
-static int go_on(void *ctx, struct err *err)
+static int go_on(struct run *run, struct err *err)
 {
-	struct run *run = ctx;
-
 	run->went_on_ns = clock_now_ns();
 	note(run, LIVE_PAUSE, clock_ns_to_s(run->went_on_ns - run->paused_ns));
 	return start_stores(run, err);
@@ -228,23 +226,25 @@ static int measure_before(struct run *run, struct err *err)
 
 /* ---- its snapshots ---- */
 
-static int write_snapshot(struct run *run, const struct write_window *window,
-			  struct snapshot_writer **ret,
-			  struct snapshot_memory_result *result,
-			  struct err *err)
+static struct snapshot_memory_request
+memory_request(const struct run *run, struct write_window *window)
+{
+	return (struct snapshot_memory_request){
+		.ram = probe_ram(run->probe),
+		.window = window,
+		.threads = (unsigned int)run->args->threads,
+	};
+}
+
+static int begin_snapshot(struct run *run, struct write_window *window,
+			  struct snapshot_writer **ret, struct err *err)
 {
 	const struct snapshot_writer_config cfg = { .path = run->path,
 						    .replace = true };
-	const struct snapshot_memory_request req = {
-		.ram = probe_ram(run->probe),
-		.window = window,
-		.serving = go_on,
-		.ctx = run,
-		.threads = (unsigned int)run->args->threads,
-	};
+	const struct snapshot_memory_request req = memory_request(run, window);
 	int r = snapshot_writer_new(ret, &cfg, err);
 
-	return r ? r : snapshot_writer_put_memory(*ret, &req, result, err);
+	return r ? r : snapshot_writer_prepare_memory(*ret, &req, err);
 }
 
 /* A probe's vCPUs begin anew with each command: it has no state. */
@@ -261,10 +261,13 @@ static int finish_snapshot(struct snapshot_writer *w, struct err *err)
 
 static int measure_still(struct run *run, struct err *err)
 {
+	const struct snapshot_memory_request req = memory_request(run, NULL);
 	struct snapshot_memory_result result = { 0 };
 	struct snapshot_writer *w = NULL;
-	int r = write_snapshot(run, NULL, &w, &result, err);
+	int r = begin_snapshot(run, NULL, &w, err);
 
+	if (!r)
+		r = snapshot_writer_put_memory(w, &req, &result, err);
 	note(run, STILL_PAUSE, clock_ns_to_s(result.wall_ns));
 	if (!r)
 		r = finish_snapshot(w, err);
@@ -315,17 +318,21 @@ static int check_sums(const struct run *run, struct err *err)
 	return r;
 }
 
+/* From the instant to the end of its snapshot's memory. */
 static int measure_window(struct run *run, struct write_window *window,
-			  struct snapshot_writer **ret, struct err *err)
+			  struct snapshot_writer *w, struct err *err)
 {
+	const struct snapshot_memory_request req = memory_request(run, window);
 	struct snapshot_memory_result result = { 0 };
 	uint64_t stores = 0;
-	int r = write_snapshot(run, window, ret, &result, err);
 	double window_s;
+	int r = go_on(run, err);
 
-	write_window_close(window);
+	if (!r)
+		r = snapshot_writer_put_memory(w, &req, &result, err);
 	if (r)
 		return r; /* freeing the probe stops it */
+	write_window_close(take_ptr(run->window));
 	r = stop_stores(run, &stores, err);
 	window_s = clock_ns_to_s(clock_now_ns() - run->went_on_ns);
 	note(run, LIVE_WINDOW, window_s);
@@ -334,21 +341,11 @@ static int measure_window(struct run *run, struct write_window *window,
 	return r;
 }
 
-static int measure_live(struct run *run, struct err *err)
+static int pause_and_arm(struct run *run, struct err *err)
 {
-	struct write_window *window = NULL;
-	struct snapshot_writer *w = NULL;
 	uint64_t stores, sums_ns;
-	int r = write_window_open(&window, probe_ram(run->probe), run->uffd,
-				  run->all_kinds, err);
+	int r;
 
-	if (!r)
-		r = start_stores(run, err);
-	if (r) {
-		write_window_close(window);
-		return r;
-	}
-	sleep_ns(BEFORE_NS / 3);
 	run->paused_ns = clock_now_ns();
 	r = stop_stores(run, &stores, err);
 	sums_ns = clock_now_ns();
@@ -356,17 +353,38 @@ static int measure_live(struct run *run, struct err *err)
 		r = note_sums(run, err);
 	run->paused_ns += clock_now_ns() - sums_ns;
 	if (!r)
-		r = write_window_arm(window, err);
-	if (r)
-		write_window_close(window);
-	else
-		r = measure_window(run, window, &w, err);
-	if (!r)
-		r = finish_snapshot(w, err);
-	if (!r)
-		r = check_sums(run, err);
-	snapshot_writer_free(w);
+		r = write_window_arm(run->window, err);
 	return r;
+}
+
+static int take_live(struct run *run, struct snapshot_writer **ret,
+		     struct err *err)
+{
+	int r = write_window_open(&run->window, probe_ram(run->probe),
+				  run->uffd, run->all_kinds, err);
+
+	if (!r)
+		r = start_stores(run, err);
+	if (!r)
+		r = begin_snapshot(run, run->window, ret, err);
+	if (!r)
+		sleep_ns(BEFORE_NS / 3);
+	if (!r)
+		r = pause_and_arm(run, err);
+	if (!r)
+		r = measure_window(run, run->window, *ret, err);
+	return r ? r : finish_snapshot(*ret, err);
+}
+
+static int measure_live(struct run *run, struct err *err)
+{
+	struct snapshot_writer *w = NULL;
+	int r = take_live(run, &w, err);
+
+	/* Who serves the window goes before it. */
+	snapshot_writer_free(w);
+	write_window_close(take_ptr(run->window));
+	return r ? r : check_sums(run, err);
 }
 
 static int run_once(struct run *run, struct err *err)

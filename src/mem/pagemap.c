@@ -103,6 +103,65 @@ int pagemap_next_held(struct pagemap *pm, const struct ram *ram, struct gpa gpa,
 			own_only ? PAGEMAP_FILE : 0, ret_gpa, ret_len);
 }
 
+static int each_held_by_entries(
+	struct pagemap *pm, const struct ram *ram, struct gpa gpa, uint64_t len,
+	void (*run)(void *ctx, struct gpa gpa, uint64_t len), void *ctx)
+{
+	uint64_t end = gpa.v + len;
+	int r;
+
+	while ((r = pagemap_next_held(pm, ram, gpa, end - gpa.v, false, &gpa,
+				      &len)) > 0) {
+		run(ctx, gpa, len);
+		gpa.v += len;
+	}
+	return r;
+}
+
+#define SCAN_RUNS 256 /* asked for at once */
+
+/* -ENOTTY: this kernel does not scan. */
+static int each_held_by_scan(
+	struct pagemap *pm, const struct ram *ram, struct gpa gpa, uint64_t len,
+	void (*run)(void *ctx, struct gpa gpa, uint64_t len), void *ctx)
+{
+	struct pagemap_scan_region runs[SCAN_RUNS];
+	struct pagemap_scan scan = {
+		.size = sizeof(scan),
+		.start = (uintptr_t)ram->base + gpa.v,
+		.end = (uintptr_t)ram->base + gpa.v + len,
+		.vec = (uintptr_t)runs,
+		.vec_len = SCAN_RUNS,
+		.category_anyof_mask = PAGEMAP_SCAN_PRESENT |
+				       PAGEMAP_SCAN_SWAPPED,
+		.return_mask = PAGEMAP_SCAN_PRESENT | PAGEMAP_SCAN_SWAPPED,
+	};
+
+	while (scan.start < scan.end) {
+		int n = ioctl(pm->fd, PAGEMAP_SCAN_IOCTL, &scan);
+
+		if (n < 0)
+			return -errno;
+		for (int i = 0; i < n; i++)
+			run(ctx, GPA(runs[i].start - (uintptr_t)ram->base),
+			    runs[i].end - runs[i].start);
+		BUG_ON(scan.walk_end <= scan.start);
+		scan.start = scan.walk_end;
+	}
+	return 0;
+}
+
+int pagemap_each_held(struct pagemap *pm, const struct ram *ram, struct gpa gpa,
+		      uint64_t len,
+		      void (*run)(void *ctx, struct gpa gpa, uint64_t len),
+		      void *ctx)
+{
+	int r = each_held_by_scan(pm, ram, gpa, len, run, ctx);
+
+	return r == -ENOTTY ? each_held_by_entries(pm, ram, gpa, len, run, ctx)
+			    : r;
+}
+
 int pagemap_count_present(struct pagemap *pm, const struct ram *ram,
 			  struct gpa gpa, uint64_t len, uint64_t *ret_bytes)
 {

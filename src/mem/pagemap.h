@@ -39,6 +39,15 @@ __must_check int pagemap_next_held(struct pagemap *pm, const struct ram *ram,
 				   struct gpa gpa, uint64_t len, bool own_only,
 				   struct gpa *ret_gpa, uint64_t *ret_len);
 
+/*
+ * All runs of held pages in [gpa, gpa + len), in order; adjacent ones may come
+ * as two. Where the kernel can say it by runs (6.7) that is some times faster
+ * than reading entries. run makes no change to the mapping. 0 or -errno.
+ */
+__must_check int pagemap_each_held(
+	struct pagemap *pm, const struct ram *ram, struct gpa gpa, uint64_t len,
+	void (*run)(void *ctx, struct gpa gpa, uint64_t len), void *ctx);
+
 /* How many bytes of [gpa, gpa + len) are present. */
 __must_check int pagemap_count_present(struct pagemap *pm,
 				       const struct ram *ram, struct gpa gpa,

@@ -24,6 +24,8 @@ struct pagemap_scan {
 /* Returns how many regions it filled. */
 #define PAGEMAP_SCAN_IOCTL   _IOWR('f', 16, struct pagemap_scan)
 #define PAGEMAP_SCAN_PRESENT (1ull << 3)
-#define PAGEMAP_SCAN_HUGE    (1ull << 6) /* by one entry for 2 MiB or more */
+#define PAGEMAP_SCAN_SWAPPED \
+	(1ull << 4)		      /* or any other entry that is no page */
+#define PAGEMAP_SCAN_HUGE (1ull << 6) /* by one entry for 2 MiB or more */
 
 #endif

@@ -473,18 +473,24 @@ int ram_node(const struct ram *ram, struct gpa gpa)
 	return -1;
 }
 
+const struct ram_region *ram_region_at(const struct ram *ram, struct gpa gpa)
+{
+	for (unsigned int i = 0; i < ram->num_regions; i++) {
+		if (gpa.v - ram->regions[i].base.v < ram->regions[i].size)
+			return &ram->regions[i];
+	}
+	return NULL;
+}
+
 /* The one check: the region that holds all of [gpa, gpa + len), or NULL. */
 static const struct ram_region *find_region(const struct ram *ram,
 					    struct gpa gpa, uint64_t len)
 {
-	for (unsigned int i = 0; i < ram->num_regions; i++) {
-		const struct ram_region *region = &ram->regions[i];
+	const struct ram_region *region = ram_region_at(ram, gpa);
 
-		if (gpa.v >= region->base.v &&
-		    range_ok(gpa.v - region->base.v, len, region->size))
-			return region;
-	}
-	return NULL;
+	return region && range_ok(gpa.v - region->base.v, len, region->size)
+		       ? region
+		       : NULL;
 }
 
 /*

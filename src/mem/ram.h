@@ -186,6 +186,8 @@ __must_check bool mem_await(const struct ram *ram, const void *hva,
  */
 void mem_mark_dirty(const struct ram *ram, struct gpa gpa, uint64_t len);
 
+/* The region that gpa is in, or NULL. */
+const struct ram_region *ram_region_at(const struct ram *ram, struct gpa gpa);
 /* How many 4K pages a region has, and 64-bit words its dirty map. */
 uint64_t ram_region_pages(const struct ram_region *region);
 uint64_t ram_region_words(const struct ram_region *region);

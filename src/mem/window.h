@@ -5,14 +5,21 @@
  * then, and who writes waits until the place was copied and released. Whoever
  * that is: the guest, this process, or the kernel for either.
  *
- *	write_window_open -> write_window_arm -> [reading, and release of
- *		each place once] -> write_window_close
+ *	write_window_open -> write_window_protect_ahead -> write_window_arm ->
+ *		[reading, and release of each place once] -> write_window_close
  *
- * Not seen are writes of other processes that have the memory mapped.
+ * Protecting takes its time, tens of milliseconds for a GiB in small pages. So
+ * that nobody stands still for it, it is done ahead, while the guest runs. What
+ * is written then is let go at once, in units of 2 MiB, and protected anew at
+ * the instant, which so takes as long as is fit for what was written just now,
+ * not for all of memory.
  *
- * Threads: open, arm and close one at a time; the others any, in between.
- * Someone has to serve faults from arm to close, and may not write to guest
- * memory himself.
+ * Not seen are writes of other processes that have the memory mapped. Memory
+ * is not discarded from ahead to close.
+ *
+ * Threads: open, protect_ahead, arm and close one at a time; the others any, in
+ * between. Someone has to serve faults from protect_ahead to close, and may not
+ * write to guest memory himself.
  *
  * Source: Documentation/admin-guide/mm/userfaultfd.rst.
  */
@@ -36,8 +43,22 @@ __must_check int write_window_open(struct write_window **ret,
 				   const struct ram *ram, int uffd,
 				   bool all_kinds, struct err *err);
 
+/*
+ * Protect what is there; the guest may run. Not needed: arm does the same then,
+ * for all of memory.
+ */
+__must_check int write_window_protect_ahead(struct write_window *w,
+					    struct err *err);
+/*
+ * For a fault from before the instant: let its unit be written. True: that was
+ * done; false: the instant has come, the place has to be copied first. -errno.
+ */
+__must_check int write_window_let_ahead(struct write_window *w, struct gpa gpa);
+
 /* This is the instant: nobody writes. */
 __must_check int write_window_arm(struct write_window *w, struct err *err);
+/* Units that arm had to look at, of all; for statistics. */
+uint64_t write_window_armed_units(const struct write_window *w);
 
 /*
  * Did this page have content of its own at the instant? If not, what is there

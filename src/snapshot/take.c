@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/cleanup.h"
 #include "base/clock.h"
 #include "state/state.h"
 #include "vm/vmm.h"
@@ -18,17 +19,30 @@ struct take {
 	bool goes_on; /* live: it was let go on, or that was tried */
 };
 
-static int save_and_hold(struct vmm *v, void *arg, struct err *err)
+static struct vmm_save_request save_request(const struct take *t)
 {
-	struct take *t = arg;
-	const struct vmm_save_request req = {
+	return (struct vmm_save_request){
 		.why = "a snapshot is being written",
 		.since = snapshot_writer_parent_id(t->writer),
 		.track = t->req->track ? snapshot_writer_id(t->writer) : NULL,
 		.live = t->req->live,
 	};
+}
 
-	return vmm_save_and_hold(v, &req, &t->state, &t->saved, err);
+static int hold(struct vmm *v, void *arg, struct err *err)
+{
+	struct take *t = arg;
+	const struct vmm_save_request req = save_request(t);
+
+	return vmm_hold(v, &req, &t->saved, err);
+}
+
+static int save(struct vmm *v, void *arg, struct err *err)
+{
+	struct take *t = arg;
+	const struct vmm_save_request req = save_request(t);
+
+	return vmm_save_held(v, &req, &t->state, &t->saved, err);
 }
 
 /* The snapshot is not there, so nothing can be an increment of it. */
@@ -111,61 +125,83 @@ static int go_on(struct take *t,
 	return r ? r : r2;
 }
 
-/* The window is served. */
-static int let_go_on(void *ctx, struct err *err)
+static struct snapshot_memory_request
+memory_request(struct take *t, const struct populate_watch *watch)
 {
-	struct take *t = ctx;
+	struct snapshot_memory_request memory = {
+		.ram = t->saved.ram,
+		.window = t->saved.window,
+		.threads = t->req->threads,
+		.watch = watch,
+	};
 
-	t->goes_on = true;
-	return go_on(t, resume_held, 0, err);
+	memcpy(memory.dirty, t->saved.dirty, sizeof(memory.dirty));
+	return memory;
+}
+
+static int prepare_memory(struct take *t, struct err *err)
+{
+	const struct snapshot_memory_request memory = memory_request(t, NULL);
+
+	return snapshot_writer_prepare_memory(t->writer, &memory, err);
 }
 
 static int write_memory(struct take *t, struct err *err)
 {
 	const struct populate_watch watch = { .poll = poll_hold, .ctx = t };
-	struct snapshot_memory_request memory = {
-		.ram = t->saved.ram,
-		.window = t->saved.window,
-		.serving = let_go_on,
-		.ctx = t,
-		.threads = t->req->threads,
-		.watch = &watch,
-	};
+	const struct snapshot_memory_request memory = memory_request(t, &watch);
 
-	memcpy(memory.dirty, t->saved.dirty, sizeof(memory.dirty));
 	return snapshot_writer_put_memory(t->writer, &memory,
 					  &t->result->memory, err);
 }
 
-/* Whatever happened, a VM that ran goes on. */
-static int write_and_resume(struct take *t, struct err *err)
+/* Nobody serves the window, and nobody looks at the machine any more. */
+static void let_go(struct take *t)
+{
+	snapshot_writer_drop_memory(t->writer);
+	write_window_close(take_ptr(t->saved.window));
+	vmm_release(t->vmm);
+}
+
+static int write_still(struct take *t, struct err *err)
 {
 	int r = write_state(t, err);
 
 	if (!r)
 		r = write_disks(t, err);
-	if (!r)
-		r = write_memory(t, err);
-	vmm_release(t->vmm);
-	return go_on(t, resume, r, err);
+	return r ? r : write_memory(t, err);
 }
 
 /*
  * The guest stands still for what is to be of one instant and cannot be kept by
- * protecting it: disks. It goes on as soon as its writes are served, or, after
- * a failure, when the window is closed.
+ * protecting it: disks.
  */
 static int write_live(struct take *t, struct err *err)
 {
 	int r = write_disks(t, err);
 
+	if (r)
+		return r;
+	r = go_on(t, resume_held, 0, err);
+	t->goes_on = true;
 	if (!r)
 		r = write_memory(t, err);
+	return r ? r : write_state(t, err);
+}
+
+/* Whatever happened, a VM that ran goes on. */
+static int save_and_write(struct take *t, struct err *err)
+{
+	int r = prepare_memory(t, err);
+
 	if (!r)
-		r = write_state(t, err);
-	write_window_close(t->saved.window);
-	t->saved.window = NULL;
-	vmm_release(t->vmm);
+		r = vmm_call(t->vmm, save, t, err);
+	if (r) {
+		let_go(t);
+		return r;
+	}
+	r = t->req->live ? write_live(t, err) : write_still(t, err);
+	let_go(t);
 	return t->goes_on ? r : go_on(t, resume, r, err);
 }
 
@@ -181,10 +217,10 @@ static int take(struct take *t, struct err *err)
 	int r = snapshot_writer_new(&t->writer, &cfg, err);
 
 	if (!r)
-		r = vmm_call(t->vmm, save_and_hold, t, err);
+		r = vmm_call(t->vmm, hold, t, err);
 	if (r)
 		return r;
-	r = t->req->live ? write_live(t, err) : write_and_resume(t, err);
+	r = save_and_write(t, err);
 	if (!r)
 		r = snapshot_writer_commit(t->writer, err);
 	if (r && t->req->track)

@@ -45,34 +45,39 @@ static void set_pages(struct unit_pages *u, uint64_t offset, uint64_t len,
 /* Pages that came since the window was opened are not what is wanted. */
 static void drop_newer(struct unit_pages *u, const struct mem_range *where)
 {
-	unsigned int region = 0;
-	uint64_t first;
+	const struct ram_region *region = ram_region_at(u->ram,
+							GPA(where->start));
+	unsigned int index = (unsigned int)(region - u->ram->regions);
+	uint64_t first = (where->start - region->base.v) / PAGE_4K;
 
 	if (!u->window)
 		return;
-	while (where->start - u->ram->regions[region].base.v >=
-	       u->ram->regions[region].size)
-		region++;
-	first = (where->start - u->ram->regions[region].base.v) / PAGE_4K;
 	for (unsigned int i = 0; i < u->num; i++) {
-		if (!write_window_held(u->window, region, first + i))
+		if (!write_window_held(u->window, index, first + i))
 			u->pages[i] = NULL;
 	}
+}
+
+struct loading {
+	struct unit_pages *unit;
+	uint64_t start;
+};
+
+static void load_run(void *ctx, struct gpa gpa, uint64_t len)
+{
+	const struct loading *l = ctx;
+
+	set_pages(l->unit, gpa.v - l->start, len, l->unit->ram->base + gpa.v);
 }
 
 /* What is in the host's page table is read where it is. */
 static int load_held(struct unit_pages *u, const struct mem_range *where,
 		     struct err *err)
 {
-	uint64_t end = where->start + where->len, len = 0;
-	struct gpa at = GPA(where->start);
-	int r;
+	struct loading loading = { u, where->start };
+	int r = pagemap_each_held(&u->pagemap, u->ram, GPA(where->start),
+				  where->len, load_run, &loading);
 
-	while ((r = pagemap_next_held(&u->pagemap, u->ram, at, end - at.v,
-				      false, &at, &len)) > 0) {
-		set_pages(u, at.v - where->start, len, u->ram->base + at.v);
-		at.v += len;
-	}
 	return r ? err_errno(err, -r, "/proc/self/pagemap") : 0;
 }
 

@@ -166,6 +166,7 @@ void snapshot_writer_free(struct snapshot_writer *w)
 {
 	if (!w)
 		return;
+	snapshot_writer_drop_memory(w);
 	for (unsigned int i = 0; i < w->num_written; i++) {
 		close_fd(&w->written[i].fd);
 		free(w->written[i].name);

@@ -91,15 +91,8 @@ __must_check int snapshot_writer_put_state(struct snapshot_writer *w,
 struct snapshot_memory_request {
 	/* Nobody writes to it meanwhile, or only through an armed window. */
 	const struct ram *ram;
-	const struct write_window *window; /* NULL: nobody */
-	/*
-	 * With a window: called when who writes is waited on no more than it
-	 * takes. Before, a write waits for ever, also one of this process: it
-	 * is here that the guest goes on. Not called after a failure.
-	 */
-	int (*serving)(void *ctx, struct err *err);
-	void *ctx;	      /* for serving */
-	unsigned int threads; /* 0: one per CPU */
+	struct write_window *window; /* NULL: nobody */
+	unsigned int threads; /* 0: one per CPU; with a window, for two */
 	/*
 	 * Past the page cache (O_DIRECT), where the file system can. Without,
 	 * the file is in the page cache afterwards: good for forks, which share
@@ -125,6 +118,19 @@ struct snapshot_memory_result {
 	/* With a window: units that somebody waited for. */
 	uint64_t waited_units;
 };
+
+/*
+ * What put_memory() would begin with, to be done before the pause: the file,
+ * and with a window, which is needed then, threads that serve it and protection
+ * ahead. The window stays served until put_memory() or drop_memory() returned.
+ * Of req neither dirty nor watch count.
+ */
+__must_check int
+snapshot_writer_prepare_memory(struct snapshot_writer *w,
+			       const struct snapshot_memory_request *req,
+			       struct err *err);
+/* It will not be put. Fine also where nothing is prepared. */
+void snapshot_writer_drop_memory(struct snapshot_writer *w);
 
 /*
  * Write memory. Pages that are not there are not faulted in: they are zero, or

@@ -13,12 +13,15 @@ struct written_file {
 	char *name;
 };
 
+struct memory_job;
+
 struct snapshot_writer {
 	struct snapshot_writer_config cfg;
 	struct snapshot_dir dir;
 	struct snapshot_manifest manifest;
 	struct snapshot_reader *own_parent; /* opened here; or NULL */
 	bool replaces_parent;
+	struct memory_job *memory; /* prepared, not yet put; or NULL */
 	uint64_t *sums; /* of the units, little-endian once written */
 	struct written_file *written;
 	unsigned int num_written;

@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 
 #include "kvm/uapi.h"
+#include "mem/pagemap_scan.h"
 #include "vm/confine.h"
 
 /* All of KVM: system, VM and vCPUs; an ioctl's number has the driver's in it.
@@ -69,6 +70,7 @@ static const struct thread_call calls[] = {
 	RARE_IOCTL(PAGING ", after a failure", UFFDIO_WAKE),
 	RARE("the working set is kept", renameat),
 	RARE_IOCTL("vm.snapshot with live", UFFDIO_WRITEPROTECT),
+	RARE_IOCTL("vm.snapshot with live", PAGEMAP_SCAN_IOCTL),
 
 	/* Disks that come out of a snapshot, made where the VM has them. */
 	RARE_IOCTL("vm.restore", FICLONE),

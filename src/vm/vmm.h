@@ -23,7 +23,7 @@
  *
  * Errors: -EBADFD, the verb does not fit the state; -ENOENT, there is no VM, or
  * no such device; -EEXIST, there is one already; -EINVAL, a bad value; -EBUSY,
- * the machine is held (vmm_save_and_hold()). The text is for people.
+ * the machine is held (vmm_hold()). The text is for people.
  */
 #ifndef QUIRE_VM_VMM_H
 #define QUIRE_VM_VMM_H
@@ -166,19 +166,24 @@ int vmm_renew_generation_id(struct vmm *v, struct err *err);
 int vmm_populate(struct vmm *v, const json_t *request, struct err *err);
 
 /*
- * For work on a machine that stands still, on another thread: RUNNING is
- * paused, PAUSED stays so. All in one call of the control thread:
+ * For work on a machine, on another thread: hold it, then have it saved.
+ *
+ * vmm_hold(): RUNNING or PAUSED; it stays so, with *ret->ram as it is, and
+ * *ret->window open with live. The verbs that would end or change it get
+ *-EBUSY, saying why, until vmm_release(), and a guest that ends is only looked
+ *at when it was saved or released. -EBUSY: somebody else holds it. -EINVAL: the
+ *machine does not track what it writes since then; -ENOTSUP: its memory cannot
+ *be written out live.
+ *
+ * vmm_save_held(): once. RUNNING is paused, PAUSED stays so. All in one call of
+ * the control thread:
  *
  *	save	machine_save() into *w, which the caller finishes
  *	track	which pages were written since another snapshot, into
  *		*ret->dirty; this moment is a point to count from as well
- *	window	with live, memory is protected (mem/window.h)
- *	hold	the verbs that would end or change the pause get -EBUSY, saying
- *		why, until vmm_release()
+ *	window	with live, it is armed (mem/window.h)
  *
- * *ret->ram stays as it is until then. -EBUSY: somebody else holds it. -EINVAL:
- * the machine does not track what it writes since then; -ENOTSUP: its memory
- * cannot be written out live. It was not paused then.
+ * After a failure it goes on if it ran; it stays held in any case.
  */
 struct vmm_image {
 	char id[VM_MAX_NAME]; /* the disk's */
@@ -194,7 +199,7 @@ struct vmm_saved {
 	 */
 	const uint64_t *dirty[RAM_MAX_REGIONS];
 	uint64_t *dirty_words; /* that dirty points into */
-	/* With live, armed; the caller closes it before vmm_release(). */
+	/* With live; the caller closes it before vmm_release(). */
 	struct write_window *window;
 	/* Images that this process has held open since it was confined. */
 	struct vmm_image images[VM_MAX_DEVICES];
@@ -210,9 +215,11 @@ struct vmm_save_request {
 	bool live;
 };
 
-int vmm_save_and_hold(struct vmm *v, const struct vmm_save_request *req,
-		      struct state_writer *w, struct vmm_saved *ret,
-		      struct err *err);
+int vmm_hold(struct vmm *v, const struct vmm_save_request *req,
+	     struct vmm_saved *ret, struct err *err);
+int vmm_save_held(struct vmm *v, const struct vmm_save_request *req,
+		  struct state_writer *w, struct vmm_saved *ret,
+		  struct err *err);
 /*
  * Nothing will be counted from track any more, for there is no such snapshot;
  * NULL: from none. Fine where it is not known, or the machine is gone.

@@ -363,8 +363,11 @@ static void on_ended(void *ctx, uint32_t events)
 	struct vmm *v = ctx;
 	struct vm_result res;
 
-	/* Whoever paused the VM finds it so until it is resumed. */
-	if (v->state == VMM_PAUSED) {
+	/*
+	 * Whoever paused the VM finds it so until it is resumed, and who is
+	 * about to save it, until he has.
+	 */
+	if (v->state == VMM_PAUSED || vmm_holds_end(v)) {
 		io_eventfd_drain(v->ended.event_fd);
 		return;
 	}

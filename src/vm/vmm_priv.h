@@ -46,13 +46,14 @@ struct vmm_panic {
 	unsigned int told;
 };
 
-/* A paused machine that work on another thread wants to stay as it is. */
+/* A machine that work on another thread wants to stay as it is. */
 struct vmm_hold {
-	pthread_mutex_t lock; /* the two below */
+	pthread_mutex_t lock; /* those below */
 	pthread_cond_t released;
-	const char
-		*why; /* "a snapshot is being written"; NULL: there is none */
+	/* "a snapshot is being written"; NULL: there is none */
+	const char *why;
 	bool cancelled;
+	bool holds_end; /* not yet saved: vmm_holds_end() */
 };
 
 struct vmm_listener {
@@ -122,6 +123,8 @@ void vmm_forget_vm(struct vmm *v);
 /* vmm_saved.c: -EBUSY, in words, while somebody holds the machine. */
 __must_check int vmm_check_held(struct vmm *v, const char *verb,
 				struct err *err);
+/* Is the end of a guest not to be looked at now? It will be signalled. */
+__must_check bool vmm_holds_end(struct vmm *v);
 /* Nobody holds the machine any more; waits for that. */
 void vmm_end_hold(struct vmm *v);
 /* The machine is gone, and what its memory came from with it. */

@@ -6,6 +6,10 @@
  * the end of quire may take the machine from it, and that waits: the control
  * thread in vmm_end_hold(), which the other leaves by vmm_release(), without
  * the control thread's help.
+ *
+ * A guest that ends by itself before it is saved is not taken away either: who
+ * holds it is about to call, and could not be answered while the control thread
+ * waits for him.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -38,6 +42,25 @@ static void begin_hold(struct vmm *v, const char *why)
 	pthread_mutex_lock(&v->hold.lock);
 	v->hold.why = why;
 	v->hold.cancelled = false;
+	v->hold.holds_end = true;
+	pthread_mutex_unlock(&v->hold.lock);
+}
+
+bool vmm_holds_end(struct vmm *v)
+{
+	bool holds;
+
+	pthread_mutex_lock(&v->hold.lock);
+	holds = v->hold.holds_end;
+	pthread_mutex_unlock(&v->hold.lock);
+	return holds;
+}
+
+/* The VM is paused now, and who has it go on has its end looked at. */
+static void end_holding_end(struct vmm *v)
+{
+	pthread_mutex_lock(&v->hold.lock);
+	v->hold.holds_end = false;
 	pthread_mutex_unlock(&v->hold.lock);
 }
 
@@ -45,10 +68,12 @@ void vmm_release(struct vmm *v)
 {
 	pthread_mutex_lock(&v->hold.lock);
 	v->hold.why = NULL;
+	v->hold.holds_end = false;
 	pthread_cond_broadcast(&v->hold.released);
 	pthread_mutex_unlock(&v->hold.lock);
-	/* What was put off (vmm_paging.c). */
+	/* What was put off (vmm_paging.c, on_ended() of vmm_loop.c). */
 	io_eventfd_signal(v->paging_fd);
+	io_eventfd_signal(v->ended.event_fd);
 }
 
 bool vmm_hold_cancelled(struct vmm *v)
@@ -193,7 +218,6 @@ static int save_paused(struct vmm *v, const struct vmm_save_request *req,
 {
 	int r = machine_save(v->machine, w, err);
 
-	ret->ram = &v->machine->memory.ram;
 	if (!r)
 		r = track_paused(v, req, ret, err);
 	if (!r && ret->window)
@@ -205,9 +229,8 @@ static int save_paused(struct vmm *v, const struct vmm_save_request *req,
 	return ret->config ? 0 : err_set(err, ENOMEM, "out of memory");
 }
 
-int vmm_save_and_hold(struct vmm *v, const struct vmm_save_request *req,
-		      struct state_writer *w, struct vmm_saved *ret,
-		      struct err *err)
+int vmm_hold(struct vmm *v, const struct vmm_save_request *req,
+	     struct vmm_saved *ret, struct err *err)
 {
 	int r = vmm_check_state(v, "snapshot",
 				VMM_IN(VMM_RUNNING) | VMM_IN(VMM_PAUSED), err);
@@ -218,31 +241,36 @@ int vmm_save_and_hold(struct vmm *v, const struct vmm_save_request *req,
 		r = check_since(v, req->since, err);
 	if (r)
 		return r;
-	*ret = (struct vmm_saved){
-		.was_running = v->state == VMM_RUNNING,
-	};
-	if (req->live) {
+	*ret = (struct vmm_saved){ .ram = &v->machine->memory.ram };
+	if (req->live)
 		r = open_window(v, &ret->window, err);
-		if (r) {
-			err_prefix(err, "snapshot: live");
-			return r;
-		}
-	}
+	if (r)
+		err_prefix(err, "snapshot: live");
+	else
+		begin_hold(v, req->why);
+	return r;
+}
+
+int vmm_save_held(struct vmm *v, const struct vmm_save_request *req,
+		  struct state_writer *w, struct vmm_saved *ret,
+		  struct err *err)
+{
+	int r;
+
+	ret->was_running = v->state == VMM_RUNNING;
 	ret->paused_ns = clock_now_ns();
-	begin_hold(v, req->why);
 	if (ret->was_running) {
 		machine_pause(v->machine);
 		v->state = VMM_PAUSED;
 		vmm_emit(v, "vm", "paused", NULL);
 	}
+	end_holding_end(v);
 	r = save_paused(v, req, w, ret, err);
 	if (!r)
 		return 0;
 	if (req->track)
 		vmm_forget_track(v, req->track);
-	write_window_close(take_ptr(ret->window));
-	vmm_release(v);
-	if (ret->was_running && vmm_resume(v, NULL))
+	if (ret->was_running && vmm_resume_held(v, NULL))
 		r = -EIO;
 	return r;
 }

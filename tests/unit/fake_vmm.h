@@ -146,11 +146,17 @@ json_t *vmm_memory_stats(struct vmm *v)
 	return json_pack("{s:i}", "size_bytes", 4096);
 }
 
-int vmm_save_and_hold(struct vmm *v, const struct vmm_save_request *req,
-		      struct state_writer *w, struct vmm_saved *ret,
-		      struct err *err)
+int vmm_hold(struct vmm *v, const struct vmm_save_request *req,
+	     struct vmm_saved *ret, struct err *err)
 {
 	return err_set(err, EBADFD, "there is nothing to save");
+}
+
+int vmm_save_held(struct vmm *v, const struct vmm_save_request *req,
+		  struct state_writer *w, struct vmm_saved *ret,
+		  struct err *err)
+{
+	return -EBADFD;
 }
 
 int vmm_resume_held(struct vmm *v, struct err *err)

@@ -14,7 +14,7 @@
 #include "mem/uffd.h"
 #include "mem/window.h"
 
-#define SIZE (4 * MIB)
+#define SIZE (8 * MIB)
 
 struct kit {
 	struct ram ram;
@@ -186,6 +186,140 @@ static void test_closing_lets_all_go(void **state)
 	}
 }
 
+/* Serves as long as the test wants, before the instant. */
+struct server {
+	struct kit *kit;
+	_Atomic bool stop;
+	_Atomic unsigned int let;
+	pthread_t thread;
+};
+
+static void *serve(void *arg)
+{
+	struct server *s = arg;
+	struct pollfd fd = { write_window_fd(s->kit->window), POLLIN, 0 };
+	struct gpa gpa;
+
+	while (!atomic_load(&s->stop)) {
+		(void)poll(&fd, 1, 10);
+		if (write_window_next(s->kit->window, &gpa) > 0 &&
+		    write_window_let_ahead(s->kit->window, gpa) == 1)
+			atomic_fetch_add(&s->let, 1);
+	}
+	return NULL;
+}
+
+static void open_ahead(struct kit *kit, struct server *server)
+{
+	struct err err = ERR_INIT;
+
+	assert_int_equal(write_window_open(&kit->window, &kit->ram, kit->uffd,
+					   kit->all_kinds, &err),
+			 0);
+	*server = (struct server){ .kit = kit };
+	assert_int_equal(pthread_create(&server->thread, NULL, serve, server),
+			 0);
+	assert_int_equal(write_window_protect_ahead(kit->window, &err), 0);
+}
+
+static void arm_ahead(struct kit *kit, struct server *server)
+{
+	struct err err = ERR_INIT;
+
+	atomic_store(&server->stop, true);
+	pthread_join(server->thread, NULL);
+	assert_int_equal(write_window_arm(kit->window, &err), 0);
+}
+
+/*
+ * Units 0 and 1 are there, 2 and 3 are not. One of each is written ahead: those
+ * two are looked at again, and the other missing one, but not the other that
+ * was there. After the instant all that is there waits, whenever it came.
+ */
+static void check_ahead(enum ram_page page)
+{
+	struct kit kit = { 0 };
+	struct server server;
+	struct writer writers[3];
+	const uint64_t at[] = { 0, 2 * MIB, SIZE / 2 };
+	struct gpa gpa;
+
+	start(&kit, page, false);
+	open_ahead(&kit, &server);
+	kit.ram.base[2 * MIB + 5] = 7; /* waits, and is let go */
+	kit.ram.base[SIZE / 2 + 5] = 7;
+	arm_ahead(&kit, &server);
+	assert_int_equal(atomic_load(&server.let), 1);
+	assert_int_equal(write_window_armed_units(kit.window), 3);
+	assert_true(write_window_held(kit.window, 0, SIZE / 2 / PAGE_4K));
+	for (unsigned int i = 0; i < 3; i++) {
+		start_writer(&writers[i], &kit, at[i] + 9);
+		gpa = GPA(wait_fault(&kit));
+		assert_int_equal(align_down(gpa.v, 2 * MIB), at[i]);
+		/* The instant has come: it has to be copied. */
+		assert_int_equal(write_window_let_ahead(kit.window, gpa), 0);
+		assert_false(atomic_load(&writers[i].done));
+		assert_int_equal(write_window_release(kit.window, GPA(at[i]),
+						      2 * MIB),
+				 0);
+		pthread_join(writers[i].thread, NULL);
+	}
+	end(&kit);
+}
+
+static void test_ahead(void **state)
+{
+	check_ahead(RAM_PAGE_4K);
+	check_ahead(RAM_PAGE_THP);
+}
+
+/* Nothing of what is written up to the instant is lost, or newer. */
+static void *write_on(void *arg)
+{
+	struct writer *w = arg;
+	volatile unsigned char *ram = (unsigned char *)w->kit->ram.base;
+
+	for (uint64_t i = 0; !atomic_load(&w->done); i++)
+		ram[(i * 37 % (SIZE / PAGE_4K)) * PAGE_4K + w->at]++;
+	return NULL;
+}
+
+static void test_written_all_the_while(void **state)
+{
+	struct kit kit = { 0 };
+	struct server server;
+	struct writer writers[2];
+
+	for (unsigned int round = 0; round < 20; round++) {
+		start(&kit, round % 2 ? RAM_PAGE_THP : RAM_PAGE_4K, false);
+		for (unsigned int i = 0; i < 2; i++) {
+			writers[i] = (struct writer){ .kit = &kit, .at = i };
+			assert_int_equal(pthread_create(&writers[i].thread,
+							NULL, write_on,
+							&writers[i]),
+					 0);
+		}
+		open_ahead(&kit, &server);
+		for (unsigned int i = 0; i < 2; i++) {
+			atomic_store(&writers[i].done, true);
+			pthread_join(writers[i].thread, NULL);
+		}
+		arm_ahead(&kit, &server);
+		for (uint64_t i = 0; i < SIZE / PAGE_4K; i++) {
+			bool held = write_window_held(kit.window, 0, i);
+
+			assert_true(held || !kit.ram.base[i * PAGE_4K]);
+		}
+		/* Each page there is protected: somebody waits at the last. */
+		start_writer(&writers[0], &kit, SIZE - PAGE_4K);
+		if (write_window_held(kit.window, 0, SIZE / PAGE_4K - 1))
+			(void)wait_fault(&kit);
+		write_window_close(take_ptr(kit.window));
+		pthread_join(writers[0].thread, NULL);
+		end(&kit);
+	}
+}
+
 static int next_is(const struct kit *kit)
 {
 	struct gpa gpa;
@@ -249,6 +383,8 @@ int main(void)
 		cmocka_unit_test(test_what_comes_later),
 		cmocka_unit_test(test_missing_is_protected_where_shared),
 		cmocka_unit_test(test_closing_lets_all_go),
+		cmocka_unit_test(test_ahead),
+		cmocka_unit_test(test_written_all_the_while),
 		cmocka_unit_test(test_again),
 		cmocka_unit_test(test_refused),
 	};
