@@ -26,6 +26,7 @@
 #include "snapshot/reader.h"
 #include "snapshot/working_set.h"
 #include "snapshot/writer.h"
+#include "vm/paging.h"
 
 #define DEFAULT_MIB  1024u
 #define DEFAULT_SET  256u
@@ -330,8 +331,12 @@ static int use_guest(struct restore *b, struct probe *probe, struct err *err)
 {
 	const struct probe_command nothing = { .op = PROBE_OP_NOP };
 	struct probe_outcome out;
-	int r = run_command(probe, &nothing, &out, err);
+	int r;
 
+	/* As quire restore does. */
+	if (b->pager && pager_wait_ahead(b->pager, VM_PAGING_AHEAD_NS) == -EIO)
+		return err_set(err, EIO, "memory cannot be brought");
+	r = run_command(probe, &nothing, &out, err);
 	note(b, AT_FIRST);
 	if (!r)
 		r = walk_set(probe, b->args, &out, err);

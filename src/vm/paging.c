@@ -107,6 +107,9 @@ int vm_paging_let_go_on(struct vm_paging *p, struct err *err)
 {
 	bool failed, again;
 
+	/* Whether it came in time does not matter; a failure is seen below. */
+	if (p->pager && !p->times.go_on)
+		(void)!pager_wait_ahead(p->pager, VM_PAGING_AHEAD_NS);
 	/* Before the look: what fails from here on lets the guest wait. */
 	if (p->pager)
 		pager_be_patient(p->pager);

@@ -22,12 +22,21 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "mem/pager.h"
 #include "mem/working_set.h"
 
 struct keeper;
 struct vm_memory_origin;
+
+/*
+ * So long a guest stands still for its working set at most, before it goes on
+ * and the rest of the set is brought beside it. While it runs it takes a CPU,
+ * and its faults take turns with what is brought ahead: what comes before costs
+ * a third of what comes then (docs/snapshot.md).
+ */
+#define VM_PAGING_AHEAD_NS (100 * NSEC_PER_MSEC)
 
 /* Of one restored machine; times in ns since restoring began. */
 struct vm_paging_times {
