@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -107,19 +108,17 @@ static int read_answer(int fd, bool is_new)
 static int ask(int fd, const char *prefix, const char *name)
 {
 	char request[HANDED_NAME_BYTES] = { 0 };
-	size_t head = strlen(prefix), len = strlen(name);
 	ssize_t n;
 
-	if (!is_flat(name) || head + len >= sizeof(request))
+	if (!is_flat(name) || snprintf(request, sizeof(request), "%s%s", prefix,
+				       name) >= (int)sizeof(request))
 		return -EINVAL;
-	memcpy(request, prefix, head);
-	memcpy(request + head, name, len + 1);
 	do {
 		n = send(fd, request, sizeof(request), MSG_NOSIGNAL);
 	} while (n < 0 && errno == EINTR);
 	if (n < 0)
 		return errno == ECONNRESET ? -EPIPE : -errno;
-	return n == sizeof(request) ? read_answer(fd, !head) : -EPROTO;
+	return n == sizeof(request) ? read_answer(fd, !prefix[0]) : -EPROTO;
 }
 
 int handed_ask(int fd, const char *name)

@@ -36,25 +36,25 @@ static int make_id(char ret[SNAPSHOT_ID_CHARS + 1])
 	return 0;
 }
 
-static char *up_to_slash(const char *path)
+/* Bytes before the last slash; 0: there is none, or nothing before it. */
+static size_t up_to_slash(const char *path)
 {
 	const char *slash = strrchr(path, '/');
 
-	return slash ? strndup(path, (size_t)(slash - path)) : NULL;
+	return slash ? (size_t)(slash - path) : 0;
 }
 
 /* The same by the paths alone: a process that is handed files sees no more. */
 static char *path_by_name(const struct snapshot_writer *w)
 {
 	const char *parent = snapshot_reader_path(w->cfg.parent);
-	_cleanup_free_ char *beside = up_to_slash(parent);
-	_cleanup_free_ char *ours = up_to_slash(w->dir.path);
+	size_t len = up_to_slash(parent);
 	char *path;
 
-	if (!beside || !ours || strcmp(beside, ours) != 0)
+	if (!len || len != up_to_slash(w->dir.path) ||
+	    memcmp(parent, w->dir.path, len) != 0)
 		return strdup(parent);
-	return asprintf(&path, "..%s", parent + strlen(beside)) < 0 ? NULL
-								    : path;
+	return asprintf(&path, "..%s", parent + len) < 0 ? NULL : path;
 }
 
 /*

@@ -517,6 +517,7 @@ int snapshot_writer_put_memory(struct snapshot_writer *w,
 	struct memory_job *job = w->memory;
 
 	if (!r) {
+		BUG_ON(!job);
 		job->req = *req;
 		r = put_memory(job, &threads, err);
 	}

@@ -91,23 +91,21 @@ int vm_track_since(const struct vm_track *t, const char *id, uint64_t **ret,
 }
 
 /* The first point: what counts as dirty from the start is not. */
-static int begin(struct vm_track *t, struct err *err)
+static int begin(struct vm_track *t, uint64_t *scratch, struct err *err)
 {
-	_cleanup_free_ uint64_t *bits = NULL;
 	int r;
 
 	if (!t->dirty)
 		return err_set(err, ENOTSUP,
 			       "this KVM cannot log what a guest writes");
-	bits = calloc(num_words(t), sizeof(*bits));
-	if (!bits)
-		return err_set(err, ENOMEM, "dirty tracking: out of memory");
 	r = dirty_start(t->dirty, t->ram, err);
 	if (r)
 		return r;
-	r = take_all(t, bits, err);
+	r = take_all(t, scratch, err);
 	if (r)
 		dirty_stop(t->dirty);
+	/* Dropped: the point begins with nothing. */
+	memset(scratch, 0, num_words(t) * sizeof(*scratch));
 	return r;
 }
 
@@ -130,7 +128,7 @@ int vm_track_add(struct vm_track *t, const char *id, struct err *err)
 	bits = calloc(num_words(t), sizeof(*bits));
 	if (!bits)
 		return err_set(err, ENOMEM, "dirty tracking: out of memory");
-	r = t->num ? 0 : begin(t, err);
+	r = t->num ? 0 : begin(t, bits, err);
 	if (r) {
 		free(bits);
 		return r;
