@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <jansson.h>
@@ -160,6 +161,26 @@ static int set_destination(struct snapshot_args *a)
 }
 
 /* Checked with the rights of who asks; also that what it rests on is there. */
+/*
+ * What the VM's process cannot tell, for it is handed the parent's files alone.
+ * A parent that is whole can be replaced where blocks are shared, which is seen
+ * when the file is made.
+ */
+static int check_replaced(const struct snapshot_args *a,
+			  const struct snapshot_reader *parent, struct err *err)
+{
+	struct stat there;
+
+	if (!a->replace || stat(a->dir, &there) ||
+	    snapshot_reader_manifest(parent)->layout == SNAPSHOT_WHOLE ||
+	    !snapshot_reader_rests_upon(parent, &there))
+		return 0;
+	return err_set(err, EINVAL,
+		       "snapshot %s: cannot be an increment of what it "
+		       "replaces: its parent rests upon that",
+		       a->dir);
+}
+
 static int set_parent(struct snapshot_args *a)
 {
 	_cleanup_free_ char *real = realpath(a->parent, NULL);
@@ -173,6 +194,8 @@ static int set_parent(struct snapshot_args *a)
 		r = err_errno(&err, errno, "--parent %s", a->parent);
 	if (!r)
 		r = snapshot_reader_check_depth(parent, &err);
+	if (!r)
+		r = check_replaced(a, parent, &err);
 	snapshot_reader_free(parent);
 	return r ? cli_fail(&cmd_snapshot, &err)
 		 : set_path(a, "parent_url", real);

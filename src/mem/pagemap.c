@@ -103,15 +103,18 @@ int pagemap_next_held(struct pagemap *pm, const struct ram *ram, struct gpa gpa,
 			own_only ? PAGEMAP_FILE : 0, ret_gpa, ret_len);
 }
 
-static int each_held_by_entries(
-	struct pagemap *pm, const struct ram *ram, struct gpa gpa, uint64_t len,
-	void (*run)(void *ctx, struct gpa gpa, uint64_t len), void *ctx)
+static int each_held_by_entries(struct pagemap *pm, const struct ram *ram,
+				struct gpa gpa, uint64_t len, bool present_only,
+				void (*run)(void *ctx, struct gpa gpa,
+					    uint64_t len),
+				void *ctx)
 {
+	uint64_t any = PAGEMAP_PRESENT | (present_only ? 0 : PAGEMAP_SWAPPED);
 	uint64_t end = gpa.v + len;
 	int r;
 
-	while ((r = pagemap_next_held(pm, ram, gpa, end - gpa.v, false, &gpa,
-				      &len)) > 0) {
+	while ((r = next_run(pm, ram, gpa, end - gpa.v, any, 0, &gpa, &len)) >
+	       0) {
 		run(ctx, gpa, len);
 		gpa.v += len;
 	}
@@ -120,10 +123,12 @@ static int each_held_by_entries(
 
 #define SCAN_RUNS 256 /* asked for at once */
 
-/* -ENOTTY: this kernel does not scan. */
-static int each_held_by_scan(
-	struct pagemap *pm, const struct ram *ram, struct gpa gpa, uint64_t len,
-	void (*run)(void *ctx, struct gpa gpa, uint64_t len), void *ctx)
+/* Runs with all categories of all, and one of any. -ENOTTY: it cannot scan. */
+static int each_by_scan(const struct pagemap *pm, const struct ram *ram,
+			struct gpa gpa, uint64_t len, uint64_t all,
+			uint64_t any,
+			void (*run)(void *ctx, struct gpa gpa, uint64_t len),
+			void *ctx)
 {
 	struct pagemap_scan_region runs[SCAN_RUNS];
 	struct pagemap_scan scan = {
@@ -132,9 +137,9 @@ static int each_held_by_scan(
 		.end = (uintptr_t)ram->base + gpa.v + len,
 		.vec = (uintptr_t)runs,
 		.vec_len = SCAN_RUNS,
-		.category_anyof_mask = PAGEMAP_SCAN_PRESENT |
-				       PAGEMAP_SCAN_SWAPPED,
-		.return_mask = PAGEMAP_SCAN_PRESENT | PAGEMAP_SCAN_SWAPPED,
+		.category_mask = all,
+		.category_anyof_mask = any,
+		.return_mask = any,
 	};
 
 	while (scan.start < scan.end) {
@@ -152,14 +157,26 @@ static int each_held_by_scan(
 }
 
 int pagemap_each_held(struct pagemap *pm, const struct ram *ram, struct gpa gpa,
-		      uint64_t len,
+		      uint64_t len, bool present_only,
 		      void (*run)(void *ctx, struct gpa gpa, uint64_t len),
 		      void *ctx)
 {
-	int r = each_held_by_scan(pm, ram, gpa, len, run, ctx);
+	uint64_t any = PAGEMAP_SCAN_PRESENT |
+		       (present_only ? 0 : PAGEMAP_SCAN_SWAPPED);
+	int r = each_by_scan(pm, ram, gpa, len, 0, any, run, ctx);
 
-	return r == -ENOTTY ? each_held_by_entries(pm, ram, gpa, len, run, ctx)
+	return r == -ENOTTY ? each_held_by_entries(pm, ram, gpa, len,
+						   present_only, run, ctx)
 			    : r;
+}
+
+int pagemap_each_unprotected(
+	struct pagemap *pm, const struct ram *ram, struct gpa gpa, uint64_t len,
+	void (*run)(void *ctx, struct gpa gpa, uint64_t len), void *ctx)
+{
+	return each_by_scan(pm, ram, gpa, len, PAGEMAP_SCAN_WRITTEN,
+			    PAGEMAP_SCAN_PRESENT | PAGEMAP_SCAN_SWAPPED, run,
+			    ctx);
 }
 
 int pagemap_count_present(struct pagemap *pm, const struct ram *ram,

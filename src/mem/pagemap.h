@@ -41,10 +41,22 @@ __must_check int pagemap_next_held(struct pagemap *pm, const struct ram *ram,
 
 /*
  * All runs of held pages in [gpa, gpa + len), in order; adjacent ones may come
- * as two. Where the kernel can say it by runs (6.7) that is some times faster
- * than reading entries. run makes no change to the mapping. 0 or -errno.
+ * as two. With present_only what is swapped out or being moved does not count,
+ * nor does a mark that the kernel left where nothing is (it looks the same).
+ * Where the kernel can say it by runs (6.7) that is some times faster than
+ * reading entries. run makes no change to the mapping. 0 or -errno.
  */
-__must_check int pagemap_each_held(
+__must_check int
+pagemap_each_held(struct pagemap *pm, const struct ram *ram, struct gpa gpa,
+		  uint64_t len, bool present_only,
+		  void (*run)(void *ctx, struct gpa gpa, uint64_t len),
+		  void *ctx);
+
+/*
+ * Runs of held pages that userfaultfd does not protect from being written.
+ * -ENOTTY: this kernel cannot tell (before 6.7).
+ */
+__must_check int pagemap_each_unprotected(
 	struct pagemap *pm, const struct ram *ram, struct gpa gpa, uint64_t len,
 	void (*run)(void *ctx, struct gpa gpa, uint64_t len), void *ctx);
 

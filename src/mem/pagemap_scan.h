@@ -23,6 +23,7 @@ struct pagemap_scan {
 
 /* Returns how many regions it filled. */
 #define PAGEMAP_SCAN_IOCTL   _IOWR('f', 16, struct pagemap_scan)
+#define PAGEMAP_SCAN_WRITTEN (1ull << 1) /* not protected by userfaultfd */
 #define PAGEMAP_SCAN_PRESENT (1ull << 3)
 #define PAGEMAP_SCAN_SWAPPED \
 	(1ull << 4)		      /* or any other entry that is no page */

@@ -11,6 +11,10 @@
  * unit was let go: nobody discards, and what the kernel does to it by itself
  * (swapping, moving, splitting) keeps the protection. So the instant looks at
  * units that were let go, and at those that were not there in full.
+ *
+ * But Linux 6.12 to about 6.17 loses it where it splits a transparent page and
+ * gives parts that are zero the shared page of zeroes. Hence
+ * write_window_check().
  */
 #include "mem/window.h"
 
@@ -190,8 +194,8 @@ static int protect_stretch(struct write_window *w, const struct stretch *s,
 	int r = 0;
 
 	if (noting.held)
-		r = pagemap_each_held(&w->pagemap, w->ram, start, len, note_run,
-				      &noting);
+		r = pagemap_each_held(&w->pagemap, w->ram, start, len, false,
+				      note_run, &noting);
 	if (r)
 		return err_errno(err, -r, "/proc/self/pagemap");
 	r = uffd_protect(w->uffd, w->ram->base + start.v, len, true);
@@ -310,6 +314,42 @@ bool write_window_held(const struct write_window *w, unsigned int region,
 		       uint64_t page)
 {
 	return !w->held[region] || bitmap_test(w->held[region], page);
+}
+
+struct checking {
+	const struct write_window *w;
+	unsigned int region;
+	bool lost;
+};
+
+static void check_run(void *ctx, struct gpa gpa, uint64_t len)
+{
+	struct checking *c = ctx;
+	uint64_t base = c->w->ram->regions[c->region].base.v;
+
+	for (uint64_t at = gpa.v; at < gpa.v + len; at += PAGE_4K)
+		c->lost |= write_window_held(c->w, c->region,
+					     (at - base) / PAGE_4K);
+}
+
+int write_window_check(const struct write_window *w, struct pagemap *pm,
+		       struct gpa gpa, uint64_t len)
+{
+	const struct ram_region *region = ram_region_at(w->ram, gpa);
+	struct checking checking = {
+		.w = w,
+		.region = (unsigned int)(region - w->ram->regions),
+	};
+	int r;
+
+	if (!w->held[checking.region])
+		return 0;
+	r = pagemap_each_unprotected(pm, w->ram, gpa, len, check_run,
+				     &checking);
+	/* Kernels that cannot tell are older than the fault. */
+	if (r == -ENOTTY)
+		return 0;
+	return r ? r : checking.lost ? -ESTALE : 0;
 }
 
 int write_window_fd(const struct write_window *w)

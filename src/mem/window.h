@@ -30,6 +30,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "mem/pagemap.h"
 #include "mem/ram.h"
 
 struct write_window;
@@ -66,6 +67,15 @@ uint64_t write_window_armed_units(const struct write_window *w);
  */
 bool write_window_held(const struct write_window *w, unsigned int region,
 		       uint64_t page);
+
+/*
+ * After [gpa, gpa + len) was copied, and before it is released: is that what it
+ * held at the instant? -ESTALE: the kernel has let some of it be written. pm is
+ * the caller's own.
+ */
+__must_check int write_window_check(const struct write_window *w,
+				    struct pagemap *pm, struct gpa gpa,
+				    uint64_t len);
 
 /* To poll for reading; 1 and the place of the next writer who waits, or 0. */
 int write_window_fd(const struct write_window *w);

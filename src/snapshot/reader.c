@@ -507,6 +507,19 @@ int snapshot_reader_check_depth(const struct snapshot_reader *r,
 		       r->path, depth);
 }
 
+bool snapshot_reader_rests_upon(const struct snapshot_reader *r,
+				const struct stat *dir)
+{
+	struct stat own;
+
+	for (; r; r = r->parent) {
+		if (r->dir_fd >= 0 && !fstat(r->dir_fd, &own) &&
+		    own.st_dev == dir->st_dev && own.st_ino == dir->st_ino)
+			return true;
+	}
+	return false;
+}
+
 int snapshot_reader_dir_fd(const struct snapshot_reader *r)
 {
 	return r->dir_fd;

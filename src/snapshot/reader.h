@@ -21,6 +21,7 @@
 #include <jansson.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/stat.h>
 
 #include "mem/populate.h"
 #include "mem/ram.h"
@@ -66,6 +67,13 @@ int snapshot_reader_whole_fd(const struct snapshot_reader *r);
  */
 __must_check int snapshot_reader_check_depth(const struct snapshot_reader *r,
 					     struct err *err);
+/*
+ * Does it rest upon the snapshot in this directory, or is it that one? Whose
+ * place another takes is not there for them any more. (Of one that was handed
+ * over only who did that knows.)
+ */
+bool snapshot_reader_rests_upon(const struct snapshot_reader *r,
+				const struct stat *dir);
 /* The directory, to open disks in; -1: it was handed over. */
 int snapshot_reader_dir_fd(const struct snapshot_reader *r);
 

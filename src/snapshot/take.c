@@ -128,15 +128,12 @@ static int go_on(struct take *t,
 static struct snapshot_memory_request
 memory_request(struct take *t, const struct populate_watch *watch)
 {
-	struct snapshot_memory_request memory = {
+	return (struct snapshot_memory_request){
 		.ram = t->saved.ram,
 		.window = t->saved.window,
 		.threads = t->req->threads,
 		.watch = watch,
 	};
-
-	memcpy(memory.dirty, t->saved.dirty, sizeof(memory.dirty));
-	return memory;
 }
 
 static int prepare_memory(struct take *t, struct err *err)
@@ -200,6 +197,7 @@ static int save_and_write(struct take *t, struct err *err)
 		let_go(t);
 		return r;
 	}
+	snapshot_writer_set_dirty(t->writer, t->saved.dirty);
 	r = t->req->live ? write_live(t, err) : write_still(t, err);
 	let_go(t);
 	return t->goes_on ? r : go_on(t, resume, r, err);

@@ -70,13 +70,17 @@ static void load_run(void *ctx, struct gpa gpa, uint64_t len)
 	set_pages(l->unit, gpa.v - l->start, len, l->unit->ram->base + gpa.v);
 }
 
-/* What is in the host's page table is read where it is. */
+/*
+ * What is in the host's page table is read where it is. Of a memfd only what is
+ * mapped: the rest is in the file, or is a hole, which a look would fill.
+ */
 static int load_held(struct unit_pages *u, const struct mem_range *where,
 		     struct err *err)
 {
 	struct loading loading = { u, where->start };
 	int r = pagemap_each_held(&u->pagemap, u->ram, GPA(where->start),
-				  where->len, load_run, &loading);
+				  where->len, u->ram->fd >= 0, load_run,
+				  &loading);
 
 	return r ? err_errno(err, -r, "/proc/self/pagemap") : 0;
 }
@@ -188,8 +192,11 @@ int unit_pages_load(struct unit_pages *u, const struct mem_range *where,
 	return r;
 }
 
-void unit_pages_detach(struct unit_pages *u)
+int unit_pages_detach(struct unit_pages *u, const struct mem_range *where,
+		      struct err *err)
 {
+	int r;
+
 	for (unsigned int i = 0; i < u->num; i++) {
 		char *to = u->scratch + i * PAGE_4K;
 
@@ -198,4 +205,15 @@ void unit_pages_detach(struct unit_pages *u)
 		memcpy(to, u->pages[i], PAGE_4K);
 		u->pages[i] = to;
 	}
+	r = write_window_check(u->window, &u->pagemap, GPA(where->start),
+			       where->len);
+	if (r == -ESTALE)
+		return err_set(err, ESTALE,
+			       "guest memory at %#llx was written before it "
+			       "was copied: this kernel lost its protection "
+			       "(6.12 to 6.17 do so when they split "
+			       "transparent pages); take a snapshot that is "
+			       "not live, or use page=4k",
+			       (unsigned long long)where->start);
+	return r ? err_errno(err, -r, "/proc/self/pagemap") : 0;
 }

@@ -38,7 +38,12 @@ __must_check int unit_pages_load(struct unit_pages *u,
 				 const struct mem_range *where,
 				 struct err *err);
 
-/* Copy what is in RAM, which may be written then. */
-void unit_pages_detach(struct unit_pages *u);
+/*
+ * Copy what is in RAM, which may be written then. There is a window. -ESTALE:
+ * it was written before, by a fault of the kernel.
+ */
+__must_check int unit_pages_detach(struct unit_pages *u,
+				   const struct mem_range *where,
+				   struct err *err);
 
 #endif

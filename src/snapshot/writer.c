@@ -83,17 +83,19 @@ static char *path_to_parent(const struct snapshot_writer *w)
 	return take_ptr(real);
 }
 
-/* A delta upon what it replaces would have lost its parent. */
+/*
+ * A delta upon what it replaces, or upon what rests on that, would have lost
+ * its parent.
+ */
 static bool is_parents_place(const struct snapshot_writer *w)
 {
-	struct stat parent, there;
+	struct stat there;
 
 	if (w->dir.asked_fd >= 0)
 		return !strcmp(snapshot_reader_path(w->cfg.parent),
 			       w->dir.path);
-	return !fstat(snapshot_reader_dir_fd(w->cfg.parent), &parent) &&
-	       !fstatat(w->dir.parent_fd, w->dir.name, &there, 0) &&
-	       parent.st_dev == there.st_dev && parent.st_ino == there.st_ino;
+	return !fstatat(w->dir.parent_fd, w->dir.name, &there, 0) &&
+	       snapshot_reader_rests_upon(w->cfg.parent, &there);
 }
 
 static int open_parent(struct snapshot_writer *w, struct err *err)

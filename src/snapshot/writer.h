@@ -123,12 +123,18 @@ struct snapshot_memory_result {
  * What put_memory() would begin with, to be done before the pause: the file,
  * and with a window, which is needed then, threads that serve it and protection
  * ahead. The window stays served until put_memory() or drop_memory() returned.
- * Of req neither dirty nor watch count.
+ * Of put_memory()'s request only the watch counts then, of this all else.
  */
 __must_check int
 snapshot_writer_prepare_memory(struct snapshot_writer *w,
 			       const struct snapshot_memory_request *req,
 			       struct err *err);
+/*
+ * What is dirty, a pointer for each region as in the request, when that is only
+ * known at the instant: before the guest goes on.
+ */
+void snapshot_writer_set_dirty(struct snapshot_writer *w,
+			       const uint64_t *const *dirty);
 /* It will not be put. Fine also where nothing is prepared. */
 void snapshot_writer_drop_memory(struct snapshot_writer *w);
 

@@ -204,8 +204,8 @@ static int load_unit(struct memory_job *job, struct memory_worker *worker,
 
 	if (r || !job->turns)
 		return r;
-	unit_pages_detach(&worker->unit);
-	return end_turn(job, index, where, err);
+	r = unit_pages_detach(&worker->unit, where, err);
+	return r ? r : end_turn(job, index, where, err);
 }
 
 int memory_write_unit(struct memory_job *job, struct memory_worker *worker,
@@ -481,6 +481,13 @@ int snapshot_writer_prepare_memory(struct snapshot_writer *w,
 	return r;
 }
 
+void snapshot_writer_set_dirty(struct snapshot_writer *w,
+			       const uint64_t *const *dirty)
+{
+	BUG_ON(!w->memory);
+	memcpy(w->memory->req.dirty, dirty, sizeof(w->memory->req.dirty));
+}
+
 void snapshot_writer_drop_memory(struct snapshot_writer *w)
 {
 	struct memory_job *job = take_ptr(w->memory);
@@ -518,7 +525,7 @@ int snapshot_writer_put_memory(struct snapshot_writer *w,
 
 	if (!r) {
 		BUG_ON(!job);
-		job->req = *req;
+		job->req.watch = req->watch;
 		r = put_memory(job, &threads, err);
 	}
 	if (!r && ret)

@@ -169,11 +169,11 @@ int vmm_populate(struct vmm *v, const json_t *request, struct err *err);
  * For work on a machine, on another thread: hold it, then have it saved.
  *
  * vmm_hold(): RUNNING or PAUSED; it stays so, with *ret->ram as it is, and
- * *ret->window open with live. The verbs that would end or change it get
- *-EBUSY, saying why, until vmm_release(), and a guest that ends is only looked
- *at when it was saved or released. -EBUSY: somebody else holds it. -EINVAL: the
- *machine does not track what it writes since then; -ENOTSUP: its memory cannot
- *be written out live.
+ * *ret->window open with live. The verbs that would end or change it are
+ * refused, saying why, until vmm_release(), and a guest that ends by itself is
+ * only looked at when it was saved or released. Errors: EBUSY, somebody else
+ * holds it; EINVAL, the machine does not track what it writes since then;
+ * ENOTSUP, its memory cannot be written out live.
  *
  * vmm_save_held(): once. RUNNING is paused, PAUSED stays so. All in one call of
  * the control thread:

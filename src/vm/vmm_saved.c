@@ -251,6 +251,18 @@ int vmm_hold(struct vmm *v, const struct vmm_save_request *req,
 	return r;
 }
 
+/* It stands still now, so it can be told. */
+static int check_not_ended(struct vmm *v, struct err *err)
+{
+	bool ended;
+
+	pthread_mutex_lock(&v->ended.lock);
+	ended = v->ended.end != MACHINE_END_NONE;
+	pthread_mutex_unlock(&v->ended.lock);
+	return ended ? err_set(err, EBADFD, "snapshot: the guest has ended")
+		     : 0;
+}
+
 int vmm_save_held(struct vmm *v, const struct vmm_save_request *req,
 		  struct state_writer *w, struct vmm_saved *ret,
 		  struct err *err)
@@ -265,7 +277,9 @@ int vmm_save_held(struct vmm *v, const struct vmm_save_request *req,
 		vmm_emit(v, "vm", "paused", NULL);
 	}
 	end_holding_end(v);
-	r = save_paused(v, req, w, ret, err);
+	r = check_not_ended(v, err);
+	if (!r)
+		r = save_paused(v, req, w, ret, err);
 	if (!r)
 		return 0;
 	if (req->track)

@@ -119,18 +119,28 @@ def check_whole(before, after, ticks):
         assert "crng reseeded" in complaint, complaint
 
 
-@pytest.mark.parametrize("cpus,memory", [(1, "private"), (2, "eager"), (2, "lazy"),
-                                         (1, "working-set")])
-def test_killed_and_restored(host, cpus, memory):
+@pytest.mark.parametrize("cpus,memory,how", [
+    (1, "private", "still"), (2, "eager", "still"), (2, "lazy", "live"),
+    (1, "working-set", "still"), (1, "private", "increment"), (2, "eager", "live increment")])
+def test_killed_and_restored(host, cpus, memory, how):
     """While it works: snapshot, kill -9, restore; it goes on and verifies."""
     ticks, snap = 60, host.folder / "snap"
+    options = ["--disks", "copy", "--json"] + ["--live"] * ("live" in how)
     vm = host.boot("one", WORK.format(ticks=ticks, ops=800), cpus=cpus)
     host.wait_for("one", r"^tick 10 ", vm)
-    done = host.run("snapshot", "one", snap, "--disks", "copy", "--json")
+    if "increment" in how:
+        parent = host.folder / "parent"
+        done = host.run("snapshot", "one", parent, "--track", *options)
+        assert done.returncode == 0, done.stderr
+        options += ["--parent", parent]
+        host.wait_for("one", rf"^tick {len(ticks_of(host.log('one'))) + 5} ", vm)
+    done = host.run("snapshot", "one", snap, *options)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert report["memory_bytes"] >= 127 * MIB > report["data_bytes"] > 8 * MIB
+    assert report["memory_bytes"] >= 127 * MIB > report["data_bytes"] > MIB
+    assert report["layout"] == ("delta" if "increment" in how else "whole")
     assert 0 < report["pause_us"] <= report["total_us"]
+    print(f"{how}: {done.stdout}")
     # It goes on after it, too.
     count = len(ticks_of(host.log("one")))
     host.wait_for("one", rf"^tick {count + 1} ", vm)

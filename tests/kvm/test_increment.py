@@ -116,6 +116,12 @@ def test_when_it_is_refused(host):
     # What it would lose its parent by.
     refusal(host.run("snapshot", "one", host.folder / "third", "--disks", "copy", "--replace",
                      "--parent", host.folder / "third"), "increment of what it replaces")
+    # Nor of what rests upon that.
+    report = host.snapshot("one", host.folder / "fourth", "--disks", "copy", "--track",
+                           "--parent", host.folder / "third")
+    if report["layout"] == "delta":
+        refusal(host.run("snapshot", "one", host.folder / "third", "--disks", "copy", "--replace",
+                         "--parent", host.folder / "fourth"), "its parent rests upon that")
     # A damaged parent; one of its checksums is not memory's business.
     shutil.copytree(host.folder / "third", host.folder / "bad")
     with open(host.folder / "bad/memory.sums", "r+b") as f:
@@ -123,7 +129,7 @@ def test_when_it_is_refused(host):
         f.write(b"damaged!")
     refusal(host.run(*refused, host.folder / "bad"), "memory.sums: .*offset ")
     # Never again is it noted, once that is said, or the guest starts anew.
-    host.snapshot("one", host.folder / "fourth", "--disks", "copy", "--untrack")
+    host.snapshot("one", host.folder / "untracked", "--disks", "copy", "--untrack")
     assert "tracked_since" not in info(host, "one")
     refusal(host.run(*refused, host.folder / "third"), UNKNOWN)
     host.snapshot("one", host.folder / "fifth", "--disks", "copy", "--track")
