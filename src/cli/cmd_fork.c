@@ -570,6 +570,15 @@ static void set_all_own(const struct fork_args *a, struct child_args *args,
 	}
 }
 
+/* What cannot be mapped from a file, each copy reads, and has for itself. */
+static bool is_mapped(const json_t *config)
+{
+	const json_t *memory = json_object_get(config, "memory");
+
+	return !json_is_true(json_object_get(memory, "hugepages")) &&
+	       !json_is_true(json_object_get(memory, "shared"));
+}
+
 static void make_args(const struct fork_args *a, const struct copy *c,
 		      unsigned int n, const json_t *config,
 		      struct child_args *args)
@@ -581,6 +590,8 @@ static void make_args(const struct fork_args *a, const struct copy *c,
 	add_text(args, "%s", c->name);
 	add_text(args, "--ready-fd");
 	add_text(args, "%d", c->ready_fd);
+	add_text(args, "--memory");
+	add_text(args, is_mapped(config) ? "private" : "eager");
 	if (a->paused)
 		add_text(args, "--paused");
 	set_all_own(a, args, config, c->name);

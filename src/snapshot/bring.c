@@ -132,6 +132,23 @@ static int make_config(struct snapshot_bring *b,
 	return r;
 }
 
+/* ---- in which ways memory can come ---- */
+
+/* A private mapping of a file has the file's pages, and is nobody else's. */
+static int check_mappable(const struct snapshot_bring *b, struct err *err)
+{
+	bool shared = vm_config_shared(&b->cfg, NULL);
+
+	if (!shared && !ram_page_is_hugetlb(b->cfg.page))
+		return 0;
+	return err_set(err, EINVAL,
+		       "%s memory cannot be mapped from the snapshot: restore "
+		       "with memory eager%s",
+		       shared ? "shared" : "hugetlb",
+		       b->cfg.page == RAM_PAGE_1G ? ""
+						  : ", lazy or working-set");
+}
+
 /* ---- memory that comes later ---- */
 
 /* Another process's own mapping of the memory would find it missing. */
@@ -139,6 +156,11 @@ static int check_pageable(const struct snapshot_bring *b, struct err *err)
 {
 	const char *why = NULL;
 
+	if (b->cfg.page == RAM_PAGE_1G)
+		return err_set(err, EINVAL,
+			       "memory in 1G pages cannot be brought later "
+			       "(%s): restore with memory eager",
+			       restore_mode_names[b->mode]);
 	if (!vm_config_shared(&b->cfg, &why) || !why)
 		return 0;
 	return err_set(err, EINVAL,
@@ -182,6 +204,8 @@ static int open_all(struct snapshot_bring *b,
 		r = make_config(b, req, &json, err);
 	if (!r && is_paged(b->mode))
 		r = prepare_paging(b, req, err);
+	if (!r && b->mode == RESTORE_PRIVATE)
+		r = check_mappable(b, err);
 	if (!r)
 		r = snapshot_reader_place_disks(b->reader, json, &b->placed,
 						err);

@@ -4,7 +4,11 @@
 guest/probe/walker.elf checks and changes its memory for ever, and says so on its
 console: a page that is lost, old or from elsewhere is found in the pass after.
 Each cycle ends the VM and goes on from the snapshot in another process.
+
+QUIRE_CYCLES=all has fifty in each way for each kind of page and number of vCPUs, which
+takes an hour; otherwise the ways take turns.
 """
+import itertools
 import os
 import pathlib
 import re
@@ -19,6 +23,21 @@ QUIRE = pathlib.Path(os.environ.get("QUIRE", BUILD / "quire")).resolve()
 WALKER = (BUILD / "guest/probe/walker.elf").resolve()
 CYCLES = 50
 LONG = 60
+MODES = ["private", "eager", "lazy", "working-set"]
+
+
+def ways(page):
+    """How memory of such pages can come back; test_restore.py has what is refused."""
+    return MODES[1:] if page == "2m" else MODES
+
+
+def combinations():
+    """(vCPUs, page, modes that take turns)"""
+    if os.environ.get("QUIRE_CYCLES") == "all":
+        return [(cpus, page, [mode]) for cpus, page in
+                itertools.product([1, 2, 3, 4], ["4k", "thp", "2m"]) for mode in ways(page)]
+    return [(cpus, page, ways(page)) for cpus, page in
+            [(1, "4k"), (2, "thp"), (3, "4k"), (4, "thp"), (1, "2m"), (4, "2m")]]
 
 
 class Chain:
@@ -77,20 +96,29 @@ class Chain:
             self.vm.kill()
             self.vm.wait(LONG)
 
-    def cycle(self, number, mode):
-        self.save(number)
+    def restore(self, mode, *args):
         # It went on after the snapshot; what it did then is forgotten, with no word of farewell.
         self.end()
         self.serial.unlink()
-        self.start("restore", self.snapshot, "--as", "walker", "--memory", mode)
+        self.start("restore", self.snapshot, "--as", "walker", "--memory", mode, *args)
+
+    def cycle(self, number, mode):
+        self.save(number)
+        if mode == "working-set":  # which is recorded by one and used by the next
+            self.restore(mode, "--record", "1")
+            self.wait("the recorded set", (self.snapshot / "working-set").exists)
+        self.restore(mode)
         self.wait_passes()
 
 
-@pytest.mark.parametrize("cpus,page", [(1, "4k"), (2, "thp"), (3, "4k"), (4, "thp")])
-def test_fifty_cycles(tmp_path, cpus, page):
+@pytest.mark.parametrize("cpus,page,modes", combinations(),
+                         ids=lambda v: "-".join(v) if isinstance(v, list) else str(v))
+def test_fifty_cycles(tmp_path, hugetlb, cpus, page, modes):
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         pytest.skip("no usable /dev/kvm")
     assert WALKER.exists(), f"no {WALKER}"
+    if page == "2m":
+        hugetlb(128)  # one that ends, and the next
     chain = Chain(tmp_path)
     chain.start("run", "--kernel", WALKER, "--cmdline", "mib=16", "--cpus", f"boot={cpus}",
                 "--memory", f"size=64M,page={page}", "--serial", f"file={chain.serial}",
@@ -98,7 +126,7 @@ def test_fifty_cycles(tmp_path, cpus, page):
     try:
         chain.wait_passes()
         for number in range(CYCLES):
-            chain.cycle(number, ["private", "eager"][number % 2])
+            chain.cycle(number, modes[number % len(modes)])
     finally:
         chain.end()
     print(f"{CYCLES} cycles, {chain.last} passes")

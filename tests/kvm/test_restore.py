@@ -124,9 +124,17 @@ def restore_stats(host, name):
     return host.ask(name, "vm.memory-stats")["restore"]
 
 
-@pytest.mark.parametrize("mode", ["private", "eager", "lazy", "working-set"])
-@pytest.mark.parametrize("cpus,page", [(1, "4k"), (2, "thp"), (4, "4k"), (3, "thp")])
-def test_goes_on(host, mode, cpus, page):
+MODES = ["private", "eager", "lazy", "working-set"]
+
+
+@pytest.mark.parametrize("mode,cpus,page", [
+    *((mode, cpus, page) for mode in MODES
+      for cpus, page in [(1, "4k"), (2, "thp"), (4, "4k"), (3, "thp")]),
+    *((mode, cpus, page) for mode in MODES[1:]
+      for cpus, page in [(1, "2m"), (4, "2m"), (2, "4k,shared=on")])])
+def test_goes_on(host, hugetlb, mode, cpus, page):
+    if page == "2m":
+        hugetlb(3 * 128)
     before = wait_passes(boot(host, cpus=cpus, page=page))[-1]
     snapshot = host.dir / "snap"
     host.quire("snapshot", "one", snapshot)
@@ -152,6 +160,30 @@ def test_goes_on(host, mode, cpus, page):
     # A copy that was brought can be saved again, and goes on once more.
     host.quire("snapshot", "two", host.dir / "again")
     wait_passes(restore(host, host.dir / "again", "three", "--memory", "lazy")[0], 3)
+
+
+@pytest.mark.parametrize("page,words", [("2m", "hugetlb memory"), ("thp,shared=on", "shared memory")])
+def test_what_cannot_be_mapped(host, hugetlb, page, words):
+    """Refused before a disk is made, with what works instead; forks do that."""
+    if page == "2m":
+        hugetlb(3 * 64)
+    disk = host.dir / "a.img"
+    disk.write_bytes(os.urandom(1 << 20))
+    serial = host.dir / "one.log"
+    host.start("run", "--kernel", WALKER, "--cmdline", "mib=16", "--memory",
+               f"size=64M,page={page}", "--serial", f"file={serial}", "--name", "one",
+               "--disk", f"path={disk}")
+    before = wait_passes(serial)[-1]
+    host.quire("snapshot", "one", host.dir / "snap", "--disks", "copy")
+    own = host.dir / "own.img"
+    done = host.quire("restore", host.dir / "snap", "--set", f"_disk0.path={own}", check=False)
+    assert done.returncode == 1
+    assert f"{words} cannot be mapped from the snapshot: restore with memory eager" in done.stderr
+    assert not own.exists()
+    forks(host, "one", 2, "--disks", "copy")
+    for name in ("one-1", "one-2"):
+        assert wait_passes(host.dir / f"one.log.{name}", 3)[0] >= before
+        assert restore_stats(host, name)["mode"] == "eager"
 
 
 def test_working_set(host):

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tests on this machine's own KVM share."""
+import pathlib
+
+import pytest
+
+POOL = pathlib.Path("/proc/sys/vm/nr_hugepages")
+
+
+def resize_pool(pages):
+    """By so many 2M pages, in the host's pool of them; by how many it was."""
+    before = int(POOL.read_text())
+    POOL.write_text(str(max(before + pages, 0)))
+    return int(POOL.read_text()) - before
+
+
+@pytest.fixture
+def hugetlb():
+    """hugetlb(MIB) has the host keep so much in 2M pages until the test is over, or skips it."""
+    added = []
+
+    def reserve(mib):
+        pages = mib // 2
+        try:
+            got = resize_pool(pages)
+        except OSError as e:
+            pytest.skip(f"no pool of 2M pages to be had: {e}")
+        added.append(got)
+        if got < pages:
+            pytest.skip(f"the host has {2 * got} MiB for 2M pages, {mib} are needed")
+
+    yield reserve
+    for got in added:
+        resize_pool(-got)
