@@ -5,6 +5,7 @@
 
 #include <string.h>
 
+#include "base/cleanup.h"
 #include "base/json.h"
 #include "base/kvlist.h"
 #include "sandbox/sandbox.h"
@@ -175,6 +176,44 @@ int api_vm_snapshot(struct vmm *vmm, void *arg, struct err *err)
 	return explain(r, err);
 }
 
+static bool is_ending(void *ctx)
+{
+	return vmm_is_ending(ctx);
+}
+
+/* Before a disk is made for nothing. */
+static int check_empty(struct vmm *vmm, void *arg __unused_arg, struct err *err)
+{
+	return vmm_state(vmm) == VMM_EMPTY
+		       ? 0
+		       : err_set(err, EEXIST,
+				 "restore: there is a VM; delete it first");
+}
+
+static int begin_restore(struct vmm *vmm, void *arg, struct err *err)
+{
+	struct snapshot_bring **bring = arg;
+
+	return snapshot_bring_begin(vmm, take_ptr(*bring), err);
+}
+
+/* Only the end needs the control thread. */
+static int restore(struct vmm *vmm, const struct snapshot_bring_request *req,
+		   struct err *err)
+{
+	struct snapshot_bring *bring = NULL;
+	int r = vmm_call(vmm, check_empty, NULL, err);
+
+	if (!r)
+		r = snapshot_bring_open(&bring, req, err);
+	if (!r)
+		r = snapshot_bring_load(bring, err);
+	if (!r)
+		r = vmm_call(vmm, begin_restore, &bring, err);
+	snapshot_bring_free(bring);
+	return explain(r, err);
+}
+
 int api_vm_restore(struct vmm *vmm, void *arg, struct err *err)
 {
 	struct api_call *call = arg;
@@ -183,10 +222,11 @@ int api_vm_restore(struct vmm *vmm, void *arg, struct err *err)
 		.name = json_string_value(json_object_get(body, "name")),
 		.devices = json_object_get(body, "devices"),
 		.resume = json_is_true(json_object_get(body, "resume")),
+		.cancelled = is_ending,
+		.ctx = vmm,
 	};
 	json_int_t record = json_integer_value(
 		json_object_get(body, "record_s"));
-	struct snapshot_bring *bring;
 	int mode = RESTORE_PRIVATE;
 	int r = path_of_url(call, "source_url", &req.path, err);
 
@@ -200,14 +240,7 @@ int api_vm_restore(struct vmm *vmm, void *arg, struct err *err)
 			       SNAPSHOT_MAX_RECORD_S);
 	req.record_s = (unsigned int)record;
 	req.mode = (enum restore_mode)mode;
-	/* Before a disk is made for nothing. */
-	if (vmm_state(vmm) != VMM_EMPTY)
-		return err_set(err, EEXIST,
-			       "restore: there is a VM; delete it first");
-	r = snapshot_bring_open(&bring, &req, err);
-	if (!r)
-		r = snapshot_bring_begin(vmm, bring, err);
-	return explain(r, err);
+	return restore(vmm, &req, err);
 }
 
 /* The metrics of a quire without a VM say just that. */

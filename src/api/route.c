@@ -111,6 +111,7 @@ static const struct api_route routes[] = {
 		.method = "PUT",
 		.summary = "bring back a VM from such a directory",
 		.changes = true,
+		.kind = API_WORK,
 		.body = API_BODY_FIELDS,
 		.fields = restore_fields,
 		.num_fields = ARRAY_SIZE(restore_fields),

@@ -248,6 +248,13 @@ static const struct thread_call work_calls[] = {
 	RARE("vm.snapshot", copy_file_range),
 	RARE("vm.snapshot", pread64),
 	RARE("vm.snapshot", pwrite64),
+	/* Guest memory, mapped before the machine is built; a disk undone. */
+	RARE("vm.restore", access),
+	RARE("vm.restore, --memory shared=on", memfd_create),
+	RARE_FCNTL("vm.restore, --memory shared=on", F_ADD_SEALS),
+	RARE("vm.restore, --memory numa", mbind),
+	RARE("vm.restore, --memory numa", get_mempolicy),
+	RARE("vm.restore that fails", unlink),
 };
 
 static const struct thread_class work_class = {

@@ -400,6 +400,13 @@ void ram_fini(struct ram *ram)
 	ram->num_segments = 0;
 }
 
+void ram_move(struct ram *to, struct ram *from)
+{
+	*to = *from;
+	memset(from, 0, sizeof(*from));
+	from->fd = -1;
+}
+
 static int check_file(const struct ram *ram, uint64_t end, int fd,
 		      struct err *err)
 {

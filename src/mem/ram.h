@@ -85,8 +85,9 @@ struct ram {
 	struct numa_nodes policy_nodes;
 	/*
 	 * What a page holds that is not in the host's page table: NULL, zeroes
-	 * (or, in a memfd, what the file has). Borrowed; set and cleared on the
-	 * control thread, by who restores memory, while no guest runs.
+	 * (or, in a memfd, what the file has). Borrowed; set and cleared by who
+	 * restores memory, while no guest runs: before anybody else has RAM, or
+	 * on the control thread.
 	 */
 	const struct mem_source *behind;
 	/*
@@ -125,13 +126,19 @@ __must_check int ram_init(struct ram *ram, const struct ram_config *cfg,
 void ram_fini(struct ram *ram);
 
 /*
+ * RAM changes its place in the VMM, not in memory: to is what from was, which
+ * is as after ram_fini(). Nobody has a pointer to from.
+ */
+void ram_move(struct ram *to, struct ram *from);
+
+/*
  * Map [gpa, gpa + len), whole 4K pages in one region, privately from fd, a
  * regular file open for reading that holds it at offset gpa: what nobody writes
  * is the file's page cache, shared with whoever maps it, a page that is written
  * becomes this VM's own. Advice and NUMA policy are as before. Only address
  * space is taken. The file must never change as long as RAM is mapped.
  *
- * Before the memslots are made, control thread. -ENOTSUP: RAM that is shared or
+ * Before the memslots are made, one thread. -ENOTSUP: RAM that is shared or
  * of hugetlb pages; -ENODATA: the file is shorter.
  */
 __must_check int ram_map_file(struct ram *ram, struct gpa gpa, uint64_t len,

@@ -13,6 +13,7 @@
 #include "snapshot/working_set.h"
 #include "vm/config.h"
 #include "vm/config_json.h"
+#include "vm/memory.h"
 #include "vm/vmm.h"
 
 /* Lives as long as the machine's memory: what is mapped is read through it. */
@@ -25,6 +26,10 @@ struct snapshot_bring {
 	uint64_t began_ns;
 	struct working_set ahead;
 	unsigned int record_s; /* 0: not recorded */
+	struct ram ram;	       /* with loaded: until the machine takes it */
+	bool loaded;
+	bool (*cancelled)(void *ctx);
+	void *ctx;
 };
 
 static bool is_paged(enum restore_mode mode)
@@ -40,11 +45,21 @@ static int save_working_set(void *ctx, const struct working_set *set,
 	return snapshot_working_set_save(b->reader, set, err);
 }
 
+static bool poll_cancelled(void *ctx, const struct populate_progress *progress)
+{
+	const struct snapshot_bring *b = ctx;
+
+	return b->cancelled && b->cancelled(b->ctx);
+}
+
 static int load_memory(void *ctx, struct ram *ram, struct err *err)
 {
 	struct snapshot_bring *b = ctx;
+	const struct populate_watch watch = { .poll = poll_cancelled,
+					      .ctx = b };
 	const struct restore_request req = {
 		.source = snapshot_reader_memory(b->reader),
+		.watch = &watch,
 	};
 	int r = snapshot_reader_check_ram(b->reader, ram, err);
 
@@ -225,6 +240,8 @@ int snapshot_bring_open(struct snapshot_bring **ret,
 	b->began_ns = clock_now_ns();
 	b->mode = req->mode;
 	b->resume = req->resume;
+	b->cancelled = b->placed.cancelled = req->cancelled;
+	b->ctx = b->placed.ctx = req->ctx;
 	vm_config_init(&b->cfg);
 	r = open_all(b, req, err);
 	if (r)
@@ -238,6 +255,7 @@ void snapshot_bring_free(struct snapshot_bring *b)
 {
 	if (!b)
 		return;
+	ram_fini(&b->ram);
 	/* Closed before they are removed. */
 	vm_config_fini(&b->cfg);
 	snapshot_placed_undo(&b->placed);
@@ -268,6 +286,23 @@ int snapshot_bring_paths(const struct snapshot_bring *b,
 
 /* ---- bringing it back ---- */
 
+int snapshot_bring_load(struct snapshot_bring *b, struct err *err)
+{
+	int r;
+
+	/* It comes later, or has come. */
+	if (is_paged(b->mode) || b->loaded)
+		return 0;
+	r = vm_memory_map_ram(&b->cfg, &b->ram, err);
+	if (r)
+		return r;
+	r = load_memory(b, &b->ram, err);
+	if (r)
+		ram_fini(&b->ram);
+	b->loaded = !r;
+	return r;
+}
+
 static void release(void *ctx)
 {
 	snapshot_bring_free(ctx);
@@ -277,7 +312,8 @@ int snapshot_bring_begin(struct vmm *v, struct snapshot_bring *b,
 			 struct err *err)
 {
 	struct vmm_origin origin = {
-		.memory = { .load = load_memory,
+		.memory = { .ram = b->loaded ? &b->ram : NULL,
+			    .load = load_memory,
 			    .ctx = b,
 			    .began_ns = b->began_ns,
 			    .mode = restore_mode_names[b->mode] },

@@ -101,13 +101,16 @@ static int note_placed(struct snapshot_placed *placed, const char *path)
 }
 
 static int fill_placed(const struct snapshot_disk *disk, const char *path,
-		       int from, int to, struct err *err)
+		       const struct snapshot_placed *placed, int from, int to,
+		       struct err *err)
 {
 	const struct clone_request clone = {
 		.from = from,
 		.to = to,
 		.bytes = disk->bytes,
 		.may_copy = true,
+		.cancelled = placed->cancelled,
+		.ctx = placed->ctx,
 	};
 	int r = clone_file(&clone);
 
@@ -141,7 +144,7 @@ static int place_disk(const struct snapshot_reader *r,
 		(void)unlink(path);
 		return err_set(err, ENOMEM, "out of memory");
 	}
-	return fill_placed(disk, path, from, to, err);
+	return fill_placed(disk, path, placed, from, to, err);
 }
 
 int snapshot_reader_place_disks(const struct snapshot_reader *r,

@@ -49,6 +49,9 @@ snapshot_writer_put_disks(struct snapshot_writer *w,
 struct snapshot_placed {
 	char **paths;
 	unsigned int num;
+	/* Set before; see snapshot/clone.h. May be NULL. */
+	bool (*cancelled)(void *ctx);
+	void *ctx;
 };
 
 /*
@@ -56,7 +59,7 @@ struct snapshot_placed {
  * snapshot stays in it as it is; the VM gets a clone or a copy, which is made
  * at the path that config has for it. What was made, also by a call that fails,
  * is in placed. -EEXIST: something is there, -EINVAL: config has no disk of
- * that id.
+ * that id. -ECANCELED.
  */
 __must_check int snapshot_reader_place_disks(const struct snapshot_reader *r,
 					     const json_t *config,

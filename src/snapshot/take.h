@@ -72,24 +72,33 @@ struct snapshot_bring_request {
 	 */
 	const json_t *devices;
 	bool resume;
+	/* Asked now and then by what takes long; true: give up. May be NULL. */
+	bool (*cancelled)(void *ctx);
+	void *ctx;
 };
 
 /*
- * Bringing back, in two steps, for between them the process may confine itself:
- * open looks up everything that has a name, begin needs no names any more.
+ * Bringing back, in steps: open looks up everything that has a name, begin
+ * needs no names any more, so that the process may confine itself in between.
+ * load takes long, and is not the control thread's if that has other things to
+ * do; without it begin does its work.
  */
 struct snapshot_bring;
 
 /*
  * Open the snapshot, read what says what the VM is, and make its disks.
  * -EINVAL: what devices says does not fit. -EEXIST: there is something where a
- * disk is to be. *req is not needed afterwards. One thread.
+ * disk is to be. -ECANCELED. *req is not needed afterwards, but for what
+ * cancelled needs. One thread at a time.
  */
 __must_check int snapshot_bring_open(struct snapshot_bring **ret,
 				     const struct snapshot_bring_request *req,
 				     struct err *err);
 /* Not begun: the disks that were made are removed again. NULL is fine. */
 void snapshot_bring_free(struct snapshot_bring *b);
+
+/* Map memory, or with EAGER read it. -ECANCELED. Any thread. */
+__must_check int snapshot_bring_load(struct snapshot_bring *b, struct err *err);
 
 /* For vm_confine(), which opens what is in it. */
 struct vm_config *snapshot_bring_config(struct snapshot_bring *b);

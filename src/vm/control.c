@@ -9,7 +9,6 @@
  * (virtio_class.control_calls).
  */
 #include <fcntl.h>
-#include <linux/fs.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -68,15 +67,10 @@ static const struct thread_call calls[] = {
 	RARE_IOCTL(PAGING, UFFDIO_REGISTER),
 	RARE_IOCTL(PAGING, UFFDIO_UNREGISTER),
 	RARE_IOCTL(PAGING ", after a failure", UFFDIO_WAKE),
+	RARE("the working set is kept", fsync),
 	RARE("the working set is kept", renameat),
 	RARE_IOCTL("vm.snapshot with live", UFFDIO_WRITEPROTECT),
 	RARE_IOCTL("vm.snapshot with live", PAGEMAP_SCAN_IOCTL),
-
-	/* Disks that come out of a snapshot, made where the VM has them. */
-	RARE_IOCTL("vm.restore", FICLONE),
-	RARE("vm.restore", copy_file_range),
-	RARE("vm.restore", pwrite64),
-	RARE("vm.restore; the working set is kept", fsync),
 
 	/* Where consoles of any kind lead to. */
 	RARE_FCNTL(CHARDEV, F_GETFD),

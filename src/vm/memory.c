@@ -57,9 +57,8 @@ static void say_small_pages(const struct vm_config *cfg, bool shared)
 			 strstr(text, "[never]") ? "never" : "deny");
 }
 
-int vm_memory_map(struct vm_memory *m, const struct vm_config *cfg,
-		  const struct vm_memory_origin *origin,
-		  const struct kvm_vm *vm, struct err *err)
+int vm_memory_map_ram(const struct vm_config *cfg, struct ram *ret,
+		      struct err *err)
 {
 	const struct ram_config ram = {
 		.size_bytes = cfg->memory_bytes,
@@ -72,6 +71,28 @@ int vm_memory_map(struct vm_memory *m, const struct vm_config *cfg,
 	int r = check_host_memory(cfg, err);
 
 	say_small_pages(cfg, ram.shared);
+	return r ? r : ram_init(ret, &ram, err);
+}
+
+static int have_ram(struct vm_memory *m, const struct vm_memory_origin *origin,
+		    struct err *err)
+{
+	int r;
+
+	if (origin && origin->ram) {
+		ram_move(&m->ram, origin->ram);
+		return 0;
+	}
+	r = vm_memory_map_ram(m->cfg, &m->ram, err);
+	return r || !origin ? r : origin->load(origin->ctx, &m->ram, err);
+}
+
+int vm_memory_map(struct vm_memory *m, const struct vm_config *cfg,
+		  const struct vm_memory_origin *origin,
+		  const struct kvm_vm *vm, struct err *err)
+{
+	int r;
+
 	vm_paging_init(&m->paging);
 	m->has_paging = true;
 	m->paging.event = m->paging_event;
@@ -81,10 +102,7 @@ int vm_memory_map(struct vm_memory *m, const struct vm_config *cfg,
 	m->method = STAGE2_NONE;
 	m->track.ram = &m->ram;
 	m->track.dirty = m->dirty;
-	if (!r)
-		r = ram_init(&m->ram, &ram, err);
-	if (!r && origin)
-		r = origin->load(origin->ctx, &m->ram, err);
+	r = have_ram(m, origin, err);
 	if (!r && origin)
 		r = vm_paging_start(&m->paging, &m->ram, origin, err);
 	return r ? r : register_slots(m, err);

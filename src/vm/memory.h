@@ -7,8 +7,8 @@
  *	vm_memory_map -> vm_memory_populate -> vm_memory_start
  *		-> vm_memory_stop -> vm_memory_fini
  *
- * Control thread only. Half built and zeroed structs are fine for stop and
- * fini.
+ * Control thread only, but for the first step. Half built and zeroed structs
+ *are fine for stop and fini.
  */
 #ifndef QUIRE_VM_MEMORY_H
 #define QUIRE_VM_MEMORY_H
@@ -56,6 +56,11 @@ struct vm_memory {
 
 /* Where the content of guest memory comes from, if it is not made. */
 struct vm_memory_origin {
+	/*
+	 * RAM as of vm_memory_map_ram() that has been loaded; it is taken.
+	 * NULL: it is mapped when the machine is built, and load is called.
+	 */
+	struct ram *ram;
 	/* RAM is mapped and untouched, and KVM does not know it yet. */
 	int (*load)(void *ctx, struct ram *ram, struct err *err);
 	void *ctx;
@@ -72,9 +77,15 @@ struct vm_memory_origin {
 };
 
 /*
- * Check that the host has what is asked for, map RAM, have origin (NULL: there
- * is none) load it, and give it to KVM as memslots, once and for all. cfg and
- * vm are kept.
+ * Check that the host has what is asked for, and map RAM. Any thread: what
+ * comes of it may be loaded while the control thread does something else.
+ */
+__must_check int vm_memory_map_ram(const struct vm_config *cfg, struct ram *ret,
+				   struct err *err);
+
+/*
+ * The same, have origin (NULL: there is none) load it, and give it to KVM as
+ * memslots, once and for all. cfg and vm are kept.
  */
 __must_check int vm_memory_map(struct vm_memory *m, const struct vm_config *cfg,
 			       const struct vm_memory_origin *origin,

@@ -116,6 +116,8 @@ int vmm_call(struct vmm *v,
 
 /* All callers that still wait, and later ones, get -ESHUTDOWN. */
 void vmm_interrupt_calls(struct vmm *v);
+/* They do: what is done for a call can be given up. Any thread. */
+bool vmm_is_ending(struct vmm *v);
 
 /*
  * Verbs. vmm_create() reads the API's VmConfig (vm/config_json.h);

@@ -99,6 +99,16 @@ void vmm_interrupt_calls(struct vmm *v)
 	pthread_mutex_unlock(&calls->lock);
 }
 
+bool vmm_is_ending(struct vmm *v)
+{
+	bool closed;
+
+	pthread_mutex_lock(&v->calls.lock);
+	closed = v->calls.closed;
+	pthread_mutex_unlock(&v->calls.lock);
+	return closed;
+}
+
 int vmm_call(struct vmm *v,
 	     int (*fn)(struct vmm *v, void *arg, struct err *err), void *arg,
 	     struct err *err)

@@ -59,6 +59,16 @@ int vmm_call(struct vmm *v,
 	return r;
 }
 
+bool vmm_is_ending(struct vmm *v)
+{
+	bool ending;
+
+	pthread_mutex_lock(&v->lock);
+	ending = v->ending;
+	pthread_mutex_unlock(&v->lock);
+	return ending;
+}
+
 static inline void fake_vmm_hold(struct vmm *v, bool held)
 {
 	pthread_mutex_lock(&v->lock);
