@@ -70,7 +70,7 @@ static int take_answer(struct msghdr *msg, ssize_t len, const uint8_t *answer,
 		memcpy(&fd, CMSG_DATA(cmsg), sizeof(int));
 	if (!len)
 		return -EPIPE;
-	if (len != 4)
+	if (len != 4 || (msg->msg_flags & MSG_CTRUNC))
 		return -EPROTO;
 	error = le32_load(answer);
 	if (error)
@@ -90,7 +90,8 @@ static int read_answer(int fd, bool is_new)
 		.msg_iov = &iov,
 		.msg_iovlen = 1,
 		.msg_control = &control,
-		.msg_controllen = sizeof(control),
+		/* Padding would be room for a second one. */
+		.msg_controllen = CMSG_LEN(sizeof(int)),
 	};
 	int r = wait_answer(fd);
 	ssize_t n;

@@ -173,26 +173,68 @@ static void test_names_are_flat(void **state)
 	end(&p);
 }
 
-static void answer(int fd, const void *bytes, size_t len, int pass)
+/* num descriptors, all of them pass. */
+static void answer_many(int fd, const void *bytes, size_t len, int pass,
+			unsigned int num)
 {
 	union {
 		struct cmsghdr header;
-		char bytes[CMSG_SPACE(sizeof(int))];
+		char bytes[CMSG_SPACE(3 * sizeof(int))];
 	} control = { .bytes = { 0 } };
 	struct iovec iov = { (void *)bytes, len };
 	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
 
 	if (pass >= 0) {
+		int fds[3] = { pass, pass, pass };
+
 		msg.msg_control = &control;
-		msg.msg_controllen = sizeof(control);
+		msg.msg_controllen = CMSG_SPACE(num * sizeof(int));
 		control.header = (struct cmsghdr){
 			.cmsg_level = SOL_SOCKET,
 			.cmsg_type = SCM_RIGHTS,
-			.cmsg_len = CMSG_LEN(sizeof(int)),
+			.cmsg_len = CMSG_LEN(num * sizeof(int)),
 		};
-		memcpy(CMSG_DATA(&control.header), &pass, sizeof(pass));
+		memcpy(CMSG_DATA(&control.header), fds, num * sizeof(int));
 	}
 	assert_int_equal(sendmsg(fd, &msg, 0), len);
+}
+
+static void answer(int fd, const void *bytes, size_t len, int pass)
+{
+	answer_many(fd, bytes, len, pass, 1);
+}
+
+static unsigned int count_open(void)
+{
+	unsigned int num = 0;
+
+	for (int fd = 0; fd < 256; fd++)
+		num += fcntl(fd, F_GETFD) >= 0;
+	return num;
+}
+
+/* Nobody can fill this process's table with what it does not want. */
+static void test_more_than_one_is_none(void **state)
+{
+	static const uint8_t fine[4] = { 0 };
+	struct pair p;
+	char path[60];
+	unsigned int before;
+	int file;
+
+	start(&p);
+	snprintf(path, sizeof(path), "%s/empty", p.dir);
+	file = open(path, O_RDWR | O_CREAT, 0600);
+	before = count_open();
+	for (unsigned int num = 2; num <= 3; num++) {
+		answer_many(p.serves, fine, 4, file, num);
+		assert_int_equal(handed_ask(p.asks, "a"), -EPROTO);
+		assert_int_equal(count_open(), before);
+	}
+	close(file);
+	assert_int_equal(unlink(path), 0);
+	close(p.serves);
+	end(&p);
 }
 
 /* What is no empty regular file is not written to. */
@@ -255,6 +297,7 @@ int main(void)
 		cmocka_unit_test(test_parents_files),
 		cmocka_unit_test(test_names_are_flat),
 		cmocka_unit_test(test_answers_are_checked),
+		cmocka_unit_test(test_more_than_one_is_none),
 		cmocka_unit_test(test_nobody_listens),
 	};
 
