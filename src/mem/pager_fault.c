@@ -234,7 +234,7 @@ static const struct thread_call handler_calls[] = {
 	RARE_IOCTL("a fault comes late", UFFDIO_WAKE),
 	/* The source: a snapshot. */
 	CALL(pread64),
-	CALL(lseek),
+	RARE("its data is in very many pieces, or it was cut off", lseek),
 };
 
 const struct thread_class pager_handler_thread_class = {

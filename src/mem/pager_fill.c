@@ -399,7 +399,7 @@ static const struct thread_call filler_calls[] = {
 	RARE("somebody waits for a fault", clock_nanosleep),
 	/* What is present, and the source: a snapshot. */
 	CALL(pread64),
-	CALL(lseek),
+	RARE("its data is in very many pieces, or it was cut off", lseek),
 };
 
 const struct thread_class pager_filler_thread_class = {

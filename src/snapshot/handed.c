@@ -37,9 +37,11 @@ int handed_connect(const char *path, int *ret_fd, struct err *err)
 {
 	int r = unix_socket_connect(path, 0, ret_fd);
 
-	return r ? err_errno(err, -r, "connecting to who makes the files (%s)",
-			     path)
-		 : 0;
+	if (!r)
+		return 0;
+	err_errno(err, -r, "connecting to who makes the files (%s)", path);
+	err_append(err, "with --direct the VM's process makes them itself");
+	return r;
 }
 
 static int wait_answer(int fd)
