@@ -165,7 +165,7 @@ static void serve_all(int fd)
 	int r;
 
 	do {
-		r = handed_serve(fd, dir_fd);
+		r = handed_serve(fd, dir_fd, -1);
 	} while (!r);
 	BUG_ON(r != -EPIPE && r != -EPROTO);
 	remove_made();
