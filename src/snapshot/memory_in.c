@@ -10,6 +10,7 @@
 
 #include "base/arith.h"
 #include "base/io.h"
+#include "base/zero.h"
 #include "snapshot/records.h"
 #include "snapshot/sum.h"
 
@@ -24,8 +25,9 @@
  * a unit some 0.3 ms from the page cache, and brings the rest of the unit into
  * it.
  */
-#define MAP_MIN_BYTES (64 * KIB) /* shorter runs are read */
-#define MAP_MAX_RUNS  4096	 /* of the 65530 mappings a process has */
+#define MAP_MIN_BYTES  (64 * KIB) /* shorter runs are read */
+#define SKIP_MIN_BYTES (64 * KIB) /* shorter holes are read with the data */
+#define MAP_MAX_RUNS   4096	  /* of the 65530 mappings a process has */
 
 /* Scratch buffers are kept for the next read; as many as threads at once. */
 struct scratch {
@@ -227,8 +229,54 @@ static int extent(void *ctx, struct gpa gpa, uint64_t len,
 
 /* ---- reading ---- */
 
-static int read_raw(const struct memory_in *in, uint64_t at, char *buf,
-		    uint64_t len, struct err *err)
+/*
+ * Up to len from at on that is one hole, or data with no hole worth another
+ * call.
+ */
+static uint64_t next_piece(const struct data_map *map, uint64_t at,
+			   uint64_t len, bool *ret_hole)
+{
+	const struct mem_range *run = find_run(map->runs, map->num, at);
+	const struct mem_range *end = map->runs + map->num;
+	uint64_t to;
+
+	*ret_hole = !run || run->start >= at + MIN(len, SKIP_MIN_BYTES);
+	if (*ret_hole)
+		return run ? MIN(len, run->start - at) : len;
+	for (to = run->start + run->len; ++run < end;
+	     to = run->start + run->len)
+		if (to >= at + len || run->start - to >= SKIP_MIN_BYTES)
+			break;
+	return MIN(len, to - at);
+}
+
+/*
+ * A hole is not read: the kernel would make pages of zeroes for it in its page
+ * cache, only for them to be copied from there.
+ */
+static int read_layer(struct memory_in *in, const struct memory_layer *layer,
+		      uint64_t at, char *buf, uint64_t len)
+{
+	const struct data_map *map = data_map_of(in, layer);
+	uint64_t step;
+	int r = 0;
+
+	if (!map)
+		return io_pread_full(layer->fd, buf, len, at);
+	for (uint64_t end = at + len; !r && at < end; at += step, buf += step) {
+		bool hole;
+
+		step = next_piece(map, at, end - at, &hole);
+		if (!hole)
+			r = io_pread_full(layer->fd, buf, step, at);
+		else if (!zero_is_all(buf, step)) /* RAM, fresh, is */
+			memset(buf, 0, step);
+	}
+	return r;
+}
+
+static int read_raw(struct memory_in *in, uint64_t at, char *buf, uint64_t len,
+		    struct err *err)
 {
 	uint64_t step;
 
@@ -238,7 +286,7 @@ static int read_raw(const struct memory_in *in, uint64_t at, char *buf,
 
 		step = end - at;
 		layer = find_layer(in, at, &step);
-		r = io_pread_full(layer->fd, buf, step, at);
+		r = read_layer(in, layer, at, buf, step);
 		if (r)
 			return err_errno(err, -r,
 					 "snapshot %s: reading " SNAPSHOT_MEMORY

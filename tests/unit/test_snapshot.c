@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/wait.h>
 
@@ -553,6 +554,71 @@ static void test_source_checks(void **state)
 	assert_memory_equal(page, ram.base + 4 * MIB + 3 * PAGE_4K,
 			    sizeof(page));
 	snapshot_reader_free(r);
+	ram_fini(&ram);
+	kit_end(&kit);
+}
+
+/* How many of the pages of [at, at + len) of a file the page cache has. */
+static unsigned int cached_pages(const char *path, off_t at, size_t len)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	unsigned char there[64];
+	unsigned int n = 0;
+	void *map;
+
+	assert_true(fd >= 0 && len <= sizeof(there) * PAGE_4K);
+	map = mmap(NULL, len, PROT_READ, MAP_SHARED, fd, at);
+	assert_ptr_not_equal(map, MAP_FAILED);
+	assert_int_equal(mincore(map, len, there), 0);
+	for (size_t i = 0; i < len / PAGE_4K; i++)
+		n += there[i] & 1;
+	munmap(map, len);
+	close(fd);
+	return n;
+}
+
+/* Long holes within a unit are not read, short ones and data are. */
+static void test_holes(void **state)
+{
+	static const unsigned int filled[] = { 0,   1,	 4,   19,  36,
+					       200, 201, 210, 510, 511 };
+	const uint64_t unit = 4 * MIB;
+	struct kit kit;
+	struct ram ram;
+	struct snapshot_reader *r;
+	struct err err = ERR_INIT;
+	char *bytes = malloc(2 * MIB), path[200];
+	const struct mem_source *source;
+
+	assert_non_null(bytes);
+	/* tmpfs reads holes without making pages. */
+	kit_start_in(&kit, "/tmp");
+	kit_ram(&ram, SMALL, RAM_PAGE_4K, false);
+	for (size_t i = 0; i < ARRAY_SIZE(filled); i++)
+		kit_fill(&ram, unit + filled[i] * PAGE_4K, 1);
+	kit_write(&(struct snapshot_writer_config){ .path = kit.path[0] },
+		  &(struct snapshot_memory_request){ .ram = &ram }, NULL);
+	r = kit_open(kit.path[0]);
+	source = snapshot_reader_memory(r);
+	memset(bytes, 0xff, 2 * MIB);
+	assert_int_equal(
+		mem_source_read(source, GPA(unit), bytes, 2 * MIB, &err), 0);
+	assert_memory_equal(bytes, ram.base + unit, 2 * MIB);
+	/* Known to be good now: from the midst of a hole into that of another.
+	 */
+	for (uint64_t at = 0; at < 2 * MIB - 40 * PAGE_4K; at += PAGE_4K) {
+		memset(bytes, 0xff, 40 * PAGE_4K);
+		assert_int_equal(mem_source_read(source, GPA(unit + at), bytes,
+						 40 * PAGE_4K, &err),
+				 0);
+		assert_memory_equal(bytes, ram.base + unit + at, 40 * PAGE_4K);
+	}
+	snprintf(path, sizeof(path), "%s/memory", kit.path[0]);
+	assert_int_equal(cached_pages(path, (off_t)(unit + 300 * PAGE_4K),
+				      64 * PAGE_4K),
+			 0);
+	snapshot_reader_free(r);
+	free(bytes);
 	ram_fini(&ram);
 	kit_end(&kit);
 }
@@ -1146,6 +1212,7 @@ int main(void)
 		cmocka_unit_test(test_disk_full),
 		cmocka_unit_test(test_flipped_bits),
 		cmocka_unit_test(test_source_checks),
+		cmocka_unit_test(test_holes),
 		cmocka_unit_test(test_truncated),
 		cmocka_unit_test(test_delta),
 		cmocka_unit_test(test_sparse_map),
