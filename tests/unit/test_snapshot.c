@@ -11,6 +11,8 @@
 #include "base/bitmap.h"
 #include "mem/restore.h"
 #include "no_uring.h"
+#include "snapshot/sum.h"
+#include "snapshot/sum_xxh.h"
 #include "snapshot/working_set.h"
 
 /* 48 MiB in one region, or 16 + 48 around a hole. */
@@ -556,6 +558,41 @@ static void test_source_checks(void **state)
 	snapshot_reader_free(r);
 	ram_fini(&ram);
 	kit_end(&kit);
+}
+
+/* Whatever the CPU has, the sums are those of the format. */
+static void test_sums(void **state)
+{
+	static const size_t lens[] = { 0, 1, 16, 17, 240, 241, 4096, 100001 };
+	const char *pages[SUM_UNIT_PAGES] = { NULL };
+	char *bytes = malloc(2 * MIB);
+	bool avx2 = __builtin_cpu_supports("avx2");
+
+	assert_non_null(bytes);
+	/* XXH3 of nothing, as its specification has it. */
+	assert_int_equal(sum_code_sse2.bytes("", 0), 0x2d06800538d394c2);
+	for (size_t i = 0; i < 2 * MIB; i++)
+		bytes[i] = (char)((i * 2654435761u) >> 11);
+	for (size_t i = 0; i < ARRAY_SIZE(lens); i++) {
+		uint64_t sum = sum_code_sse2.bytes(bytes + i, lens[i]);
+
+		assert_int_equal(sum_bytes(bytes + i, lens[i]), sum);
+		if (avx2)
+			assert_int_equal(
+				sum_code_avx2.bytes(bytes + i, lens[i]), sum);
+	}
+	memset(bytes + 3 * PAGE_4K, 0, 5 * PAGE_4K);
+	for (size_t i = 0; i < SUM_UNIT_PAGES; i++)
+		pages[i] = i < 3 || i >= 8 ? bytes + i * PAGE_4K : NULL;
+	assert_int_equal(sum_unit_pages(pages, SUM_UNIT_PAGES),
+			 sum_unit(bytes, 2 * MIB));
+	assert_int_equal(sum_code_sse2.pages(pages, SUM_UNIT_PAGES),
+			 sum_code_sse2.bytes(bytes, 2 * MIB));
+	memset(pages, 0, sizeof(pages));
+	assert_int_equal(sum_unit_pages(pages, SUM_UNIT_PAGES), 0);
+	if (!avx2)
+		print_message("this CPU has no AVX2: half of it not tested\n");
+	free(bytes);
 }
 
 /* How many of the pages of [at, at + len) of a file the page cache has. */
@@ -1213,6 +1250,7 @@ int main(void)
 		cmocka_unit_test(test_flipped_bits),
 		cmocka_unit_test(test_source_checks),
 		cmocka_unit_test(test_holes),
+		cmocka_unit_test(test_sums),
 		cmocka_unit_test(test_truncated),
 		cmocka_unit_test(test_delta),
 		cmocka_unit_test(test_sparse_map),
