@@ -33,6 +33,14 @@ class BenchError(Exception):
     """Something a person has to look at; the text says what."""
 
 
+class Stopped(BaseException):
+    """A signal asks us to end; with blocks clean up on its way."""
+
+    def __init__(self, number):
+        super().__init__(number)
+        self.number = number
+
+
 # lab/run: the lab itself failed, not the command. The emulated CPU now and then
 # runs an instruction that the nested kernel has just patched away; results are
 # printed only at the end, so nothing of a lost run mixes with the next.
@@ -114,12 +122,13 @@ class Vm:
 
     Times count from just before the process is made.  Leaving the with block
     kills whatever still runs.  With dialogue=True the guest's console can be
-    typed to, by send().
+    typed to, by send().  pass_fds: descriptors that argv speaks of.
     """
 
-    def __init__(self, argv, dialogue=False):
+    def __init__(self, argv, dialogue=False, pass_fds=()):
         self._argv = argv
         self._dialogue = dialogue
+        self._pass_fds = pass_fds
         self._process = None
         self._began = None
         self.console = b""
@@ -129,7 +138,7 @@ class Vm:
         self._process = subprocess.Popen(
             self._argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             stdin=subprocess.PIPE if self._dialogue else subprocess.DEVNULL,
-            start_new_session=True)
+            pass_fds=self._pass_fds, start_new_session=True)
         os.set_blocking(self._process.stdout.fileno(), False)
         return self
 
@@ -254,9 +263,16 @@ def emit_json(bench, results, ratio, **more):
     print(flush=True)
 
 
+class Parser(argparse.ArgumentParser):
+    """What is wrong with the options, in one line."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message}; see --help\n")
+
+
 def parser(description, runs):
     """The options all scripts have."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--runs", type=int, default=runs, metavar="N",
@@ -268,10 +284,24 @@ def parser(description, runs):
     return made
 
 
+def stop_on_signals():
+    def stop(number, _frame):
+        # One is enough; the next ones must not cut the cleaning up short.
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(each, signal.SIG_IGN)
+        raise Stopped(number)
+
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, stop)
+
+
 def run(main):
     """Call main() and turn what goes wrong into one message and status 1."""
+    stop_on_signals()
     try:
         sys.exit(main())
-    except BenchError as error:
+    except Stopped as stopped:
+        sys.exit(128 + stopped.number)
+    except (BenchError, OSError, subprocess.CalledProcessError) as error:
         print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)
         sys.exit(1)
