@@ -498,7 +498,9 @@ static int prepare_threads(struct pager *p, struct pager_thread **ret,
 
 static int start_threads(struct pager *p, struct err *err)
 {
-	int r = prepare_threads(p, &p->handlers, p->cfg.handlers, p->page);
+	int r = prepare_threads(p, &p->handlers, p->cfg.handlers,
+				p->cfg.source->ops->by_unit ? UNIT_BYTES
+							    : p->page);
 
 	if (!r)
 		r = prepare_threads(p, &p->fillers, p->cfg.fillers, UNIT_BYTES);

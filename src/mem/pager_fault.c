@@ -146,6 +146,34 @@ static int serve_zero_pages(struct pager *p, uint64_t gpa, uint64_t run,
 
 /* ---- data ---- */
 
+/*
+ * Most of the unit is to come anyway, and it has to be read and checked for
+ * this page: the guest is not let to wait for its neighbours again.
+ */
+static bool takes_unit(const struct pager *p, uint64_t gpa)
+{
+	return p->cfg.source->ops->by_unit && p->page == PAGE_4K &&
+	       p->cfg.sweep && !atomic_load(&p->recording) &&
+	       atomic_load(&p->units[gpa / UNIT_BYTES].left) > UNIT_PAGES / 2;
+}
+
+/* [start, end) is the unit that gpa is in. */
+static int serve_unit(struct pager *p, uint64_t gpa, uint64_t start,
+		      uint64_t end, char *buf, struct err *err)
+{
+	int r = mem_source_read(p->cfg.source, GPA(start), buf, end - start,
+				err);
+
+	if (r)
+		return r;
+	r = pager_install(p, gpa, buf + (gpa - start), PAGE_4K, PAGER_FAULT);
+	/* The rest is a favour: should it fail, it faults for itself. */
+	if (r >= 0)
+		(void)!pager_install_runs(p, start, buf, end - start,
+					  PAGER_SWEEP);
+	return r;
+}
+
 static int serve_data(struct pager *p, uint64_t gpa, bool write, char *buf,
 		      struct err *err)
 {
@@ -167,6 +195,9 @@ static int serve_data(struct pager *p, uint64_t gpa, bool write, char *buf,
 	/* Put meanwhile; the source does not have it any more. */
 	if (content == MEM_CONTENT_ABSENT && pager_is_settled(p, gpa))
 		return 0;
+	if (takes_unit(p, gpa))
+		return serve_unit(p, gpa, align_down(gpa, UNIT_BYTES), end, buf,
+				  err);
 	r = mem_source_read(p->cfg.source, GPA(gpa), buf, p->page, err);
 	if (r)
 		return r;

@@ -111,9 +111,8 @@ static int fill_run(struct pager_thread *t, uint64_t gpa, uint64_t len,
 	return pager_install(p, gpa, t->buf, len, priority);
 }
 
-/* Bytes of a unit that came at once: zeroes need no page. */
-static int install_runs(struct pager *p, uint64_t gpa, const char *buf,
-			uint64_t len, enum pager_priority priority)
+int pager_install_runs(struct pager *p, uint64_t gpa, const char *buf,
+		       uint64_t len, enum pager_priority priority)
 {
 	int r = 0;
 
@@ -153,7 +152,7 @@ static int fill_whole(struct pager_thread *t, uint64_t gpa, uint64_t len,
 	r = mem_source_read(p->cfg.source, GPA(gpa), t->buf, len, err);
 	if (r)
 		return r == -EAGAIN ? 0 : r;
-	r = install_runs(p, gpa, t->buf, len, priority);
+	r = pager_install_runs(p, gpa, t->buf, len, priority);
 	return r < 0 ? r : 1;
 }
 

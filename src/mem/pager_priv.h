@@ -43,8 +43,8 @@ struct pager_block {
 struct pager_thread {
 	struct pager *pager;
 	pthread_t thread;
-	char *buf;		/* of a handler: a page; of a filler: a unit */
-	int epoll_fd;		/* handler: all userfaultfds, and the stop */
+	char *buf;    /* a unit; of a handler a page, if not by_unit */
+	int epoll_fd; /* handler: all userfaultfds, and the stop */
 	struct pagemap pagemap; /* filler */
 };
 
@@ -110,6 +110,14 @@ bool pager_is_settled(const struct pager *p, uint64_t gpa);
  */
 __must_check int pager_install(struct pager *p, uint64_t gpa, const void *buf,
 			       uint64_t len, enum pager_priority priority);
+
+/*
+ * The same for bytes of one unit that came at once, where they are not settled;
+ * zeroes get no page. Returns 0 or 1, or a negative errno.
+ */
+__must_check int pager_install_runs(struct pager *p, uint64_t gpa,
+				    const char *buf, uint64_t len,
+				    enum pager_priority priority);
 
 /* Main functions of the threads; arg is a struct pager_thread. */
 void *pager_handler(void *arg);

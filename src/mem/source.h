@@ -13,6 +13,7 @@
 #ifndef QUIRE_MEM_SOURCE_H
 #define QUIRE_MEM_SOURCE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/err.h"
@@ -26,6 +27,11 @@ enum mem_content {
 
 struct mem_source_ops {
 	const char *name; /* for people: "file" */
+	/*
+	 * Reading the first page of a unit (mem/unit_job.h) costs what reading
+	 * all of it does: it is checked as a whole.
+	 */
+	bool by_unit;
 	/*
 	 * What [gpa, gpa + len) begins with, and how many bytes of it (multiple
 	 * of 4K, at least one page) are like that. Cheap: no data is read. 0 or

@@ -409,6 +409,7 @@ static int read_memory(void *ctx, struct gpa gpa, void *buf, uint64_t len,
 
 static const struct mem_source_ops source_ops = {
 	.name = "snapshot",
+	.by_unit = true,
 	.extent = extent,
 	.read = read_memory,
 };

@@ -692,6 +692,35 @@ static void set_fail_at(struct rig *rig, uint64_t gpa)
 	pthread_mutex_unlock(&rig->fake.lock);
 }
 
+/* Who checks a unit as a whole has read it: one fault brings all of it. */
+static void test_fault_brings_its_unit(void **state)
+{
+	struct mem_source_ops by_unit = fake_ops;
+	struct rig rig;
+	struct pager_stats stats;
+	uint64_t page = 5 * PAGE_4K;
+
+	by_unit.by_unit = true;
+	rig_init(&rig, 16 * MIB, RAM_PAGE_4K, false);
+	rig.source.ops = &by_unit;
+	rig.cfg.sweep = true;
+	rig.cfg.fillers = 1;
+	rig.cfg.sweep_bytes_per_s = 1; /* one unit, and no other */
+	rig_start(&rig);
+	wait_until(atomic_load(&rig.fake.reads) == 1);
+	while (is_zero_page(8 * MIB + page))
+		page += PAGE_4K;
+	assert_int_equal(load_word(&rig, 8 * MIB + page), word(8 * MIB + page));
+	/* Its neighbours, without another read. */
+	for (uint64_t at = 8 * MIB; at < 10 * MIB; at += PAGE_4K)
+		assert_int_equal(load_word(&rig, at),
+				 is_zero_page(at) ? 0 : word(at));
+	assert_int_equal(atomic_load(&rig.fake.reads), 2);
+	pager_read_stats(rig.pager, &stats);
+	assert_true(stats.bytes[PAGER_FAULT] < 2 * MIB);
+	rig_end(&rig);
+}
+
 static void test_failing_fault(void **state)
 {
 	struct rig rig;
@@ -939,6 +968,7 @@ int main(void)
 		cmocka_unit_test(test_handlers_in_parallel),
 		cmocka_unit_test(test_writes_stay),
 		cmocka_unit_test(test_working_set),
+		cmocka_unit_test(test_fault_brings_its_unit),
 		cmocka_unit_test(test_failing_fault),
 		cmocka_unit_test(test_failing_sweep),
 		cmocka_unit_test(test_free_wakes),
