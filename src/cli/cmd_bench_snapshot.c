@@ -367,10 +367,10 @@ static int take_live(struct run *run, struct snapshot_writer **ret,
 		r = start_stores(run, err);
 	if (!r)
 		r = begin_snapshot(run, run->window, ret, err);
-	if (!r)
+	if (!r) {
 		sleep_ns(BEFORE_NS / 3);
-	if (!r)
 		r = pause_and_arm(run, err);
+	}
 	if (!r)
 		r = measure_window(run, run->window, *ret, err);
 	return r ? r : finish_snapshot(*ret, err);

@@ -77,10 +77,10 @@ static int start(const struct cli_serve *s, struct vmm *vmm,
 	/* Not after hours of running. */
 	if (!r && s->summary_json)
 		r = vm_summary_check_path(s->summary_json, err);
-	if (!r)
+	if (!r) {
 		vmm_prepare_paging(vmm);
-	if (!r)
 		r = s->confine(s, *ret_api, err);
+	}
 	return r ? r : api_service_serve(*ret_api, err);
 }
 

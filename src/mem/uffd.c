@@ -160,7 +160,7 @@ int uffd_register_protecting(int fd, void *hva, uint64_t len)
 
 	if (ioctl(fd, UFFDIO_REGISTER, &reg))
 		return -errno;
-	return reg.ioctls & 1ull << _UFFDIO_WRITEPROTECT ? 0 : -EINVAL;
+	return (reg.ioctls & 1ull << _UFFDIO_WRITEPROTECT) ? 0 : -EINVAL;
 }
 
 int uffd_protect(int fd, void *hva, uint64_t len, bool protect)

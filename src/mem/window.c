@@ -217,9 +217,8 @@ int write_window_protect_ahead(struct write_window *w, struct err *err)
 		uint64_t units = num_units(w, i);
 
 		for (uint64_t at = 0; !r && at < units; at += AHEAD_UNITS) {
-			const struct stretch s = {
-				i, at, MIN(at + AHEAD_UNITS, units)
-			};
+			uint64_t end = MIN(at + AHEAD_UNITS, units);
+			const struct stretch s = { i, at, end };
 
 			r = protect_stretch(w, &s, err);
 		}
