@@ -594,9 +594,9 @@ int pager_new(struct pager **ret, const struct pager_config *cfg,
 	return r;
 }
 
-void pager_free(struct pager *p)
+void pager_end(struct pager *p)
 {
-	if (!p)
+	if (atomic_load(&p->stop))
 		return;
 	/* Before anybody is woken who then sees zeroes. */
 	if (p->num_handlers && !pager_is_complete(p))
@@ -611,6 +611,13 @@ void pager_free(struct pager *p)
 		p->cfg.source->ops->abort(p->cfg.source->ctx);
 	end_threads(p->handlers, p->num_handlers, p->cfg.handlers);
 	end_threads(p->fillers, p->num_fillers, p->cfg.fillers);
+}
+
+void pager_free(struct pager *p)
+{
+	if (!p)
+		return;
+	pager_end(p);
 	/* Closing unregisters, and wakes whoever waits. */
 	for (unsigned int i = 0; i < p->num_uffds; i++)
 		close_fd(&p->uffds[i]);

@@ -102,6 +102,13 @@ __must_check int pager_new(struct pager **ret, const struct pager_config *cfg,
 			   struct err *err);
 
 /*
+ * Ends the threads, as pager_free() does, which still has to come. Only then is
+ * all counted in the statistics: a thread that brought bytes may find that
+ * another was faster to say so, and has yet to add its number.
+ */
+void pager_end(struct pager *p);
+
+/*
  * Ends the threads, and userfaultfd; abandons memory that is not there: either
  * all is there, or the VM is at its end, and its vCPUs have been told not to
  * enter the guest again. Never hangs, provided that reads of the source end;

@@ -175,6 +175,7 @@ void vm_paging_stop(struct vm_paging *p)
 {
 	if (!p->pager)
 		return;
+	pager_end(p->pager);
 	pager_read_stats(p->pager, &p->last);
 	pager_free(p->pager);
 	p->pager = NULL;
