@@ -369,7 +369,7 @@ static int put_sums(struct memory_job *job, struct err *err)
 static const struct thread_call write_calls[] = {
 	/* What is in the page table, in a memfd, in the source behind. */
 	CALL_IOCTL(PAGEMAP_SCAN_IOCTL),
-	CALL(pread64),
+	RARE("Linux before 6.7, memory of a file or a memfd", pread64),
 	RARE("shared=on, or memory mapped from a snapshot", lseek),
 	CALL(io_uring_enter),
 	RARE("a full disk, a host without io_uring", pwrite64),

@@ -119,6 +119,10 @@ def test_no_call_is_allowed_in_vain(host, traced):  # noqa: F811
     host.run("snapshot", "one", host.dir / "snap", "--disks", "copy")
     host.run("snapshot", "one", allowed / "direct", "--direct", "--disks", "copy")
     host.run("snapshot", "one", allowed / "direct", "--direct", "--disks", "copy", "--replace")
+    host.run("snapshot", "one", allowed / "live", "--direct", "--disks", "copy", "--live",
+             "--track")
+    host.run("snapshot", "one", allowed / "delta", "--direct", "--disks", "copy", "--parent",
+             allowed / "live")
     host.stop("one")
     for name, mode in [("eager", "eager"), ("lazy", "lazy"), ("first", "working-set"),
                        ("second", "working-set")]:
@@ -153,7 +157,8 @@ def test_no_call_is_allowed_in_vain(host, traced):  # noqa: F811
 
     used, lists = traced(), documented()
     unused = {name: lists[name][0] - used.get(name, set())
-              for name in ("snapshot", "restore", "pager-fault", "pager-fill")}
+              for name in ("snapshot", "snapshot-window", "restore", "pager-fault",
+                           "pager-fill")}
     # All of its list is rare: it waits for such a verb.
     unused["api-work"] = lists["api-work"][1] - used["api-work"] - ELSEWHERE
     for name in unused:
