@@ -82,7 +82,7 @@ static void snapshot_help(void)
 	       "(default %u)\n"
 	       "  --page LIST           host pages: 4k, thp, 2m; default 4k\n"
 	       "  --threads N           that write memory (default: one per "
-	       "CPU)\n"
+	       "CPU, live for two)\n"
 	       "  --dir DIR             where the snapshots are put meanwhile "
 	       "(default /var/tmp)\n"
 	       "  --runs N              runs; medians count (default %u)\n"

@@ -229,8 +229,10 @@ int vmm_save_held(struct vmm *v, const struct vmm_save_request *req,
 void vmm_forget_track(struct vmm *v, const char *track);
 /* Let a held machine go on that was saved live: it stays held. */
 int vmm_resume_held(struct vmm *v, struct err *err);
-/* What is in *saved but the window; of it only images may be filled, or config
- * NULL. */
+/*
+ * What is in *saved but the window; of it only images may be filled, or config
+ * NULL.
+ */
 void vmm_saved_fini(struct vmm_saved *saved);
 /* Any thread but the control thread, once. */
 void vmm_release(struct vmm *v);
