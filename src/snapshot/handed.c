@@ -116,9 +116,16 @@ static int ask(int fd, const char *prefix, const char *name)
 	if (!is_flat(name) || snprintf(request, sizeof(request), "%s%s", prefix,
 				       name) >= (int)sizeof(request))
 		return -EINVAL;
+	/*
+	 * There is room: who answers has read what was asked before. Who
+	 * answers without reading shall not make us wait for ever.
+	 */
 	do {
-		n = send(fd, request, sizeof(request), MSG_NOSIGNAL);
+		n = send(fd, request, sizeof(request),
+			 MSG_NOSIGNAL | MSG_DONTWAIT);
 	} while (n < 0 && errno == EINTR);
+	if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+		return -EPROTO;
 	if (n < 0)
 		return errno == ECONNRESET ? -EPIPE : -errno;
 	return n == sizeof(request) ? read_answer(fd, !prefix[0]) : -EPROTO;

@@ -124,13 +124,18 @@ static void check_file(int fd)
 	close(fd);
 }
 
-/* Each takes a byte at least, or finds that no more will come. */
-static void ask_all(int fd, size_t bytes)
+/*
+ * Each takes a byte at least, or finds that no more will come. What was asked
+ * is read, by nobody: without room for it nothing would be taken.
+ */
+static void ask_all(int fd, int peer, size_t bytes)
 {
+	char asked[HANDED_NAME_BYTES];
 	int r;
 
 	do {
 		r = handed_ask(fd, "memory");
+		(void)!recv(peer, asked, sizeof(asked), MSG_DONTWAIT);
 		if (r >= 0)
 			check_file(r);
 		BUG_ON(!bytes && r != -EPIPE);
@@ -186,7 +191,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (data[0] % 2)
 		serve_all(ends[0]);
 	else
-		ask_all(ends[0], bytes);
+		ask_all(ends[0], ends[1], bytes);
 	close(ends[0]);
 	close(ends[1]);
 	/* What was handed over and is not wanted is closed. */

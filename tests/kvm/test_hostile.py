@@ -63,10 +63,23 @@ def actions(log):
     return int(words[-1]) if words else 0
 
 
+def own_threads(proc):
+    """How many threads of a process are its own, not the kernel's."""
+    names = []
+    for task in (proc / "task").iterdir():
+        try:
+            names.append((task / "comm").read_text())
+        except (FileNotFoundError, ProcessLookupError):
+            pass  # it has ended meanwhile
+    return sum(not name.startswith("iou-") for name in names)
+
+
 class Use:
     """The most that a process held: descriptors, threads, memory.
 
     A moment says little: a restart gives everything back and takes it again.
+    The kernel's workers of io_uring are listed among the threads; there are
+    as many as disk requests happen to block, up to a bound of the kernel's.
     """
 
     def __init__(self):
@@ -75,7 +88,7 @@ class Use:
     def sample(self, pid):
         proc = pathlib.Path(f"/proc/{pid}")
         self.fds = max(self.fds, len(os.listdir(proc / "fd")))
-        self.threads = max(self.threads, len(os.listdir(proc / "task")))
+        self.threads = max(self.threads, own_threads(proc))
         rss = re.search(r"^VmRSS:\s+(\d+)", (proc / "status").read_text(), re.M)
         self.kib = max(self.kib, int(rss[1]))
 

@@ -279,6 +279,24 @@ static void test_answers_are_checked(void **state)
 	end(&p);
 }
 
+/* Who answers without reading does not make who asks wait for ever. */
+static void test_answers_without_reading(void **state)
+{
+	const uint8_t refused[4] = { EPERM };
+	struct pair p;
+	int r = -EPERM;
+
+	start(&p);
+	for (int i = 0; i < 100000 && r == -EPERM; i++) {
+		assert_int_equal(send(p.serves, refused, sizeof(refused), 0),
+				 sizeof(refused));
+		r = handed_ask(p.asks, "memory");
+	}
+	assert_int_equal(r, -EPROTO);
+	close(p.serves);
+	end(&p);
+}
+
 static void test_nobody_listens(void **state)
 {
 	struct err err = ERR_INIT;
@@ -298,6 +316,7 @@ int main(void)
 		cmocka_unit_test(test_names_are_flat),
 		cmocka_unit_test(test_answers_are_checked),
 		cmocka_unit_test(test_more_than_one_is_none),
+		cmocka_unit_test(test_answers_without_reading),
 		cmocka_unit_test(test_nobody_listens),
 	};
 
