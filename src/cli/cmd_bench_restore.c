@@ -24,6 +24,7 @@
 #include "probe/probe.h"
 #include "snapshot/dir.h"
 #include "snapshot/reader.h"
+#include "snapshot/set_pages.h"
 #include "snapshot/working_set.h"
 #include "snapshot/writer.h"
 #include "vm/paging.h"
@@ -32,13 +33,14 @@
 #define DEFAULT_SET  256u
 #define DEFAULT_RUNS 3u
 #define MAX_MIB	     (1ull << 20)
+#define MAX_SPREAD   512u
 #define MAX_RUNS     BENCH_MAX_RUNS
 #define NUM_MODES    4
 #define SEED	     7
 #define LONG_NS	     (300 * NSEC_PER_SEC)
 
 struct bench_args {
-	uint64_t mib, set_mib, runs;
+	uint64_t mib, set_mib, spread, runs;
 	struct bench_choice pages;
 	const char *dir;
 	bool json;
@@ -76,6 +78,8 @@ static void restore_help(void)
 	       "  --mib M               memory of the guest, in MiB (default "
 	       "%u)\n"
 	       "  --set-mib M           of it the working set (default %u)\n"
+	       "  --spread N            it is one page of each N (default 1: "
+	       "all of one range)\n"
 	       "  --page LIST           host pages: 4k, thp; default 4k\n"
 	       "  --dir DIR             where the snapshot is put meanwhile "
 	       "(default /var/tmp)\n"
@@ -96,6 +100,9 @@ static int set_option(void *ctx, int option, const char *value, struct err *err)
 	case 's':
 		return bench_parse_number("--set-mib", value, MAX_MIB,
 					  &args->set_mib, err);
+	case 'e':
+		return bench_parse_number("--spread", value, MAX_SPREAD,
+					  &args->spread, err);
 	case 'p':
 		/* Pages of a pool cannot be mapped from a file. */
 		return bench_parse_choice("--page", value, bench_page_names,
@@ -115,6 +122,7 @@ static int set_option(void *ctx, int option, const char *value, struct err *err)
 static const struct option restore_options[] = {
 	{ "mib", required_argument, NULL, 'm' },
 	{ "set-mib", required_argument, NULL, 's' },
+	{ "spread", required_argument, NULL, 'e' },
 	{ "page", required_argument, NULL, 'p' },
 	{ "dir", required_argument, NULL, 'd' },
 	{ "runs", required_argument, NULL, 'r' },
@@ -135,15 +143,20 @@ static struct probe_config probe_of(const struct bench_args *args,
 	};
 }
 
-/* The working set is the middle of memory. */
+/*
+ * The working set lies in the middle of memory; where its pages are few they
+ * are anywhere in their share of it, as the links of a cycle are (STAGGER).
+ */
 static struct probe_command set_command(const struct bench_args *args,
 					enum probe_op op)
 {
+	uint64_t range_mib = args->set_mib * args->spread;
+
 	return (struct probe_command){
 		.op = op,
-		.start = (args->mib - args->set_mib) / 2 * MIB,
-		.len = args->set_mib * MIB,
-		.stride = PAGE_4K,
+		.start = (args->mib - range_mib) / 2 * MIB,
+		.len = range_mib * MIB,
+		.stride = args->spread * PAGE_4K,
 		.flags = PROBE_F_STAGGER,
 		.seed = SEED,
 		.passes = op == PROBE_OP_WALK ? args->set_mib * MIB / PAGE_4K
@@ -177,24 +190,21 @@ static int walk_set(struct probe *probe, const struct bench_args *args,
 	return r;
 }
 
-/* What is not the working set, one word of each page. */
+/* One word of each page, the second: a link is the first of a line. */
 static int fill_or_verify(struct probe *probe, const struct bench_args *args,
 			  enum probe_op op, struct err *err)
 {
-	struct probe_command set = set_command(args, op);
-	struct probe_command cmd = {
+	const struct probe_command cmd = {
 		.op = op,
-		.len = set.start,
+		.start = sizeof(uint64_t),
+		.len = args->mib * MIB - sizeof(uint64_t),
 		.stride = PAGE_4K,
 		.seed = SEED,
 		.passes = 1,
 	};
 	struct probe_outcome out;
-	int r = cmd.len ? run_command(probe, &cmd, &out, err) : 0;
 
-	cmd.start = set.start + set.len;
-	cmd.len = args->mib * MIB - cmd.start;
-	return r || !cmd.len ? r : run_command(probe, &cmd, &out, err);
+	return run_command(probe, &cmd, &out, err);
 }
 
 /* ---- its snapshot ---- */
@@ -247,6 +257,7 @@ struct restore {
 	struct row *row;
 	struct snapshot_reader *reader;
 	struct working_set ahead;
+	struct set_pages *kept;
 	bool record;
 	struct pager *pager;
 	uint64_t began_ns;
@@ -269,7 +280,9 @@ static int restore_ram(void *ctx, struct ram *ram, struct err *err)
 		.ram = ram,
 		.source = eager.source,
 		.sweep = true,
+		.num_vcpus = 1,
 		.ahead = &b->ahead,
+		.store = b->kept ? set_pages_store(b->kept) : NULL,
 		.record = b->record,
 	};
 	int r = snapshot_reader_check_ram(b->reader, ram, err);
@@ -300,12 +313,15 @@ static void end_ram(void *ctx)
 
 static int save_set(struct restore *b, struct err *err)
 {
+	static const _Atomic bool never;
 	struct working_set set = { 0 };
 	int r = pager_end_recording(b->pager, &set);
 
 	if (r)
 		return err_errno(err, -r, "recording");
 	r = snapshot_working_set_save(b->reader, &set, err);
+	if (!r)
+		r = set_pages_save(b->reader, &set, &never, err);
 	working_set_fini(&set);
 	return r;
 }
@@ -351,6 +367,16 @@ static int use_guest(struct restore *b, struct probe *probe, struct err *err)
 	return r ? r : fill_or_verify(probe, b->args, PROBE_OP_VERIFY, err);
 }
 
+/* Where the set is dense nothing of it is kept. */
+static int load_set(struct restore *b, struct err *err)
+{
+	int r = snapshot_working_set_load(b->reader, &b->ahead, err);
+
+	if (!r)
+		r = set_pages_open(&b->kept, b->reader, &b->ahead, err);
+	return r == -ENOENT && b->ahead.num ? 0 : r;
+}
+
 static int restore_once(const struct bench_args *args, const char *path,
 			struct row *row, unsigned int run, bool record,
 			struct err *err)
@@ -367,7 +393,7 @@ static int restore_once(const struct bench_args *args, const char *path,
 	int r = snapshot_reader_open(&b.reader, path, err);
 
 	if (!r && row->mode == RESTORE_WORKING_SET)
-		r = snapshot_working_set_load(b.reader, &b.ahead, err);
+		r = load_set(&b, err);
 	note(&b, AT_OPEN);
 	pc.ram_restore = restore_ram;
 	pc.ram_gone = end_ram;
@@ -377,6 +403,7 @@ static int restore_once(const struct bench_args *args, const char *path,
 	if (!r)
 		r = use_guest(&b, probe, err);
 	probe_free(probe);
+	set_pages_free(b.kept);
 	working_set_fini(&b.ahead);
 	snapshot_reader_free(b.reader);
 	return r;
@@ -393,9 +420,10 @@ static double moment_of(const struct bench_args *args, const struct row *row,
 static void print_rows(const struct bench_args *args, const struct row *rows,
 		       unsigned int num)
 {
-	printf("%llu MiB, working set %llu MiB, medians of %llu runs, "
-	       "milliseconds since the start\n",
+	printf("%llu MiB, working set %llu MiB, one page of each %llu, medians "
+	       "of %llu runs, milliseconds since the start\n",
 	       (unsigned long long)args->mib, (unsigned long long)args->set_mib,
+	       (unsigned long long)args->spread,
 	       (unsigned long long)args->runs);
 	printf("%-5s %-12s %8s %8s %11s %11s %9s %11s\n", "page", "memory",
 	       "opened", "first", "first pass", "pass again", "faults",
@@ -484,11 +512,11 @@ static int print_json(const struct bench_args *args, const struct row *rows,
 
 	for (unsigned int i = 0; i < num; i++)
 		json_array_append_new(list, row_json(args, rows, i));
-	return bench_print_json(&cmd_bench_restore,
-				json_pack("{s:I, s:I, s:o}", "mib",
-					  (json_int_t)args->mib, "set_mib",
-					  (json_int_t)args->set_mib, "results",
-					  list));
+	return bench_print_json(
+		&cmd_bench_restore,
+		json_pack("{s:I, s:I, s:I, s:o}", "mib", (json_int_t)args->mib,
+			  "set_mib", (json_int_t)args->set_mib, "spread",
+			  (json_int_t)args->spread, "results", list));
 }
 
 /* ---- the command ---- */
@@ -534,9 +562,11 @@ static int check_args(const struct bench_args *args, struct err *err)
 	struct hostmem host;
 	int r = 0;
 
-	if (args->set_mib > args->mib)
+	if (args->set_mib > args->mib / args->spread)
 		return err_set(err, EINVAL,
-			       "--set-mib: more than the guest's memory");
+			       "--set-mib: more than %sthe guest's memory",
+			       args->spread > 1 ? "its share (--spread) of "
+						: "");
 	hostmem_read(&host, "");
 	for (unsigned int i = 0; !r && i < args->pages.num; i++)
 		r = bench_check_page(&host,
@@ -568,6 +598,7 @@ static int restore_bench(int argc, char **argv)
 	struct bench_args args = {
 		.mib = DEFAULT_MIB,
 		.set_mib = DEFAULT_SET,
+		.spread = 1,
 		.runs = DEFAULT_RUNS,
 		.pages = { .values = { RAM_PAGE_4K }, .num = 1 },
 		.dir = "/var/tmp",

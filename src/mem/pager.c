@@ -365,14 +365,17 @@ static int copy_ahead(struct pager *p, struct err *err)
 	if (!from || !from->num)
 		return 0;
 	p->ahead.units = calloc(from->num, sizeof(*p->ahead.units));
-	if (!p->ahead.units)
+	p->ahead_place = calloc(from->num, sizeof(*p->ahead_place));
+	if (!p->ahead.units || !p->ahead_place)
 		return err_set(err, ENOMEM, "pager: out of memory");
 	for (uint64_t i = 0; i < from->num; i++) {
 		uint64_t unit = from->units[i].gpa / UNIT_BYTES;
 
-		if (is_aligned(from->units[i].gpa, UNIT_BYTES) &&
-		    unit < p->num_units && has_data(p, unit))
-			p->ahead.units[p->ahead.num++] = from->units[i];
+		if (!is_aligned(from->units[i].gpa, UNIT_BYTES) ||
+		    unit >= p->num_units || !has_data(p, unit))
+			continue;
+		p->ahead_place[p->ahead.num] = i;
+		p->ahead.units[p->ahead.num++] = from->units[i];
 	}
 	return 0;
 }
@@ -433,6 +436,11 @@ static int init_sync(struct pager *p)
 	return -r;
 }
 
+unsigned int pager_sweepers(unsigned int cpus, unsigned int vcpus)
+{
+	return cpus > vcpus ? cpus - vcpus : 1;
+}
+
 static void count_threads(struct pager *p)
 {
 	unsigned int cpus = cpus_allowed();
@@ -444,6 +452,8 @@ static void count_threads(struct pager *p)
 		cfg->fillers = MIN(cpus, 4u);
 	cfg->handlers = MIN(cfg->handlers, (unsigned int)PAGER_MAX_THREADS);
 	cfg->fillers = MIN(cfg->fillers, (unsigned int)PAGER_MAX_THREADS);
+	if (!cfg->sweepers)
+		cfg->sweepers = pager_sweepers(cpus, cfg->num_vcpus);
 	p->num_uffds = cfg->uffds ? MIN(cfg->uffds, 256u) : cfg->handlers;
 }
 
@@ -628,6 +638,7 @@ void pager_free(struct pager *p)
 	pthread_cond_destroy(&p->changed);
 	pthread_mutex_destroy(&p->lock);
 	working_set_fini(&p->ahead);
+	free(p->ahead_place);
 	free((void *)p->zeroes);
 	free((void *)p->settled);
 	free((void *)p->touched);

@@ -25,7 +25,7 @@
  * ram->lost say as much to who takes bytes out of guest memory (mem_await()).
  *
  * Not to be discarded while the pager is at work (balloon, reporting): a page
- * that goes comes back with what the source has.
+ * that goes before it was settled comes back with what the source has.
  *
  * Threads: any, but pager_new and pager_free, which are the control thread's.
  */
@@ -71,10 +71,18 @@ struct pager_config {
 	unsigned int uffds;		 /* 0: one per handler */
 	/* Abandon it at the first failure, until pager_be_patient(). */
 	bool impatient;
-	bool sweep;		    /* bring the rest, too */
+	bool sweep; /* bring the rest, too */
+	/* Fillers that do so at once; 0: as many as pager_sweepers() says. */
+	unsigned int sweepers;
+	unsigned int num_vcpus;	    /* that run beside it; may be 0 */
 	uint64_t sweep_bytes_per_s; /* 0: as fast as it goes */
 	/* Bring these ahead, in their order; copied. NULL: there are none. */
 	const struct working_set *ahead;
+	/*
+	 * Where of that set is kept what need not be read page by page, or
+	 * NULL. Outlives the pager. What it cannot give the source does.
+	 */
+	const struct working_set_store *store;
 	/*
 	 * Note what is touched. The sweep waits for pager_end_recording(): what
 	 * is there already is not seen being touched.
@@ -93,6 +101,13 @@ struct pager_config {
 	void (*all_done)(void *ctx);
 	void *ctx;
 };
+
+/*
+ * How many threads should bring the rest beside a guest: those CPUs that its
+ * vCPUs leave, and one at least. With a thread on each CPU the guest's first
+ * steps, in which most memory accesses are faults of KVM's, take twice as long.
+ */
+unsigned int pager_sweepers(unsigned int cpus, unsigned int vcpus);
 
 /*
  * -EPERM, -ENOTSUP with words: no userfaultfd, or 1G pages, which nobody should

@@ -174,6 +174,16 @@ static int serve_unit(struct pager *p, uint64_t gpa, uint64_t start,
 	return r;
 }
 
+/* It is there, or was found to be zero; the source need not be read again. */
+static int serve_settled(struct pager *p, uint64_t gpa, bool write)
+{
+	int r = serve_zero_pages(p, gpa, p->page, write);
+
+	if (r > 0)
+		atomic_fetch_add(&p->zero_faults, 1);
+	return r;
+}
+
 static int serve_data(struct pager *p, uint64_t gpa, bool write, char *buf,
 		      struct err *err)
 {
@@ -192,9 +202,8 @@ static int serve_data(struct pager *p, uint64_t gpa, bool write, char *buf,
 		return serve_zero_pages(p, gpa, align_down(len, p->page),
 					write);
 	}
-	/* Put meanwhile; the source does not have it any more. */
-	if (content == MEM_CONTENT_ABSENT && pager_is_settled(p, gpa))
-		return 0;
+	if (pager_is_settled(p, gpa))
+		return serve_settled(p, gpa, write);
 	if (takes_unit(p, gpa))
 		return serve_unit(p, gpa, align_down(gpa, UNIT_BYTES), end, buf,
 				  err);

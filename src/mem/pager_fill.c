@@ -13,6 +13,7 @@
 #include "base/arith.h"
 #include "base/bitmap.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/thread_class.h"
 #include "base/zero.h"
 #include "mem/pager_priv.h"
@@ -199,6 +200,109 @@ static void fill(struct pager_thread *t, uint64_t unit, const uint64_t *wanted,
 	pager_fail(t->pager, &err);
 }
 
+/* ---- the working set ---- */
+
+/* The next run from *at on whose pages are all in the set, and kept or not. */
+static uint64_t next_in_set(const struct working_set_unit *unit,
+			    const uint64_t *kept, uint64_t *at, bool *ret_kept)
+{
+	uint64_t from = *at, to;
+
+	while (from < UNIT_PAGES && !bitmap_test(unit->pages, from))
+		from++;
+	if (from == UNIT_PAGES)
+		return 0;
+	*ret_kept = bitmap_test(kept, from);
+	for (to = from + 1; to < UNIT_PAGES; to++) {
+		if (!bitmap_test(unit->pages, to) ||
+		    bitmap_test(kept, to) != *ret_kept)
+			break;
+	}
+	*at = from;
+	return to - from;
+}
+
+/* Somebody may have had a page of it meanwhile: that one is left alone. */
+static int install_unsettled(struct pager *p, uint64_t gpa, const char *buf,
+			     uint64_t len)
+{
+	uint64_t step;
+	int r = 0;
+
+	for (uint64_t at = 0; r >= 0 && at < len; at += step) {
+		bool settled = pager_is_settled(p, gpa + at);
+
+		for (step = PAGE_4K;
+		     at + step < len &&
+		     pager_is_settled(p, gpa + at + step) == settled;)
+			step += PAGE_4K;
+		if (!settled)
+			r = pager_install(p, gpa + at, buf + at, step,
+					  PAGER_WORKING_SET);
+	}
+	return MIN(r, 0);
+}
+
+/* buf has the kept pages, one behind the other; the rest of the set is zero. */
+static int install_kept(struct pager *p, const struct working_set_unit *unit,
+			const uint64_t *kept, const char *buf)
+{
+	uint64_t num;
+	bool is_kept = false;
+	int r = 0;
+
+	for (uint64_t at = 0;
+	     !r && (num = next_in_set(unit, kept, &at, &is_kept)); at += num) {
+		uint64_t gpa = unit->gpa + at * PAGE_4K, len = num * PAGE_4K;
+
+		if (!is_kept) {
+			pager_settle(p, gpa, len);
+			continue;
+		}
+		r = install_unsettled(p, gpa, buf, len);
+		buf += len;
+	}
+	return r;
+}
+
+/* Was it kept, and is it in its place? The source has it in any case. */
+static bool fill_kept(struct pager_thread *t, uint64_t num)
+{
+	struct pager *p = t->pager;
+	const struct working_set_store *store = p->cfg.store;
+	uint64_t kept[WORKING_SET_WORDS];
+	struct err err = ERR_INIT;
+	int r;
+
+	if (!store || p->page != PAGE_4K || atomic_load(&p->store_off))
+		return false;
+	stand_back(p);
+	r = store->read(store->ctx, p->ahead_place[num], t->buf, kept, &err);
+	if (r > 0) {
+		r = install_kept(p, &p->ahead.units[num], kept, t->buf);
+		if (!r)
+			return true;
+		err_errno(&err, -r, "guest memory at %#llx",
+			  (unsigned long long)p->ahead.units[num].gpa);
+	}
+	if (r < 0 && !atomic_exchange(&p->store_off, true))
+		log_warn("the working set is taken from memory, slowly: %s",
+			 err.text);
+	return false;
+}
+
+static void fill_ahead(struct pager_thread *t, uint64_t num)
+{
+	const struct working_set_unit *unit = &t->pager->ahead.units[num];
+
+	if (!fill_kept(t, num))
+		fill(t, unit->gpa / UNIT_BYTES, unit->pages, PAGER_WORKING_SET);
+	/* Not complete, perhaps; what has come can be mapped. */
+	if (t->pager->cfg.filled)
+		t->pager->cfg.filled(t->pager->cfg.ctx, GPA(unit->gpa),
+				     UNIT_BYTES);
+}
+
 /* ---- leaving ---- */
 
 static void collapse_unit(struct pager_thread *t, uint64_t gpa)
@@ -260,9 +364,10 @@ static void finish_block(struct pager_thread *t, struct pager_block *block)
 
 enum task { TASK_NONE, TASK_FINISH, TASK_AHEAD, TASK_SWEEP, TASK_TELL };
 
-static bool may_sweep(const struct pager *p)
+static bool may_sweep_locked(const struct pager *p)
 {
-	return p->cfg.sweep && !atomic_load(&p->recording);
+	return p->cfg.sweep && !atomic_load(&p->recording) &&
+	       p->sweeping < p->cfg.sweepers;
 }
 
 /* The next unit that has data to bring, or none. */
@@ -341,11 +446,13 @@ static void choose_locked(struct pager *p, struct next *next)
 		next->task = TASK_TELL;
 		return;
 	}
-	if (p->failed || !may_sweep(p))
+	if (p->failed || !may_sweep_locked(p))
 		return;
 	next->wait_until_ns = sweep_due_locked(p);
-	if (!next->wait_until_ns && take_sweep_locked(p, &next->unit))
+	if (!next->wait_until_ns && take_sweep_locked(p, &next->unit)) {
 		next->task = TASK_SWEEP;
+		p->sweeping++;
+	}
 }
 
 static void wait_locked(struct pager *p, uint64_t until_ns)
@@ -364,19 +471,13 @@ static void wait_locked(struct pager *p, uint64_t until_ns)
 static void do_task(struct pager_thread *t, const struct next *next)
 {
 	struct pager *p = t->pager;
-	const struct working_set_unit *ahead;
 
 	switch (next->task) {
 	case TASK_FINISH:
 		finish_block(t, next->block);
 		break;
 	case TASK_AHEAD:
-		ahead = &p->ahead.units[next->unit];
-		fill(t, ahead->gpa / UNIT_BYTES, ahead->pages,
-		     PAGER_WORKING_SET);
-		/* Not complete, perhaps; what has come can be mapped. */
-		if (p->cfg.filled)
-			p->cfg.filled(p->cfg.ctx, GPA(ahead->gpa), UNIT_BYTES);
+		fill_ahead(t, next->unit);
 		break;
 	case TASK_SWEEP:
 		fill(t, next->unit, NULL, PAGER_SWEEP);
@@ -424,6 +525,7 @@ void *pager_filler(void *arg)
 		do_task(t, &next);
 		pthread_mutex_lock(&p->lock);
 		p->filling_ahead -= next.task == TASK_AHEAD;
+		p->sweeping -= next.task == TASK_SWEEP;
 		p->blocks_left -= next.task == TASK_FINISH;
 		if (next.task == TASK_AHEAD || next.task == TASK_FINISH)
 			pthread_cond_broadcast(&p->changed);

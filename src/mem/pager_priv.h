@@ -62,6 +62,7 @@ struct pager {
 	int *uffds;
 	unsigned int num_uffds;
 	struct working_set ahead;
+	uint64_t *ahead_place; /* of each in the set that was given */
 	uint64_t zero_bytes;
 	const char *zeroes; /* a page of them */
 
@@ -75,6 +76,7 @@ struct pager {
 	_Atomic unsigned int serving; /* faults, just now */
 	_Atomic unsigned int splits;  /* of mappings, by releasing zeroes */
 	_Atomic bool collapse_off;    /* this kernel cannot */
+	_Atomic bool store_off;	      /* cfg.store failed once */
 
 	pthread_mutex_t lock; /* all below; the last lock taken */
 	pthread_cond_t changed;
@@ -83,6 +85,7 @@ struct pager {
 	uint64_t blocks_left;
 	uint64_t next_ahead, next_sweep; /* units to be taken */
 	unsigned int filling_ahead;	 /* threads at work on it */
+	unsigned int sweeping;		 /* threads that bring the rest */
 	bool ahead_done, all_done;
 	uint64_t *order; /* units in the order of touches */
 	uint64_t num_order;

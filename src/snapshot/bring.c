@@ -9,6 +9,7 @@
 #include "sandbox/paths.h"
 #include "snapshot/disks.h"
 #include "snapshot/reader.h"
+#include "snapshot/set_pages.h"
 #include "snapshot/take.h"
 #include "snapshot/working_set.h"
 #include "vm/config.h"
@@ -25,8 +26,9 @@ struct snapshot_bring {
 	bool resume;
 	uint64_t began_ns;
 	struct working_set ahead;
-	unsigned int record_s; /* 0: not recorded */
-	struct ram ram;	       /* with loaded: until the machine takes it */
+	struct set_pages *kept; /* of ahead; NULL: none are */
+	unsigned int record_s;	/* 0: not recorded */
+	struct ram ram;		/* with loaded: until the machine takes it */
 	bool loaded;
 	bool (*cancelled)(void *ctx);
 	void *ctx;
@@ -38,11 +40,20 @@ static bool is_paged(enum restore_mode mode)
 }
 
 static int save_working_set(void *ctx, const struct working_set *set,
-			    struct err *err)
+			    const _Atomic bool *stop, struct err *err)
 {
 	const struct snapshot_bring *b = ctx;
+	struct err reason = ERR_INIT;
+	int r = snapshot_working_set_save(b->reader, set, err);
 
-	return snapshot_working_set_save(b->reader, set, err);
+	if (r)
+		return r;
+	/* Without them it is a good set still. */
+	r = set_pages_save(b->reader, set, stop, &reason);
+	if (r && r != -ECANCELED)
+		log_warn("the working set is kept without its pages: %s",
+			 reason.text);
+	return 0;
 }
 
 static bool poll_cancelled(void *ctx, const struct populate_progress *progress)
@@ -185,6 +196,16 @@ static int check_pageable(const struct snapshot_bring *b, struct err *err)
 		       why, restore_mode_names[b->mode]);
 }
 
+/* They may be of an older set, or cut short by the end of its VM. */
+static void open_kept(struct snapshot_bring *b)
+{
+	struct err reason = ERR_INIT;
+	int r = set_pages_open(&b->kept, b->reader, &b->ahead, &reason);
+
+	if (r && r != -ENOENT && r != -ESTALE)
+		log_warn("%s; memory is read instead", reason.text);
+}
+
 static int prepare_paging(struct snapshot_bring *b,
 			  const struct snapshot_bring_request *req,
 			  struct err *err)
@@ -198,8 +219,10 @@ static int prepare_paging(struct snapshot_bring *b,
 	if (b->mode == RESTORE_LAZY || b->record_s)
 		return 0;
 	r = snapshot_working_set_load(b->reader, &b->ahead, &reason);
-	if (!r)
+	if (!r) {
+		open_kept(b);
 		return 0;
+	}
 	/* A hint: without one it is recorded. */
 	if (r != -ENOENT)
 		log_warn("%s; it is recorded anew", reason.text);
@@ -259,6 +282,7 @@ void snapshot_bring_free(struct snapshot_bring *b)
 	/* Closed before they are removed. */
 	vm_config_fini(&b->cfg);
 	snapshot_placed_undo(&b->placed);
+	set_pages_free(b->kept);
 	snapshot_reader_free(b->reader);
 	working_set_fini(&b->ahead);
 	free(b);
@@ -328,6 +352,7 @@ int snapshot_bring_begin(struct vmm *v, struct snapshot_bring *b,
 		origin.save_working_set = save_working_set;
 		origin.memory.source = snapshot_reader_memory(b->reader);
 		origin.memory.ahead = &b->ahead;
+		origin.memory.store = b->kept ? set_pages_store(b->kept) : NULL;
 		origin.memory.record = b->record_s != 0;
 		origin.memory.opener = vmm_uffds(v);
 	}

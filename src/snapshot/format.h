@@ -16,6 +16,7 @@
 #define SNAPSHOT_SUMS	     "memory.sums"
 #define SNAPSHOT_MAP	     "memory.map"
 #define SNAPSHOT_WORKING_SET "working-set"
+#define SNAPSHOT_SET_PAGES   "working-set.pages"
 
 /* Caps on what is read whole. */
 #define SNAPSHOT_MAX_MANIFEST_BYTES (1u << 20)

@@ -47,8 +47,8 @@ static int open_named(const struct snapshot_reader *r, const char *name)
 }
 
 /* A regular file, whatever a link or a device of that name would do. */
-static int open_file(const struct snapshot_reader *r, const char *name,
-		     uint64_t *ret_size, struct err *err)
+int snapshot_reader_open_file(const struct snapshot_reader *r, const char *name,
+			      uint64_t *ret_size, struct err *err)
 {
 	_cleanup_close_ int fd = open_named(r, name);
 	struct stat st;
@@ -72,7 +72,7 @@ int snapshot_reader_read_file(const struct snapshot_reader *r, const char *name,
 	int code;
 
 	*ret_size = 0;
-	fd = open_file(r, name, ret_size, err);
+	fd = snapshot_reader_open_file(r, name, ret_size, err);
 	if (fd < 0)
 		return fd;
 	if (*ret_size > max)
@@ -225,7 +225,8 @@ static int open_memory(struct snapshot_reader *r, struct err *err)
 {
 	uint64_t span = snapshot_manifest_span(&r->manifest), size = 0;
 
-	r->memory_fd = open_file(r, SNAPSHOT_MEMORY, &size, err);
+	r->memory_fd = snapshot_reader_open_file(r, SNAPSHOT_MEMORY, &size,
+						 err);
 	if (r->memory_fd < 0)
 		return r->memory_fd;
 	if (size != span)
@@ -250,7 +251,7 @@ static int check_disks(struct snapshot_reader *r, struct err *err)
 
 		if (!disk->file)
 			continue;
-		fd = open_file(r, disk->file, &size, err);
+		fd = snapshot_reader_open_file(r, disk->file, &size, err);
 		if (fd < 0)
 			return fd;
 		if (size != disk->bytes)

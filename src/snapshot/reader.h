@@ -86,6 +86,14 @@ __must_check int snapshot_reader_read_file(const struct snapshot_reader *r,
 					   void **ret, uint64_t *ret_len,
 					   struct err *err);
 
+/*
+ * Open another of its files to read: a regular one, no link. A descriptor, the
+ * caller's, or a negative errno (-ENOENT).
+ */
+__must_check int snapshot_reader_open_file(const struct snapshot_reader *r,
+					   const char *name, uint64_t *ret_len,
+					   struct err *err);
+
 /* Memory: offset is guest-physical address; only inside the ranges. */
 const struct mem_source *
 snapshot_reader_memory(const struct snapshot_reader *r);

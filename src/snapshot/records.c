@@ -10,22 +10,30 @@
 
 #define RECORDS_VERSION 1u
 
-const struct records_kind records_sums = { SNAPSHOT_SUMS, "quireSUM", 8 };
-const struct records_kind records_map = { SNAPSHOT_MAP, "quireMAP", 16 };
+const struct records_kind records_sums = { SNAPSHOT_SUMS, "quireSUM", 8, 0 };
+const struct records_kind records_map = { SNAPSHOT_MAP, "quireMAP", 16, 0 };
 const struct records_kind records_working_set = {
 	SNAPSHOT_WORKING_SET,
 	"quireWST",
 	RECORDS_WORKING_SET_BYTES,
+	0,
+};
+const struct records_kind records_set_pages = {
+	SNAPSHOT_SET_PAGES,
+	"quireWSP",
+	RECORDS_SET_PAGES_BYTES,
+	RECORDS_SET_PAGES_PREFACE,
 };
 
-void records_header(const struct records_kind *kind, const void *records,
+void records_header(const struct records_kind *kind, const void *body,
 		    uint64_t num, uint8_t ret[RECORDS_HEADER_BYTES])
 {
 	memcpy(ret, kind->magic, 8);
 	le32_store(ret + 8, RECORDS_VERSION);
 	le32_store(ret + 12, kind->record_bytes);
 	le64_store(ret + 16, num);
-	le64_store(ret + 24, sum_bytes(records, num * kind->record_bytes));
+	le64_store(ret + 24, sum_bytes(body, kind->preface_bytes +
+						     num * kind->record_bytes));
 }
 
 static int check_header(const struct records_kind *kind, const uint8_t *h,
@@ -55,7 +63,7 @@ int64_t records_check(const struct records_kind *kind, const void *bytes,
 {
 	const uint8_t *h = bytes;
 	int r = check_header(kind, h, len, err);
-	uint64_t num, size;
+	uint64_t num, size, body = len - RECORDS_HEADER_BYTES;
 
 	if (r)
 		return r;
@@ -67,12 +75,12 @@ int64_t records_check(const struct records_kind *kind, const void *bytes,
 			       kind->name, (unsigned long long)num,
 			       (unsigned long long)max);
 	if (!mul_u64(num, kind->record_bytes, &size) ||
-	    size != len - RECORDS_HEADER_BYTES)
+	    body < kind->preface_bytes || size != body - kind->preface_bytes)
 		return err_set(err, EBADMSG,
 			       "%s: offset %zu: the file ends here; its %llu "
 			       "records do not",
 			       kind->name, len, (unsigned long long)num);
-	if (sum_bytes(h + RECORDS_HEADER_BYTES, size) != le64_load(h + 24))
+	if (sum_bytes(h + RECORDS_HEADER_BYTES, body) != le64_load(h + 24))
 		return err_set(err, EBADMSG,
 			       "%s: offset 24: checksum does not match: the "
 			       "file is damaged",

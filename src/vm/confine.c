@@ -16,13 +16,14 @@
 #include "mem/pager.h"
 #include "mem/restore.h"
 #include "vm/vcpu.h"
+#include "vm/vmm_priv.h"
 
 /* Besides those of the virtio devices, which their classes name. */
 static const struct thread_class *const own_classes[] = {
 	&vcpu_thread_class,	    &populate_thread_class,
 	&keeper_thread_class,	    &restore_thread_class,
 	&outq_thread_class,	    &pager_handler_thread_class,
-	&pager_filler_thread_class,
+	&pager_filler_thread_class, &vmm_keep_thread_class,
 };
 
 static size_t count(const struct thread_class *const *list)

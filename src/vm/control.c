@@ -67,8 +67,6 @@ static const struct thread_call calls[] = {
 	RARE_IOCTL(PAGING, UFFDIO_REGISTER),
 	RARE_IOCTL(PAGING, UFFDIO_UNREGISTER),
 	RARE_IOCTL(PAGING ", after a failure", UFFDIO_WAKE),
-	RARE("the working set is kept", fsync),
-	RARE("the working set is kept", renameat),
 	RARE_IOCTL("vm.snapshot with live", UFFDIO_WRITEPROTECT),
 	RARE_IOCTL("vm.snapshot with live", PAGEMAP_SCAN_IOCTL),
 

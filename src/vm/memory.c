@@ -104,7 +104,8 @@ int vm_memory_map(struct vm_memory *m, const struct vm_config *cfg,
 	m->track.dirty = m->dirty;
 	r = have_ram(m, origin, err);
 	if (!r && origin)
-		r = vm_paging_start(&m->paging, &m->ram, origin, err);
+		r = vm_paging_start(&m->paging, &m->ram, origin, cfg->num_cpus,
+				    err);
 	return r ? r : register_slots(m, err);
 }
 

@@ -71,9 +71,10 @@ struct vm_memory_origin {
 	 * runs. NULL: load has brought it, or mapped it.
 	 */
 	const struct mem_source *source;
-	const struct working_set *ahead; /* NULL: none; not kept */
-	bool record;			 /* what the guest touches */
-	struct uffd_opener *opener;	 /* may be NULL */
+	const struct working_set *ahead;       /* NULL: none; not kept */
+	const struct working_set_store *store; /* of ahead; NULL: none */
+	bool record;			       /* what the guest touches */
+	struct uffd_opener *opener;	       /* may be NULL */
 };
 
 /*

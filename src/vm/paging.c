@@ -75,7 +75,8 @@ static void all_done(void *ctx)
 /* ---- on the control thread ---- */
 
 int vm_paging_start(struct vm_paging *p, struct ram *ram,
-		    const struct vm_memory_origin *origin, struct err *err)
+		    const struct vm_memory_origin *origin,
+		    unsigned int num_vcpus, struct err *err)
 {
 	const struct pager_config cfg = {
 		.ram = ram,
@@ -83,7 +84,9 @@ int vm_paging_start(struct vm_paging *p, struct ram *ram,
 		.opener = origin->opener,
 		.impatient = true,
 		.sweep = true,
+		.num_vcpus = num_vcpus,
 		.ahead = origin->ahead,
+		.store = origin->store,
 		.record = origin->record,
 		.filled = filled,
 		.failed = source_failed,

@@ -68,7 +68,7 @@ void vm_paging_fini(struct vm_paging *p);
 /* Begin to page ram, untouched as yet, if origin says so. */
 __must_check int vm_paging_start(struct vm_paging *p, struct ram *ram,
 				 const struct vm_memory_origin *origin,
-				 struct err *err);
+				 unsigned int num_vcpus, struct err *err);
 
 /*
  * Before the guest goes on: for the first time, or after a failure, which is

@@ -249,11 +249,12 @@ struct vmm_origin {
 	size_t state_bytes;
 	/*
 	 * With memory.record: after so many seconds, or at the end, what was
-	 * touched is given to save_working_set.
+	 * touched is given to save_working_set, on a thread of its own: *stop
+	 * asks it to leave out what takes long.
 	 */
 	unsigned int record_s;
 	int (*save_working_set)(void *ctx, const struct working_set *set,
-				struct err *err);
+				const _Atomic bool *stop, struct err *err);
 	/* The machine that came from here is gone, or was not to be. */
 	void (*release)(void *ctx);
 	void *ctx;

@@ -4,10 +4,12 @@
  * has come, when its source fails, and when the working set is recorded.
  */
 #include <errno.h>
+#include <string.h>
 #include <sys/timerfd.h>
 
 #include "base/io.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "vm/vmm_priv.h"
 
 /* ---- userfaultfd, asked for while the process still may ---- */
@@ -45,30 +47,93 @@ void vmm_begin_recording(struct vmm *v)
 		arm_recording(v, v->origin.record_s);
 }
 
-/* A hint is no reason to fail anything. */
-void vmm_end_recording(struct vmm *v)
+static const struct thread_call keep_calls[] = {
+	CALL(openat),
+	CALL(pread64),
+	CALL(fsync),
+	CALL(renameat),
+	CALL(close),
+	RARE("pages here and there are kept", pwrite64),
+	RARE("there are none, or the disk is full", unlinkat),
+	RARE("memory is in very many pieces, or was cut off", lseek),
+};
+
+const struct thread_class vmm_keep_thread_class = {
+	.name = "working-set",
+	.what = "puts the working set into its snapshot",
+	THREAD_CALLS(keep_calls),
+};
+
+static void *keep_main(void *arg)
 {
-	struct working_set set = { 0 };
-	struct err err = ERR_INIT;
+	struct vmm *v = arg;
+	struct vmm_keeping *k = &v->keeping;
+
+	k->result = v->origin.save_working_set(v->origin.ctx, &k->set, &k->stop,
+					       &k->err);
+	atomic_store(&k->done, true);
+	io_eventfd_signal(v->paging_fd);
+	return NULL;
+}
+
+/* What it says of memory may have to be read and written: not here. */
+static int start_keeping(struct vmm *v)
+{
+	struct vmm_keeping *k = &v->keeping;
+	int r;
+
+	atomic_store(&k->stop, false);
+	atomic_store(&k->done, false);
+	k->err = (struct err)ERR_INIT;
+	r = thread_start(&k->thread, &vmm_keep_thread_class, "working-set",
+			 keep_main, v);
+	k->running = !r;
+	return r;
+}
+
+static void look_kept(struct vmm *v)
+{
+	struct vmm_keeping *k = &v->keeping;
+
+	pthread_join(k->thread, NULL);
+	k->running = false;
+	if (k->result)
+		log_warn("the working set is not kept: %s", k->err.text);
+	else
+		vmm_emit(v, "vm", "working-set-recorded",
+			 json_pack("{s:I, s:I}", "units",
+				   (json_int_t)k->set.num, "pages",
+				   (json_int_t)working_set_pages(&k->set)));
+	working_set_fini(&k->set);
+}
+
+/* A hint is no reason to fail anything. */
+static void end_recording(struct vmm *v)
+{
 	int r = v->machine ? vm_paging_end_recording(&v->machine->memory.paging,
-						     &set)
+						     &v->keeping.set)
 			   : -ENOENT;
 
 	if (r == -ENOENT)
 		return;
 	arm_recording(v, 0);
+	if (!r) {
+		r = start_keeping(v);
+		if (r)
+			working_set_fini(&v->keeping.set);
+	}
 	if (r)
-		(void)err_errno(&err, -r, "out of memory");
-	else
-		r = v->origin.save_working_set(v->origin.ctx, &set, &err);
-	if (r)
-		log_warn("the working set is not kept: %s", err.text);
-	else
-		vmm_emit(v, "vm", "working-set-recorded",
-			 json_pack("{s:I, s:I}", "units", (json_int_t)set.num,
-				   "pages",
-				   (json_int_t)working_set_pages(&set)));
-	working_set_fini(&set);
+		log_warn("the working set is not kept: %s", strerror(-r));
+}
+
+void vmm_end_recording(struct vmm *v)
+{
+	end_recording(v);
+	if (!v->keeping.running)
+		return;
+	/* Which pages they are is soon written; what is in them is not. */
+	atomic_store(&v->keeping.stop, true);
+	look_kept(v);
 }
 
 void vmm_on_recorded(void *ctx, uint32_t events)
@@ -76,7 +141,7 @@ void vmm_on_recorded(void *ctx, uint32_t events)
 	struct vmm *v = ctx;
 
 	io_eventfd_drain(v->recording_fd);
-	vmm_end_recording(v);
+	end_recording(v);
 	/* All may have come meanwhile. */
 	io_eventfd_signal(v->paging_fd);
 }
@@ -117,6 +182,8 @@ void vmm_look_at_paging(struct vmm *v)
 {
 	struct err error = ERR_INIT;
 
+	if (v->keeping.running && atomic_load(&v->keeping.done))
+		look_kept(v);
 	if (vm_paging_failed(&v->machine->memory.paging, &error))
 		look_failed(v, &error);
 	else

@@ -62,6 +62,16 @@ struct vmm_listener {
 	void *ctx;
 };
 
+/* A working set that was recorded is put into its snapshot (vmm_paging.c). */
+struct vmm_keeping {
+	pthread_t thread;
+	bool running; /* to be joined; the control thread's */
+	_Atomic bool stop, done;
+	struct working_set set;
+	int result;
+	struct err err;
+};
+
 struct vmm {
 	pthread_t control;
 	struct evloop *loop;
@@ -88,6 +98,7 @@ struct vmm {
 
 	struct vmm_calls calls;
 	struct vmm_hold hold;
+	struct vmm_keeping keeping;
 	struct vmm_ended ended;
 	struct vmm_panic panic;
 	struct vm_result result;
@@ -134,6 +145,7 @@ void vmm_release_origin(struct vmm *v);
 void vmm_look_at_paging(struct vmm *v);
 void vmm_begin_recording(struct vmm *v);
 void vmm_end_recording(struct vmm *v);
+extern const struct thread_class vmm_keep_thread_class;
 void vmm_on_recorded(void *ctx, uint32_t events);
 /* -EIO, in words, while memory's source has failed. */
 __must_check int vmm_check_paging(struct vmm *v, const char *verb,

@@ -13,6 +13,7 @@
 #include "snapshot/manifest.h"
 #include "snapshot/records.h"
 #include "snapshot/sum.h"
+#include "snapshot/set_pages.h"
 #include "snapshot/working_set.h"
 
 static const struct mem_range ranges[] = {
@@ -121,6 +122,39 @@ static void run_working_set(const uint8_t *bytes, size_t len)
 	working_set_fini(&set);
 }
 
+/* The pages of a set of two units, in a file that ends where the bytes do. */
+static void run_set_pages(uint8_t *bytes, size_t len, bool fix)
+{
+	struct working_set_unit units[] = {
+		{ .gpa = 2 << 20, .pages = { 5 } },
+		{ .gpa = 0, .pages = { [7] = ~0ull } },
+	};
+	const struct working_set set = { .num = 2, .units = units };
+	struct set_pages_unit kept[2];
+	struct err err = ERR_INIT;
+	uint64_t end;
+
+	if (len < set_pages_head_bytes(&set))
+		return;
+	if (fix) {
+		le64_store(bytes + RECORDS_HEADER_BYTES,
+			   sum_bytes(units, sizeof(units)));
+		fix_sum(bytes, set_pages_head_bytes(&set));
+	}
+	if (set_pages_parse(bytes, len, &set,
+			    "01234567-89ab-cdef-0123-456789abcdef", kept,
+			    &err)) {
+		BUG_ON(!err.text[0]);
+		return;
+	}
+	for (unsigned int i = 0; i < 2; i++) {
+		end = kept[i].offset + working_set_count(kept[i].pages) * 4096;
+		BUG_ON(kept[i].offset % 4096 || end > len);
+		for (unsigned int w = 0; w < WORKING_SET_WORDS; w++)
+			BUG_ON(kept[i].pages[w] & ~units[i].pages[w]);
+	}
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct err err = ERR_INIT;
@@ -146,7 +180,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		run_map(copy, size - 1);
 		break;
 	default:
-		run_working_set(copy, size - 1);
+		if (size > 8 && !memcmp(copy, records_set_pages.magic, 8))
+			run_set_pages(copy, size - 1, fix);
+		else
+			run_working_set(copy, size - 1);
 		break;
 	}
 	free(copy);

@@ -633,6 +633,75 @@ static void test_writes_stay(void **state)
 
 /* ---- working set ---- */
 
+/* Of the set's first unit its second page is kept; of the second, nothing. */
+struct kept {
+	_Atomic unsigned int reads;
+	bool damaged;
+};
+
+#define KEPT_WORD 0x6b657074ull
+
+static int read_kept(void *ctx, uint64_t i, void *buf,
+		     uint64_t ret_pages[WORKING_SET_WORDS], struct err *err)
+{
+	struct kept *kept = ctx;
+	uint64_t *words = buf;
+
+	atomic_fetch_add(&kept->reads, 1);
+	if (kept->damaged)
+		return err_set(err, EBADMSG, "damaged");
+	if (i)
+		return 0;
+	memset(ret_pages, 0, WORKING_SET_WORDS * sizeof(*ret_pages));
+	bitmap_set(ret_pages, 7);
+	words[0] = KEPT_WORD;
+	return 1;
+}
+
+/* What is kept comes from there, and what is not from the source. */
+static void test_kept_set(void **state)
+{
+	struct working_set_unit units[] = {
+		{ .gpa = 20 * MIB, .pages = { 1 << 3 | 1 << 7 } },
+		{ .gpa = 4 * MIB, .pages = { 1 << 2 } },
+	};
+	const struct working_set set = { .num = 2, .units = units };
+
+	for (int damaged = 0; damaged < 2; damaged++) {
+		struct kept kept = { .damaged = damaged };
+		const struct working_set_store store = { read_kept, &kept };
+		struct rig rig;
+		struct pager_stats s;
+
+		rig_init(&rig, 48 * MIB, RAM_PAGE_4K, false);
+		rig.cfg.ahead = &set;
+		rig.cfg.store = &store;
+		rig_start(&rig);
+		assert_int_equal(pager_wait_ahead(rig.pager, LONG_NS), 0);
+		assert_int_equal(load_word(&rig, 20 * MIB + 7 * PAGE_4K),
+				 damaged ? word(20 * MIB + 7 * PAGE_4K)
+					 : KEPT_WORD);
+		/* In the set and not kept: zero. */
+		assert_int_equal(load_word(&rig, 20 * MIB + 3 * PAGE_4K),
+				 damaged ? word(20 * MIB + 3 * PAGE_4K) : 0);
+		assert_int_equal(load_word(&rig, 4 * MIB + 2 * PAGE_4K),
+				 word(4 * MIB + 2 * PAGE_4K));
+		s = stats(&rig);
+		assert_int_equal(s.bytes[PAGER_WORKING_SET],
+				 (damaged ? 3 : 2) * PAGE_4K);
+		/* The first failure is the last: nobody asks again. */
+		assert_in_range(atomic_load(&kept.reads), 1, 2);
+		rig_end(&rig);
+	}
+}
+
+static void test_sweepers(void **state)
+{
+	assert_int_equal(pager_sweepers(2, 1), 1);
+	assert_int_equal(pager_sweepers(2, 4), 1);
+	assert_int_equal(pager_sweepers(16, 4), 12);
+}
+
 static void test_working_set(void **state)
 {
 	static const uint64_t order[] = { 20 * MIB, 4 * MIB, 34 * MIB };
@@ -968,6 +1037,8 @@ int main(void)
 		cmocka_unit_test(test_handlers_in_parallel),
 		cmocka_unit_test(test_writes_stay),
 		cmocka_unit_test(test_working_set),
+		cmocka_unit_test(test_kept_set),
+		cmocka_unit_test(test_sweepers),
 		cmocka_unit_test(test_fault_brings_its_unit),
 		cmocka_unit_test(test_failing_fault),
 		cmocka_unit_test(test_failing_sweep),

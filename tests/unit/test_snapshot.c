@@ -13,6 +13,7 @@
 #include "no_uring.h"
 #include "snapshot/sum.h"
 #include "snapshot/sum_xxh.h"
+#include "snapshot/set_pages.h"
 #include "snapshot/working_set.h"
 
 /* 48 MiB in one region, or 16 + 48 around a hole. */
@@ -1221,6 +1222,119 @@ static void test_working_set_file(void **state)
 	kit_end(&kit);
 }
 
+static void cut(const char *dir, const char *name, off_t size)
+{
+	char path[200];
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	assert_int_equal(truncate(path, size), 0);
+}
+
+/* Two pages with a word in each, one of zeroes; then a dense unit; one page. */
+static void set_of_pages(struct ram *ram, struct working_set_unit units[3])
+{
+	units[0] = (struct working_set_unit){ .gpa = 2 * GIB + 4 * MIB,
+					      .pages = { [0] = 0x13 } };
+	units[1] = (struct working_set_unit){ .gpa = 2 * MIB };
+	memset(units[1].pages, 0xff, sizeof(units[1].pages));
+	units[2] = (struct working_set_unit){ .gpa = 4 * MIB,
+					      .pages = { [7] = 1ull << 63 } };
+	*(uint64_t *)(ram->base + units[0].gpa) = 11;
+	*(uint64_t *)(ram->base + units[0].gpa + 4 * PAGE_4K) = 12;
+	*(uint64_t *)(ram->base + units[2].gpa + 511 * PAGE_4K) = 13;
+}
+
+static void check_kept(struct snapshot_reader *r, const struct working_set *set)
+{
+	_cleanup_free_ uint64_t *buf = malloc(2 * MIB);
+	uint64_t pages[WORKING_SET_WORDS];
+	struct set_pages *kept;
+	const struct working_set_store *store;
+	struct err err = ERR_INIT;
+
+	assert_int_equal(set_pages_open(&kept, r, set, &err), 0);
+	store = set_pages_store(kept);
+	assert_int_equal(store->read(store->ctx, 0, buf, pages, &err), 1);
+	assert_int_equal(pages[0], 0x11); /* what is zero is not there */
+	assert_int_equal(buf[0], 11);
+	assert_int_equal(buf[PAGE_4K / 8], 12);
+	assert_int_equal(store->read(store->ctx, 1, buf, pages, &err), 0);
+	assert_int_equal(store->read(store->ctx, 2, buf, pages, &err), 1);
+	assert_int_equal(pages[0], 0);
+	assert_int_equal(pages[7], 1ull << 63);
+	assert_int_equal(buf[0], 13);
+	set_pages_free(kept);
+}
+
+static void check_damage(struct kit *kit, struct snapshot_reader *r,
+			 const struct working_set *set)
+{
+	static const char name[] = "working-set.pages";
+	_cleanup_free_ uint64_t *buf = malloc(2 * MIB);
+	uint64_t pages[WORKING_SET_WORDS];
+	struct set_pages *kept;
+	const struct working_set_store *store;
+	struct err err = ERR_INIT;
+
+	/* A page: found when it is read, and only then. */
+	flip(kit->path[0], name, 4096 + 2 * 4096);
+	assert_int_equal(set_pages_open(&kept, r, set, &err), 0);
+	store = set_pages_store(kept);
+	assert_int_equal(store->read(store->ctx, 0, buf, pages, &err), 1);
+	assert_int_equal(store->read(store->ctx, 2, buf, pages, &err),
+			 -EBADMSG);
+	assert_non_null(strstr(err.text, "offset 12288: checksum"));
+	set_pages_free(kept);
+	flip(kit->path[0], name, 90);
+	assert_int_equal(set_pages_open(&kept, r, set, &err), -EBADMSG);
+	flip(kit->path[0], name, 90);
+	cut(kit->path[0], name, 4096 + 2 * 4096);
+	assert_int_equal(set_pages_open(&kept, r, set, &err), -EBADMSG);
+	assert_non_null(strstr(err.text, "ends at offset 12288; its pages at "
+					 "16384"));
+	cut(kit->path[0], name, 100);
+	assert_int_equal(set_pages_open(&kept, r, set, &err), -EBADMSG);
+}
+
+static void test_set_pages(void **state)
+{
+	static const _Atomic bool never, always = true;
+	struct kit kit;
+	struct ram ram;
+	struct snapshot_reader *r;
+	struct working_set_unit units[3];
+	const struct working_set set = { .num = 3, .units = units };
+	const struct working_set less = { .num = 2, .units = units };
+	const struct working_set dense = { .num = 1, .units = &units[1] };
+	struct set_pages *kept;
+	struct err err = ERR_INIT;
+
+	kit_start(&kit);
+	kit_ram(&ram, SPLIT, RAM_PAGE_4K, false);
+	set_of_pages(&ram, units);
+	kit_write(&(struct snapshot_writer_config){ .path = kit.path[0] },
+		  &(struct snapshot_memory_request){ .ram = &ram }, NULL);
+	r = kit_open(kit.path[0]);
+	assert_int_equal(set_pages_open(&kept, r, &set, &err), -ENOENT);
+	assert_int_equal(set_pages_save(r, &set, &always, &err), -ECANCELED);
+	assert_int_equal(kit_count(kit.path[0]), 5);
+	assert_int_equal(set_pages_save(r, &set, &never, &err), 0);
+	check_kept(r, &set);
+	/* They go with one set. */
+	assert_int_equal(set_pages_open(&kept, r, &less, &err), -EBADMSG);
+	units[2].pages[0] = 1;
+	assert_int_equal(set_pages_open(&kept, r, &set, &err), -ESTALE);
+	units[2].pages[0] = 0;
+	check_damage(&kit, r, &set);
+	/* Nothing to keep: nothing is there afterwards. */
+	assert_int_equal(set_pages_save(r, &dense, &never, &err), 0);
+	assert_int_equal(set_pages_open(&kept, r, &dense, &err), -ENOENT);
+	assert_int_equal(kit_count(kit.path[0]), 5);
+	snapshot_reader_free(r);
+	ram_fini(&ram);
+	kit_end(&kit);
+}
+
 static void test_without_io_uring(void **state)
 {
 	static const struct CMUnitTest tests[] = {
@@ -1262,6 +1376,7 @@ int main(void)
 		cmocka_unit_test(test_disks),
 		cmocka_unit_test(test_disk_not_cloned),
 		cmocka_unit_test(test_working_set_file),
+		cmocka_unit_test(test_set_pages),
 		cmocka_unit_test(test_without_io_uring),
 	};
 
