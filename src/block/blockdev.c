@@ -424,7 +424,7 @@ int blockdev_open(struct blockdev **ret, const struct blockdev_config *cfg,
 		r = err_set(err, ENOMEM, "disk %s: out of memory", cfg->path);
 	else
 		r = open_file(dev, err);
-	if (!r)
+	if (!r && !cfg->unlocked)
 		r = lock_file(dev, err);
 	if (!r)
 		r = probe(dev, err);
@@ -445,6 +445,19 @@ void blockdev_close(struct blockdev *dev)
 	close_fd(&dev->fd);
 	free(dev->path);
 	free(dev);
+}
+
+int blockdev_leave(struct blockdev *dev, struct err *err)
+{
+	if (!dev->readonly && fsync(dev->fd))
+		return err_errno(err, errno, "disk %s: fsync", dev->path);
+	unlock_file(dev);
+	return 0;
+}
+
+int blockdev_lock(struct blockdev *dev, struct err *err)
+{
+	return lock_file(dev, err);
 }
 
 uint64_t blockdev_size(const struct blockdev *dev)

@@ -4,7 +4,8 @@
  * user, with asynchronous requests through one io_uring per queue. Where the
  * host has no io_uring (or forbids it) requests run synchronously instead.
  *
- * Threads: struct blockdev is immutable after opening and shared by all queues.
+ * Threads: struct blockdev is immutable after opening, but for its lock, which
+ * is the control thread's, and shared by all queues.
  * A struct blockq belongs to one thread, the first that uses it after
  * blockq_new(): submit, wait, complete and free all happen there. Only
  * blockq_cancel() comes from another.
@@ -27,6 +28,8 @@ struct blockdev_config {
 	const char *path;
 	bool readonly;
 	bool direct; /* O_DIRECT */
+	/* Somebody else's still: blockdev_lock() follows before it is used. */
+	bool unlocked;
 };
 
 /*
@@ -40,6 +43,14 @@ __must_check int blockdev_open(struct blockdev **ret,
 			       const struct blockdev_config *cfg,
 			       struct err *err);
 void blockdev_close(struct blockdev *dev);
+
+/*
+ * Handing an image to another process. Leave: what was written is durable, and
+ * the lock is gone; no request is under way, or comes. Lock: have it (again);
+ * -EBUSY: somebody else does.
+ */
+__must_check int blockdev_leave(struct blockdev *dev, struct err *err);
+__must_check int blockdev_lock(struct blockdev *dev, struct err *err);
 
 uint64_t blockdev_size(const struct blockdev *dev); /* bytes, multiple of 512 */
 /* Logical block: requests are multiples of it. 512 unless the host wants more.

@@ -135,6 +135,18 @@ struct virtio_class {
 	 */
 	int (*config_image)(const void *config);
 	/*
+	 * Migration. What config_open() or create() opens next is in use by the
+	 * process that the VM comes from, and is not locked until hand_over();
+	 * or (false) it is not. May be NULL.
+	 */
+	void (*config_expect)(void *config, bool expected);
+	/*
+	 * The VM goes to another process, or (take) is taken over from one, or
+	 * back: give up what only one may have, durably, or have it. Control
+	 * thread, the device held and drained. May be NULL.
+	 */
+	int (*hand_over)(struct virtio_dev *dev, bool take, struct err *err);
+	/*
 	 * The paths that remain to be opened by name (a socket that is
 	 * connected to again). May be NULL.
 	 */

@@ -38,6 +38,7 @@ struct blk_config {
 	uint32_t queue_size;
 	char serial[BLK_ID_BYTES + 1];
 	struct blockdev *opened; /* by config_open() */
+	bool expected;		 /* see virtio_class.config_expect */
 };
 
 static int set_path(void *obj, const char *value, struct err *err)
@@ -118,6 +119,7 @@ static int open_image(const struct blk_config *cfg, struct blockdev **ret,
 		.path = cfg->path,
 		.readonly = cfg->readonly,
 		.direct = cfg->direct,
+		.unlocked = cfg->expected,
 	};
 
 	return blockdev_open(ret, &bdev_cfg, err);
@@ -136,6 +138,19 @@ static int config_image(const void *config)
 	const struct blk_config *cfg = config;
 
 	return cfg->opened ? blockdev_fd(cfg->opened) : -1;
+}
+
+static void config_expect(void *config, bool expected)
+{
+	((struct blk_config *)config)->expected = expected;
+}
+
+static int blk_hand_over(struct virtio_dev *vdev, bool take, struct err *err)
+{
+	struct blk_dev *dev = container_of(vdev, struct blk_dev, vdev);
+
+	return take ? blockdev_lock(dev->bdev, err)
+		    : blockdev_leave(dev->bdev, err);
 }
 
 static void offer(struct blk_dev *dev, unsigned int num_queues)
@@ -371,6 +386,8 @@ const struct virtio_class virtio_blk_class = {
 	.config_fini = config_fini,
 	.config_open = config_open,
 	.config_image = config_image,
+	.config_expect = config_expect,
+	.hand_over = blk_hand_over,
 	.create = blk_create,
 	.destroy = blk_destroy,
 	.config_space_bytes = BLK_CONFIG_BYTES,
