@@ -174,3 +174,26 @@ void machine_device_ejected(void *ctx, unsigned int slot)
 		}
 	}
 }
+
+static int hand_over(struct virtio_pci *vpci, bool take, struct err *err)
+{
+	struct virtio_dev *dev = virtio_pci_dev(vpci);
+
+	return dev->cls->hand_over ? dev->cls->hand_over(dev, take, err) : 0;
+}
+
+int machine_hand_over(struct machine *m, bool take, struct err *err)
+{
+	unsigned int done = 0;
+	int r = 0;
+
+	while (!r && done < m->num_devices) {
+		r = hand_over(m->devices[done], take, err);
+		done += !r;
+	}
+	if (!r)
+		return 0;
+	while (done)
+		(void)!hand_over(m->devices[--done], !take, NULL);
+	return r;
+}

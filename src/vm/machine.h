@@ -145,6 +145,13 @@ bool machine_removal_requested(const struct machine *m, unsigned int i);
 void machine_device_count(const struct virtio_dev *dev,
 			  struct machine_gone_devices *sum);
 
+/*
+ * Its disks go to another process, or (take) come here; all or, after a
+ * failure, none of them. Paused and saved, or just built.
+ */
+__must_check int machine_hand_over(struct machine *m, bool take,
+				   struct err *err);
+
 /* Another VM generation id, and the guest is told. */
 __must_check int machine_renew_generation_id(struct machine *m,
 					     struct err *err);

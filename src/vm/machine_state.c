@@ -218,7 +218,7 @@ static int drain(struct machine *m, struct err *err)
 }
 
 /* Asked before anything is waited for. */
-static int check_devices(const struct machine *m, struct err *err)
+int machine_check_saved(const struct machine *m, struct err *err)
 {
 	for (unsigned int i = 0; i < m->num_devices; i++) {
 		int r = virtio_dev_check_saved(virtio_pci_dev(m->devices[i]),
@@ -268,7 +268,7 @@ int machine_save(struct machine *m, struct state_writer *w, struct err *err)
 
 	if (!m->paused)
 		return err_set(err, EBADFD, "the machine is not paused");
-	r = check_devices(m, err);
+	r = machine_check_saved(m, err);
 	if (!r)
 		r = drain(m, err);
 	if (r)

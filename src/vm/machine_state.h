@@ -33,6 +33,9 @@
 __must_check int machine_save(struct machine *m, struct state_writer *w,
 			      struct err *err);
 
+/* Would machine_save() refuse it for what it has? Running or not. */
+__must_check int machine_check_saved(const struct machine *m, struct err *err);
+
 /*
  * Load them into a machine of the same configuration that was built to be
  * restored and has not been started. It is paused then, at the instant at which

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/cleanup.h"
 #include "base/cpus.h"
 #include "base/io.h"
 #include "base/log.h"
@@ -301,6 +302,56 @@ int vm_memory_start(struct vm_memory *m, struct err *err)
 	return r;
 }
 
+/*
+ * The ioctl alone: a stub would put its code where memory is just arriving. The
+ * method is not the configuration's to choose, for nothing was asked for.
+ */
+int vm_memory_begin_landing(struct vm_memory *m, struct kvm_vcpu *const *vcpus,
+			    unsigned int num_vcpus,
+			    const struct second_stage_filler **ret_filler,
+			    struct err *err)
+{
+	struct stage2_env env = {
+		.kvm = m->vm->kvm,
+		.ram = &m->ram,
+		.num_vcpus = num_vcpus,
+	};
+	struct err reason = ERR_INIT;
+	int r;
+
+	*ret_filler = NULL;
+	if (m->cfg->stage2 == STAGE2_NONE)
+		return 0;
+	/* Borrowed until it is closed, the caller's list may be gone then. */
+	m->landing_vcpus = calloc(num_vcpus, sizeof(struct kvm_vcpu *));
+	if (!m->landing_vcpus)
+		return err_set(err, ENOMEM, "out of memory");
+	memcpy(m->landing_vcpus, vcpus, num_vcpus * sizeof(vcpus[0]));
+	env.vcpus = m->landing_vcpus;
+	r = stage2_open(&m->landing, STAGE2_IOCTL, &env, &reason);
+	if (r == -ENOTSUP) {
+		log_info("migration: memory is not mapped in the second stage "
+			 "ahead of the guest: %s",
+			 reason.text);
+		return 0;
+	}
+	if (r && err)
+		*err = reason;
+	if (!r) {
+		m->method = STAGE2_IOCTL;
+		*ret_filler = stage2_filler(m->landing);
+	}
+	return r;
+}
+
+int vm_memory_end_landing(struct vm_memory *m, struct err *err)
+{
+	int r = stage2_close(take_ptr(m->landing), err);
+
+	free(take_ptr(m->landing_vcpus));
+	return r;
+}
+
 void vm_memory_stop(struct vm_memory *m)
 {
 	/* First: the keeper's threads may be among those that wait for it. */
@@ -311,6 +362,7 @@ void vm_memory_stop(struct vm_memory *m)
 	keeper_free(m->keeper);
 	m->keeper = NULL;
 	/* Never run, so in no state that could not be given back. */
+	(void)!vm_memory_end_landing(m, NULL);
 	(void)!stage2_close(m->background, NULL);
 	m->background = NULL;
 	stage2_helpers_fini(&m->helpers);

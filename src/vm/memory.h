@@ -26,6 +26,15 @@
 struct cpu_model;
 struct vm_config;
 
+/* Memory that came from another process while it was written there. */
+struct vm_landed {
+	uint64_t page_bytes, zero_bytes; /* received, also more than once */
+	uint64_t second_stage_bytes;	 /* mapped ahead of the guest */
+	uint64_t rounds;
+	/* Second-stage faults that the vCPUs had when the guest went on. */
+	uint64_t base_faults;
+};
+
 /* With --memory coalesce=on, from one pass over all RAM to the next. */
 #define COALESCE_EVERY_S 10
 
@@ -49,7 +58,11 @@ struct vm_memory {
 	bool has_keeper;	  /* or had */
 	struct keeper_stats kept; /* what it did, once stopped */
 	struct vm_paging paging;
-	bool has_paging; /* was made */
+	bool has_paging;	/* was made */
+	struct stage2 *landing; /* over the vCPUs, while memory comes in */
+	struct kvm_vcpu **landing_vcpus; /* those it is over */
+	bool has_landed;
+	struct vm_landed landed;
 	/* Something has happened to it; set by the machine, with idle_ctx. */
 	void (*paging_event)(void *ctx);
 };
@@ -122,6 +135,19 @@ __must_check int vm_memory_request(struct vm_memory *m, enum keeper_work work,
 				   struct gpa start, uint64_t len,
 				   struct err *err);
 bool vm_memory_is_idle(const struct vm_memory *m);
+
+/*
+ * A machine that was built to be loaded gets its memory from another process:
+ * *ret_filler is for mapping it ahead of the guest, through the vCPUs, none of
+ * which runs; NULL: this KVM has no way to, or it is not wanted. Until
+ * vm_memory_end_landing().
+ */
+__must_check int
+vm_memory_begin_landing(struct vm_memory *m, struct kvm_vcpu *const *vcpus,
+			unsigned int num_vcpus,
+			const struct second_stage_filler **ret_filler,
+			struct err *err);
+__must_check int vm_memory_end_landing(struct vm_memory *m, struct err *err);
 
 /*
  * No background work any more; the helper vCPUs are gone, and so is the pager:

@@ -154,6 +154,7 @@ void vmm_stop_machine(struct vmm *v)
 	/* Not before: devices may use their configuration to the end. */
 	vmm_forget_asked_devices(v);
 	v->populating = false;
+	v->sending = v->sent_ran = v->receiving = v->disks_left = false;
 }
 
 /* ---- life ---- */
@@ -346,8 +347,10 @@ int vmm_pause(struct vmm *v, struct err *err)
 
 static int resume(struct vmm *v, struct err *err)
 {
-	int r = vm_paging_let_go_on(&v->machine->memory.paging, err);
+	int r = vmm_take_disks(v, err);
 
+	if (!r)
+		r = vm_paging_let_go_on(&v->machine->memory.paging, err);
 	if (r)
 		return r;
 	if (!machine_resume(v->machine))

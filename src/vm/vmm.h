@@ -269,6 +269,68 @@ int vmm_restore(struct vmm *v, struct vm_config *cfg,
 		const struct vmm_origin *origin, struct err *err);
 
 /*
+ * A VM goes to another process (migrate/send.h). Control thread, in this order:
+ *
+ *	begin	from RUNNING or PAUSED: what is written is logged; the machine
+ *		is held, though its guest runs, until one of the last three
+ *	stop	it stands still, and is saved into *w, which is finished
+ *	leave	its disks are durable and nobody's
+ *	done	the VM is gone from here; without vmm_set_stays() quire ends
+ *	undo	it goes on here, if it ran; instead of any of the others. Fails
+ *		where somebody has taken a disk: PAUSED then
+ *	doubt	it may run elsewhere: PAUSED, until vmm_resume()
+ *
+ * The machine that begin returns stays until then. vmm_hold_cancelled(): the
+ * guest has ended, or quire is to: undo. When a call fails with -ESHUTDOWN,
+ * which says that quire ends, vmm_release() takes the place of the last three.
+ */
+struct vmm_stopped {
+	bool ran;
+	uint64_t paused_ns; /* clock_now_ns() when it was stopped */
+};
+/* Could it begin? *ret is good for as long as the caller is here. */
+int vmm_send_check(struct vmm *v, const struct machine **ret, struct err *err);
+int vmm_send_begin(struct vmm *v, const struct machine **ret, struct err *err);
+int vmm_send_stop(struct vmm *v, struct state_writer *w,
+		  struct vmm_stopped *ret, struct err *err);
+int vmm_send_leave(struct vmm *v, struct err *err);
+int vmm_send_done(struct vmm *v, struct err *err);
+int vmm_send_undo(struct vmm *v, struct err *err);
+int vmm_send_doubt(struct vmm *v, struct err *err);
+
+/*
+ * A VM comes from another process (migrate/receive.h), into one that is
+ * CREATED. Control thread:
+ *
+ *	begin	the machine is built and held; its memory, all zero, is for
+ *		others to fill
+ *	load	the disks are its own, the state is loaded: PAUSED, held still
+ *	go	it runs, or with run false is PAUSED; not held any more
+ *	drop	instead of go: CREATED, as if nothing had been
+ *
+ * -ESHUTDOWN: as above, vmm_release() takes the place of drop.
+ */
+struct vmm_landing {
+	const struct machine *machine;
+	const struct ram *ram;
+	/* Maps what has come ahead of the guest; NULL: that cannot be. */
+	const struct second_stage_filler *second_stage;
+	bool fills_host; /* host pages are wanted for all of memory */
+};
+int vmm_receive_begin(struct vmm *v, struct vmm_landing *ret, struct err *err);
+int vmm_receive_load(struct vmm *v, const void *state, size_t bytes,
+		     const struct vm_landed *landed, struct err *err);
+int vmm_receive_go(struct vmm *v, bool run, struct err *err);
+int vmm_receive_drop(struct vmm *v, struct err *err);
+/* Before vm_confine(): the disks of cfg are another process's still. */
+void vmm_expect_disks(struct vm_config *cfg, bool expected);
+
+/* quire is to end: vmm_call() fails. Any thread. */
+bool vmm_is_ending(struct vmm *v);
+/* quire is to end, for this failure. */
+int vmm_fail(struct vmm *v, const struct err *why);
+
+/*
  * A new reference. NULL: there is no VM, or no memory. From any other state;
  * without a machine vmm_counters() and vmm_memory_stats() tell of the last one,
  * or are empty objects.
@@ -290,11 +352,12 @@ json_t *vmm_memory_stats(struct vmm *v);
  * Call fn for every event, on the control thread; it must not block, and must
  * not call verbs. source "vm": "created", "booted", "paused", "resumed",
  * "rebooted", "restored", "resident", "memory-failed",
- * "working-set-recorded", "shutdown", "crashed", "failed", "panic",
- * "populated", "deleted", "ended" (quire ends); source "device":
- * "device-added", "device-removed". The object properties has what else is
- * known ("reason", "error", "id"); it is borrowed and may be NULL. Listeners
- * stay until vmm_free(). -ENOSPC.
+ * "working-set-recorded", "migration-started", "migration-failed",
+ * "migration-in-doubt", "migrated", "received", "shutdown", "crashed",
+ * "failed", "panic", "populated", "deleted", "ended" (quire ends); source
+ * "device": "device-added", "device-removed". The object properties has what
+ * else is known ("reason", "error", "id"); it is borrowed and may be NULL.
+ * Listeners stay until vmm_free(). -ENOSPC.
  */
 int vmm_listen(struct vmm *v,
 	       void (*fn)(void *ctx, const char *source, const char *event,

@@ -32,7 +32,7 @@ void vmm_begin_end(struct vmm *v, int signal, bool quit)
 	evloop_stop(v->loop, 0);
 }
 
-static void fail_end(struct vmm *v, int error, const struct err *text)
+void vmm_begin_fail(struct vmm *v, int error, const struct err *text)
 {
 	if (!v->ending) {
 		v->error = error;
@@ -318,7 +318,7 @@ static void restart(struct vmm *v, const struct vm_result *res)
 	if (v->stays)
 		log_error("restarting the VM: %s", err.text);
 	else
-		fail_end(v, r, &err);
+		vmm_begin_fail(v, r, &err);
 }
 
 static const char *event_of(enum machine_end end)
@@ -365,10 +365,13 @@ static void on_ended(void *ctx, uint32_t events)
 
 	/*
 	 * Whoever paused the VM finds it so until it is resumed, and who is
-	 * about to save it, until he has.
+	 * about to save it, until he has. Who sends it to another process may
+	 * take long to come to that: he is told.
 	 */
 	if (v->state == VMM_PAUSED || vmm_holds_end(v)) {
 		io_eventfd_drain(v->ended.event_fd);
+		if (v->sending && v->state == VMM_RUNNING)
+			vmm_sending_ended(v);
 		return;
 	}
 	take_end(v, &res);

@@ -2,7 +2,8 @@
 /*
  * What the files of the vmm share: vmm.c the states and verbs, vmm_populate.c
  * the verb for memory, vmm_saved.c those for a machine that is saved and comes
- * back, vmm_paging.c what follows when its memory comes later, vmm_loop.c the
+ * back, vmm_migrate.c for one that goes to another process or comes from there,
+ * vmm_paging.c what follows when its memory comes later, vmm_loop.c the
  * signals and the end of a machine, vmm_calls.c the queue, vmm_info.c what is
  * told about it.
  */
@@ -96,6 +97,10 @@ struct vmm {
 	bool shutting_down; /* SIGTERM pressed the power button */
 	bool populating;    /* vmm_populate() asked; its event is due */
 
+	/* Migration: the machine goes, it ran when it was stopped; or comes. */
+	bool sending, sent_ran, receiving;
+	bool disks_left; /* it may not go on before vmm_take_disks() */
+
 	struct vmm_calls calls;
 	struct vmm_hold hold;
 	struct vmm_keeping keeping;
@@ -131,7 +136,22 @@ void vmm_stop_machine(struct vmm *v);
 /* Back to EMPTY, from any state. */
 void vmm_forget_vm(struct vmm *v);
 
-/* vmm_saved.c: -EBUSY, in words, while somebody holds the machine. */
+/*
+ * vmm_migrate.c: the guest ended by itself while its VM is being sent: that is
+ * over. The disks, where they were given up, are this machine's again.
+ */
+void vmm_sending_ended(struct vmm *v);
+__must_check int vmm_take_disks(struct vmm *v, struct err *err);
+
+/*
+ * vmm_saved.c: somebody holds the machine from now on; -EBADFD, the guest of
+ * one that stands still has ended; load v->origin.state.
+ */
+void vmm_begin_hold(struct vmm *v, const char *why);
+__must_check int vmm_check_not_ended(struct vmm *v, const char *verb,
+				     struct err *err);
+__must_check int vmm_load_machine(struct vmm *v, struct err *err);
+/* -EBUSY, in words, while somebody holds the machine. */
 __must_check int vmm_check_held(struct vmm *v, const char *verb,
 				struct err *err);
 /* Is the end of a guest not to be looked at now? It will be signalled. */
@@ -161,6 +181,7 @@ bool vmm_signal_waits(void *vmm);
 void vmm_forget_asked_devices(struct vmm *v);
 /* Begin to end quire: the loop stops, for the first reason given. */
 void vmm_begin_end(struct vmm *v, int signal, bool quit);
+void vmm_begin_fail(struct vmm *v, int error, const struct err *text);
 
 /* vmm_calls.c; the loop has to outlive them. */
 __must_check int vmm_calls_open(struct vmm *v);

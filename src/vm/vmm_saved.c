@@ -37,7 +37,7 @@ int vmm_check_held(struct vmm *v, const char *verb, struct err *err)
 	return why ? err_set(err, EBUSY, "%s: not now: %s", verb, why) : 0;
 }
 
-static void begin_hold(struct vmm *v, const char *why)
+void vmm_begin_hold(struct vmm *v, const char *why)
 {
 	pthread_mutex_lock(&v->hold.lock);
 	v->hold.why = why;
@@ -247,19 +247,19 @@ int vmm_hold(struct vmm *v, const struct vmm_save_request *req,
 	if (r)
 		err_prefix(err, "snapshot: live");
 	else
-		begin_hold(v, req->why);
+		vmm_begin_hold(v, req->why);
 	return r;
 }
 
 /* It stands still now, so it can be told. */
-static int check_not_ended(struct vmm *v, struct err *err)
+int vmm_check_not_ended(struct vmm *v, const char *verb, struct err *err)
 {
 	bool ended;
 
 	pthread_mutex_lock(&v->ended.lock);
 	ended = v->ended.end != MACHINE_END_NONE;
 	pthread_mutex_unlock(&v->ended.lock);
-	return ended ? err_set(err, EBADFD, "snapshot: the guest has ended")
+	return ended ? err_set(err, EBADFD, "%s: the guest has ended", verb)
 		     : 0;
 }
 
@@ -277,7 +277,7 @@ int vmm_save_held(struct vmm *v, const struct vmm_save_request *req,
 		vmm_emit(v, "vm", "paused", NULL);
 	}
 	end_holding_end(v);
-	r = check_not_ended(v, err);
+	r = vmm_check_not_ended(v, "snapshot", err);
 	if (!r)
 		r = save_paused(v, req, w, ret, err);
 	if (!r)
@@ -300,7 +300,7 @@ void vmm_release_origin(struct vmm *v)
 		origin.release(origin.ctx);
 }
 
-static int load_machine(struct vmm *v, struct err *err)
+int vmm_load_machine(struct vmm *v, struct err *err)
 {
 	struct state_reader reader;
 	int r = state_reader_init(&reader, v->origin.state,
@@ -319,7 +319,7 @@ static int bring_back(struct vmm *v, struct err *err)
 
 	if (r)
 		return r;
-	r = load_machine(v, err);
+	r = vmm_load_machine(v, err);
 	if (r)
 		machine_free(take_ptr(v->machine));
 	else

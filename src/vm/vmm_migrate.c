@@ -1,0 +1,345 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The verbs of a VM that goes to another process, and of one that comes from
+ * there (docs/migration-protocol.md has who waits for what).
+ *
+ * While it goes the machine is held, though its guest runs: verbs get -EBUSY.
+ * Its guest may end by itself meanwhile. That is looked at when the hold is
+ * gone (vmm_holds_end()), and until then only cancels (vmm_sending_ended()).
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/io.h"
+#include "base/log.h"
+#include "kvm/stats.h"
+#include "mem/dirty.h"
+#include "state/state.h"
+#include "vm/machine_state.h"
+#include "vm/vmm_priv.h"
+
+/* ---- going ---- */
+
+int vmm_send_check(struct vmm *v, const struct machine **ret, struct err *err)
+{
+	const char *why = NULL;
+	int r = vmm_check_state(v, "migrate",
+				VMM_IN(VMM_RUNNING) | VMM_IN(VMM_PAUSED), err);
+
+	if (!r)
+		r = vmm_check_paging(v, "migrate", err);
+	if (r)
+		return r;
+	if (vm_config_shared(&v->cfg, &why) && why)
+		return err_set(err, ENOTSUP,
+			       "the %s device is served by another process: "
+			       "what it writes to memory meanwhile would go "
+			       "unseen",
+			       why);
+	if (!v->machine->memory.dirty)
+		return err_set(err, ENOTSUP,
+			       "this KVM cannot log what a guest writes");
+	if (vm_paging_is_active(&v->machine->memory.paging))
+		return err_set(err, EBUSY,
+			       "memory that is being restored has not all come "
+			       "yet; wait for the event \"resident\"");
+	*ret = v->machine;
+	return machine_check_saved(v->machine, err);
+}
+
+int vmm_send_begin(struct vmm *v, const struct machine **ret, struct err *err)
+{
+	struct vm_memory *memory;
+	int r = vmm_send_check(v, ret, err);
+
+	if (r)
+		return r;
+	memory = &v->machine->memory;
+	/* There is one log, and it is needed from its beginning. */
+	if (memory->track.num)
+		log_info("migration: what the guest writes is no longer noted "
+			 "for increments of snapshots");
+	vm_track_end(&memory->track);
+	r = dirty_start(memory->dirty, &memory->ram, err);
+	if (r)
+		return r;
+	v->sending = true;
+	vmm_begin_hold(v, "the VM is being migrated");
+	vmm_emit(v, "vm", "migration-started", NULL);
+	return 0;
+}
+
+int vmm_send_stop(struct vmm *v, struct state_writer *w,
+		  struct vmm_stopped *ret, struct err *err)
+{
+	int r;
+
+	BUG_ON(!v->sending); /* who holds it sees to that */
+	*ret = (struct vmm_stopped){
+		.ran = v->state == VMM_RUNNING,
+		.paused_ns = clock_now_ns(),
+	};
+	if (ret->ran) {
+		machine_pause(v->machine);
+		v->state = VMM_PAUSED;
+		v->sent_ran = true;
+		vmm_emit(v, "vm", "paused",
+			 json_pack("{s:s}", "reason", "migration"));
+	}
+	/* What ended is not to go on elsewhere, and is looked at after. */
+	r = vmm_check_not_ended(v, "migrate", err);
+	if (!r)
+		r = machine_save(v->machine, w, err);
+	if (r)
+		return r;
+	r = state_writer_finish(w);
+	if (r)
+		return err_errno(err, -r, "saving the state of the VM");
+	return dirty_final(v->machine->memory.dirty, NULL, err);
+}
+
+int vmm_send_leave(struct vmm *v, struct err *err)
+{
+	int r;
+
+	BUG_ON(!v->sending);
+	r = machine_hand_over(v->machine, false, err);
+	v->disks_left = !r;
+	return r;
+}
+
+int vmm_take_disks(struct vmm *v, struct err *err)
+{
+	int r;
+
+	if (!v->disks_left)
+		return 0;
+	r = machine_hand_over(v->machine, true, err);
+	v->disks_left = r != 0;
+	return r;
+}
+
+/* The machine that was sent may have ended since the release. */
+static bool end_sending(struct vmm *v)
+{
+	if (!v->sending)
+		return false;
+	v->sending = false;
+	dirty_stop(v->machine->memory.dirty);
+	return true;
+}
+
+int vmm_send_undo(struct vmm *v, struct err *err)
+{
+	bool ran = v->sent_ran;
+	int r = 0;
+
+	if (!end_sending(v))
+		return 0;
+	v->sent_ran = false;
+	vmm_release(v);
+	vmm_emit(v, "vm", "migration-failed", NULL);
+	if (ran && v->state == VMM_PAUSED)
+		r = vmm_resume(v, err);
+	else
+		r = vmm_take_disks(v, err);
+	/* The guest may have ended, and that was put off. */
+	io_eventfd_signal(v->ended.event_fd);
+	return r;
+}
+
+int vmm_send_done(struct vmm *v, struct err *err)
+{
+	if (!v->sending)
+		return 0;
+	v->sending = false;
+	v->disks_left = false;
+	vmm_release(v);
+	vmm_emit(v, "vm", "migrated", NULL);
+	vmm_forget_vm(v);
+	if (v->stays)
+		vmm_emit(v, "vm", "deleted", NULL);
+	else
+		vmm_begin_end(v, 0, true);
+	return 0;
+}
+
+int vmm_send_doubt(struct vmm *v, struct err *err)
+{
+	if (!end_sending(v))
+		return 0;
+	v->sent_ran = false;
+	vmm_release(v);
+	log_error("migration: the connection was lost in the hand-over, and "
+		  "the VM may run at the destination: it stays paused here; "
+		  "resume it only if it does not run there");
+	vmm_emit(v, "vm", "migration-in-doubt", NULL);
+	return 0;
+}
+
+void vmm_sending_ended(struct vmm *v)
+{
+	pthread_mutex_lock(&v->hold.lock);
+	v->hold.cancelled = true;
+	pthread_mutex_unlock(&v->hold.lock);
+}
+
+bool vmm_is_ending(struct vmm *v)
+{
+	bool ending;
+
+	pthread_mutex_lock(&v->calls.lock);
+	ending = v->calls.closed;
+	pthread_mutex_unlock(&v->calls.lock);
+	return ending;
+}
+
+int vmm_fail(struct vmm *v, const struct err *why)
+{
+	vmm_begin_fail(v, -why->code, why);
+	return 0;
+}
+
+/* ---- coming ---- */
+
+void vmm_expect_disks(struct vm_config *cfg, bool expected)
+{
+	for (unsigned int i = 0; i < cfg->num_devices; i++) {
+		struct vm_device_config *dev = &cfg->devices[i];
+
+		if (dev->cls->config_expect)
+			dev->cls->config_expect(dev->config, expected);
+	}
+}
+
+/* Fresh memory is all that is wanted; the rest arrives. */
+static int load_nothing(void *ctx, struct ram *ram, struct err *err)
+{
+	return 0;
+}
+
+static int begin_landing(struct vmm *v, struct vmm_landing *ret,
+			 struct err *err)
+{
+	struct machine *m = v->machine;
+	_cleanup_free_ struct kvm_vcpu **vcpus = calloc(
+		m->num_vcpus, sizeof(struct kvm_vcpu *));
+	const char *why = NULL;
+
+	if (!vcpus)
+		return err_set(err, ENOMEM, "out of memory");
+	if (vm_config_shared(&v->cfg, &why) && why)
+		return err_set(err, ENOTSUP,
+			       "the %s device is served by another process",
+			       why);
+	for (unsigned int i = 0; i < m->num_vcpus; i++)
+		vcpus[i] = vcpu_kvm(m->vcpus[i]);
+	ret->machine = m;
+	ret->ram = &m->memory.ram;
+	ret->fills_host = v->cfg.populate == POPULATE_HOST ||
+			  v->cfg.populate == POPULATE_FULL;
+	return vm_memory_begin_landing(&m->memory, vcpus, m->num_vcpus,
+				       &ret->second_stage, err);
+}
+
+int vmm_receive_begin(struct vmm *v, struct vmm_landing *ret, struct err *err)
+{
+	int r = vmm_check_state(v, "receive-migration", VMM_IN(VMM_CREATED),
+				err);
+
+	if (r)
+		return r;
+	vmm_expect_disks(&v->cfg, true);
+	v->cfg.may_populate_later = v->stays;
+	v->origin = (struct vmm_origin){
+		.memory = { .load = load_nothing,
+			    .mode = "migration",
+			    .began_ns = clock_now_ns() },
+		.state = "",
+	};
+	r = vmm_build_machine(v, err);
+	if (!r)
+		r = begin_landing(v, ret, err);
+	if (!r) {
+		v->receiving = true;
+		vmm_begin_hold(v, "a VM is being received");
+		return 0;
+	}
+	machine_free(take_ptr(v->machine));
+	vmm_release_origin(v);
+	vmm_expect_disks(&v->cfg, false);
+	return r;
+}
+
+static uint64_t faults_of(const struct machine *m)
+{
+	uint64_t sum = 0, value;
+
+	for (unsigned int i = 0; i < m->num_vcpus; i++) {
+		struct kvm_stats *stats;
+
+		if (kvm_stats_open_fd(vcpu_stats_fd(m->vcpus[i]), &stats))
+			return 0;
+		if (!kvm_stats_read(stats, "pf_taken", &value))
+			sum += value;
+		kvm_stats_close(stats);
+	}
+	return sum;
+}
+
+int vmm_receive_load(struct vmm *v, const void *state, size_t bytes,
+		     const struct vm_landed *landed, struct err *err)
+{
+	int r;
+
+	BUG_ON(!v->receiving);
+	r = vm_memory_end_landing(&v->machine->memory, err);
+	if (!r)
+		r = machine_hand_over(v->machine, true, err);
+	if (r)
+		return r;
+	v->machine->memory.has_landed = true;
+	v->machine->memory.landed = *landed;
+	v->origin.state = state;
+	v->origin.state_bytes = bytes;
+	r = vmm_load_machine(v, err);
+	/* It is the caller's, and not needed any more. */
+	v->origin.state = "";
+	if (r)
+		return r;
+	v->machine->memory.landed.base_faults = faults_of(v->machine);
+	v->state = VMM_PAUSED;
+	return 0;
+}
+
+int vmm_receive_go(struct vmm *v, bool run, struct err *err)
+{
+	int r;
+
+	BUG_ON(!v->receiving || v->state != VMM_PAUSED);
+	r = run ? vmm_resume_held(v, err) : 0;
+	if (r)
+		return r;
+	v->receiving = false;
+	vmm_expect_disks(&v->cfg, false);
+	vmm_release(v);
+	vmm_emit(v, "vm", "received", NULL);
+	return 0;
+}
+
+int vmm_receive_drop(struct vmm *v, struct err *err)
+{
+	if (!v->receiving)
+		return 0;
+	v->receiving = false;
+	vmm_release(v);
+	chardev_set_waiting(v->chardev, false);
+	machine_stop(v->machine);
+	machine_free(take_ptr(v->machine));
+	vmm_release_origin(v);
+	vmm_expect_disks(&v->cfg, false);
+	v->state = VMM_CREATED;
+	return 0;
+}
