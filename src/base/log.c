@@ -34,9 +34,9 @@ const char *const log_format_names[3] = {
 
 /* The layers; scripts/check-layers compares. */
 static const char *const modules[] = {
-	"base",	 "kvm",	   "mem",    "x86",    "stage2",  "boot",
-	"bus",	 "block",  "virtio", "device", "vm",	  "snapshot",
-	"probe", "doctor", "api",    "cli",    "sandbox", "state",
+	"base",	 "kvm",	   "mem",     "x86",   "stage2",   "boot",  "bus",
+	"block", "virtio", "device",  "vm",    "snapshot", "probe", "doctor",
+	"api",	 "cli",	   "sandbox", "state", "migrate",
 };
 
 #define NUM_MODULES ARRAY_SIZE(modules)

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A migration's connections, opened by another process: quire that is confined
+ * makes no network connections, so who asks for the migration makes them, with
+ * rights of his own, and hands them over.
+ *
+ * He listens on a Unix socket (SOCK_STREAM). quire connects, and gets one
+ * message: a little-endian 32 bit number with as many descriptors beside it
+ * (SCM_RIGHTS), connected stream sockets, the first of which is for control.
+ * quire writes progress to it, a line of JSON each time, as fast as it is read.
+ * When he closes it the migration is not wanted any more.
+ *
+ * Neither trusts the other: what arrives has to be such sockets.
+ */
+#ifndef QUIRE_MIGRATE_HANDED_H
+#define QUIRE_MIGRATE_HANDED_H
+
+#include "migrate/wire.h"
+
+#define MIGRATE_MAX_CONNECTIONS (WIRE_MAX_STREAMS + 1)
+
+/*
+ * Connect to path and take the sockets: fds, which are the caller's, has room
+ * for MIGRATE_MAX_CONNECTIONS. *ret_fd is the connection itself.
+ */
+__must_check int migrate_handed_take(const char *path, int *ret_fd, int *fds,
+				     unsigned int *ret_num, struct err *err);
+
+/* Give num sockets to who connected to fd. 0 or -errno. */
+__must_check int migrate_handed_give(int fd, const int *fds, unsigned int num);
+
+#endif

@@ -1,0 +1,519 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation. A unit belongs to one stream for good, so what is kept
+ * of a unit belongs to one thread, and no page is written by two.
+ *
+ * Each unit has a bit for every page that is populated in the host. A page that
+ * comes for the first time is populated before it is read into: a host without
+ * memory is an error then, and not a signal or the OOM killer. A unit with such
+ * pages is stale; when the source says that it has sent all of the unit, or at
+ * the end of a round, its populated pages are mapped in the second stage. In
+ * the rounds that follow pages come again, to where they are mapped already: so
+ * while the guest stands still there is next to nothing left to map.
+ *
+ * What never comes is zero and stays unpopulated, unless the VM is one whose
+ * memory is populated: then it is, at the end of the first round, while the
+ * guest still runs at the source.
+ */
+#include "migrate/land.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/arith.h"
+#include "base/cleanup.h"
+#include "base/thread.h"
+#include "mem/hostmem_guard.h"
+#include "mem/host_fill.h"
+#include "mem/populate.h"
+
+#define BUFFER_BYTES (256u << 10)
+
+struct unit {
+	uint64_t gpa, len;
+	uint64_t here[WIRE_UNIT_PAGES / 64]; /* populated pages */
+	bool stale; /* of which some are not mapped in the second stage */
+};
+
+struct stream {
+	struct land *land;
+	pthread_t thread;
+	bool started;
+	struct link link;
+	struct wire_stream wire;
+	struct unit *units; /* its own, ascending */
+	size_t num_units;
+	unsigned int port;
+	/* What was read from the socket and not yet looked at. */
+	uint8_t *buffer;
+	size_t at, filled;
+	struct vm_landed landed;
+};
+
+struct land {
+	struct land_config cfg;
+	const struct ram *ram;
+	struct hostmem_guard *guard;
+	_Atomic bool stop;
+	pthread_mutex_t *ports; /* a lock each: one thread fills at a time */
+	unsigned int num_ports;
+
+	pthread_mutex_t lock; /* the two below */
+	int error;
+	struct err err;
+	struct stream streams[];
+};
+
+static bool is_stopped(void *ctx)
+{
+	struct land *l = ctx;
+
+	return atomic_load_explicit(&l->stop, memory_order_relaxed);
+}
+
+static void fail(struct land *l, int error, const struct err *err)
+{
+	pthread_mutex_lock(&l->lock);
+	if (!l->error) {
+		l->error = error;
+		l->err = *err;
+	}
+	pthread_mutex_unlock(&l->lock);
+	atomic_store(&l->stop, true);
+}
+
+/* ---- units ---- */
+
+static int compare_unit(const void *key, const void *entry)
+{
+	uint64_t gpa = *(const uint64_t *)key;
+	const struct unit *u = entry;
+
+	if (gpa < u->gpa)
+		return -1;
+	return gpa >= u->gpa + u->len;
+}
+
+/* There is one: the header was checked. */
+static struct unit *find_unit(const struct stream *s, uint64_t gpa)
+{
+	struct unit *u = bsearch(&gpa, s->units, s->num_units, sizeof(*u),
+				 compare_unit);
+
+	BUG_ON(!u);
+	return u;
+}
+
+/* Those of a region that are the stream's, into units, or just counted. */
+static size_t list_units(const struct stream *s, const struct ram_region *r,
+			 struct unit *units)
+{
+	uint64_t end = r->base.v + r->size;
+	size_t num = 0;
+
+	for (uint64_t at = r->base.v; at < end; at += WIRE_UNIT_BYTES) {
+		if (wire_stream_of(at, s->wire.num) != s->wire.index)
+			continue;
+		if (units)
+			units[num] = (struct unit){
+				.gpa = at,
+				.len = MIN(end - at, WIRE_UNIT_BYTES),
+			};
+		num++;
+	}
+	return num;
+}
+
+static int make_units(struct stream *s)
+{
+	const struct ram *ram = s->land->ram;
+	size_t num = 0;
+
+	for (unsigned int i = 0; i < ram->num_regions; i++)
+		num += list_units(s, &ram->regions[i], NULL);
+	s->units = calloc(num + 1, sizeof(*s->units));
+	if (!s->units)
+		return -ENOMEM;
+	for (unsigned int i = 0; i < ram->num_regions; i++)
+		s->num_units += list_units(s, &ram->regions[i],
+					   s->units + s->num_units);
+	return 0;
+}
+
+static bool is_here(const struct unit *u, uint64_t page)
+{
+	return u->here[page / 64] >> (page % 64) & 1;
+}
+
+/* The end of the pages from page on that are all (not) here. */
+static uint64_t run_end(const struct unit *u, uint64_t page, uint64_t end)
+{
+	bool here = is_here(u, page);
+
+	while (page < end && is_here(u, page) == here)
+		page++;
+	return page;
+}
+
+static int populate(struct stream *s, struct unit *u, uint64_t first,
+		    uint64_t end, struct err *err)
+{
+	struct land *l = s->land;
+	uint64_t page = ram_page_bytes(l->ram->page);
+	uint64_t from = align_down(u->gpa + first * PAGE_4K, page);
+	uint64_t to = align_up(u->gpa + end * PAGE_4K, page);
+	int r = hostmem_guard_take(l->guard, GPA(from), to - from, err);
+
+	if (r)
+		return r;
+	r = host_fill(l->ram, GPA(from), to - from, err);
+	hostmem_guard_done(l->guard, to - from);
+	for (uint64_t i = first; !r && i < end; i++)
+		u->here[i / 64] |= 1ull << (i % 64);
+	u->stale = true;
+	return r;
+}
+
+/* [gpa, gpa + len) of the unit is about to be written. */
+static int have_pages(struct stream *s, struct unit *u, uint64_t gpa,
+		      uint64_t len, struct err *err)
+{
+	uint64_t page = (gpa - u->gpa) / PAGE_4K, end = page + len / PAGE_4K;
+	uint64_t next;
+	int r = 0;
+
+	for (; !r && page < end; page = next) {
+		next = run_end(u, page, end);
+		if (!is_here(u, page))
+			r = populate(s, u, page, next, err);
+	}
+	return r;
+}
+
+/* ---- the second stage ---- */
+
+static int fill(struct stream *s, uint64_t gpa, uint64_t len)
+{
+	struct land *l = s->land;
+	const struct second_stage_filler *f = l->cfg.landing.second_stage;
+	int r;
+
+	pthread_mutex_lock(&l->ports[s->port]);
+	r = f->fill(f->ctx, s->port, GPA(gpa), len);
+	pthread_mutex_unlock(&l->ports[s->port]);
+	if (!r)
+		s->landed.second_stage_bytes += len;
+	return r;
+}
+
+static int map_unit(struct stream *s, struct unit *u, struct err *err)
+{
+	uint64_t page = 0, end = u->len / PAGE_4K, next;
+	int r = 0;
+
+	if (!u->stale || !s->land->num_ports)
+		return 0;
+	for (; !r && page < end; page = next) {
+		next = run_end(u, page, end);
+		if (is_here(u, page))
+			r = fill(s, u->gpa + page * PAGE_4K,
+				 (next - page) * PAGE_4K);
+	}
+	if (r)
+		return err_errno(err, -r,
+				 "mapping guest memory at %#llx in the second "
+				 "stage",
+				 (unsigned long long)u->gpa);
+	u->stale = false;
+	return 0;
+}
+
+/* What never comes is wanted as well. */
+static int populate_rest(struct stream *s, struct err *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; !r && i < s->num_units; i++) {
+		struct unit *u = &s->units[i];
+
+		if (is_stopped(s->land))
+			return err_set(err, ECANCELED, "cancelled");
+		r = have_pages(s, u, u->gpa, u->len, err);
+		if (!r)
+			r = map_unit(s, u, err);
+	}
+	return r;
+}
+
+static int end_round(struct stream *s, struct err *err)
+{
+	int r = 0;
+
+	if (s->wire.rounds == 1 && s->land->cfg.landing.fills_host)
+		r = populate_rest(s, err);
+	for (size_t i = 0; !r && i < s->num_units; i++)
+		r = map_unit(s, &s->units[i], err);
+	return r;
+}
+
+/* ---- a stream ---- */
+
+static int explain(const struct stream *s, int r, struct err *err)
+{
+	if (r == -EPIPE)
+		return err_set(err, EPIPE, "the source is gone (stream %u)",
+			       s->wire.index);
+	if (r == -ECANCELED)
+		return err_set(err, ECANCELED, "cancelled");
+	return err_errno(err, -r, "stream %u", s->wire.index);
+}
+
+/*
+ * Headers come through the buffer, with what of the pages follows in the same
+ * read; the rest of the pages is read to where it belongs.
+ */
+static int read_bytes(struct stream *s, void *to, size_t len)
+{
+	while (len) {
+		size_t have = MIN(s->filled - s->at, len);
+		ssize_t n;
+
+		memcpy(to, s->buffer + s->at, have);
+		s->at += have;
+		to = (char *)to + have;
+		len -= have;
+		if (len >= BUFFER_BYTES)
+			return link_recv(&s->link, to, len);
+		if (!len)
+			break;
+		n = link_recv_some(&s->link, s->buffer, BUFFER_BYTES);
+		if (n < 0)
+			return (int)n;
+		s->at = 0;
+		s->filled = (size_t)n;
+	}
+	return 0;
+}
+
+static int put_pages(struct stream *s, const struct wire_data_header *h,
+		     struct err *err)
+{
+	int r = have_pages(s, find_unit(s, h->gpa), h->gpa, h->len, err);
+
+	if (r)
+		return r;
+	s->landed.page_bytes += h->len;
+	r = read_bytes(s, s->land->ram->base + h->gpa, h->len);
+	return r ? explain(s, r, err) : 0;
+}
+
+/* Pages that are not populated are zero. */
+static void put_zero(struct stream *s, const struct wire_data_header *h)
+{
+	const struct unit *u = find_unit(s, h->gpa);
+	uint64_t page = (h->gpa - u->gpa) / PAGE_4K;
+	uint64_t end = page + h->len / PAGE_4K, next;
+
+	for (; page < end; page = next) {
+		next = run_end(u, page, end);
+		if (is_here(u, page))
+			memset(s->land->ram->base + u->gpa + page * PAGE_4K, 0,
+			       (next - page) * PAGE_4K);
+	}
+	s->landed.zero_bytes += h->len;
+}
+
+static int take_message(struct stream *s, const struct wire_data_header *h,
+			struct err *err)
+{
+	switch (h->type) {
+	case WIRE_PAGES:
+		return put_pages(s, h, err);
+	case WIRE_ZERO:
+		put_zero(s, h);
+		return 0;
+	case WIRE_UNIT:
+		return map_unit(s, find_unit(s, h->gpa), err);
+	case WIRE_ROUND:
+		return end_round(s, err);
+	case WIRE_END:
+		break;
+	}
+	return 0;
+}
+
+static void *stream_main(void *arg)
+{
+	struct stream *s = arg;
+	struct wire_data_header h = { .type = WIRE_END };
+	uint8_t bytes[WIRE_DATA_BYTES];
+	struct err err = ERR_INIT;
+	int r = 0;
+
+	while (!r && !s->wire.ended) {
+		r = read_bytes(s, bytes, sizeof(bytes));
+		if (r)
+			r = explain(s, r, &err);
+		else
+			r = wire_parse_data(bytes, &s->wire, &h, &err);
+		if (!r)
+			r = take_message(s, &h, &err);
+	}
+	/* Nobody has anything to say after that. */
+	if (!r && s->at != s->filled)
+		r = err_set(&err, EBADMSG, "stream %u: bytes after its end",
+			    s->wire.index);
+	if (r)
+		fail(s->land, r, &err);
+	return NULL;
+}
+
+static const struct thread_call land_calls[] = {
+	CALL(recvfrom),
+	RARE("the network is slower than memory", poll),
+};
+
+const struct thread_class migrate_land_thread_class = {
+	.name = "migrate-land",
+	.what = "puts guest memory that arrives in its place",
+	THREAD_CALLS(land_calls),
+	.also = &populate_thread_class,
+};
+
+/* ---- the caller ---- */
+
+static int prepare_stream(struct land *l, unsigned int i)
+{
+	struct stream *s = &l->streams[i];
+
+	s->land = l;
+	s->wire.index = i + 1;
+	s->wire.num = l->cfg.num;
+	s->wire.num_regions = l->ram->num_regions;
+	for (unsigned int k = 0; k < l->ram->num_regions; k++)
+		s->wire.regions[k] = (struct wire_range){
+			.start = l->ram->regions[k].base.v,
+			.len = l->ram->regions[k].size,
+		};
+	s->link.fd = l->cfg.fds[i];
+	s->link.patience_ns = l->cfg.patience_ns;
+	s->link.given_up = is_stopped;
+	s->link.ctx = l;
+	s->port = l->num_ports ? i % l->num_ports : 0;
+	s->buffer = malloc(BUFFER_BYTES);
+	return s->buffer ? make_units(s) : -ENOMEM;
+}
+
+static int start_stream(struct stream *s)
+{
+	int r = thread_start(&s->thread, &migrate_land_thread_class,
+			     "migrate-land", stream_main, s);
+
+	s->started = !r;
+	return r;
+}
+
+static int make_ports(struct land *l)
+{
+	unsigned int num = l->cfg.landing.second_stage
+				   ? l->cfg.landing.second_stage->num_ports
+				   : 0;
+
+	num = MIN(num, l->cfg.num);
+	l->ports = calloc(num + 1, sizeof(*l->ports));
+	if (!l->ports)
+		return -ENOMEM;
+	for (; l->num_ports < num; l->num_ports++)
+		pthread_mutex_init(&l->ports[l->num_ports], NULL);
+	return 0;
+}
+
+int land_start(struct land **ret, const struct land_config *cfg,
+	       struct err *err)
+{
+	struct land *l = calloc(1,
+				sizeof(*l) + cfg->num * sizeof(l->streams[0]));
+	int r;
+
+	if (!l)
+		return err_set(err, ENOMEM, "out of memory");
+	l->cfg = *cfg;
+	l->ram = cfg->landing.ram;
+	pthread_mutex_init(&l->lock, NULL);
+	r = hostmem_guard_new(&l->guard, l->ram, "");
+	if (!r)
+		r = make_ports(l);
+	for (unsigned int i = 0; !r && i < cfg->num; i++)
+		r = prepare_stream(l, i);
+	for (unsigned int i = 0; !r && i < cfg->num; i++)
+		r = start_stream(&l->streams[i]);
+	if (!r) {
+		*ret = l;
+		return 0;
+	}
+	land_free(l);
+	return err_errno(err, -r, "receiving memory");
+}
+
+bool land_failed(struct land *l, struct err *err)
+{
+	int error;
+
+	pthread_mutex_lock(&l->lock);
+	error = l->error;
+	if (error && err)
+		*err = l->err;
+	pthread_mutex_unlock(&l->lock);
+	return error != 0;
+}
+
+static void join(struct land *l)
+{
+	for (unsigned int i = 0; i < l->cfg.num; i++) {
+		if (l->streams[i].started)
+			pthread_join(l->streams[i].thread, NULL);
+		l->streams[i].started = false;
+	}
+}
+
+int land_finish(struct land *l, struct vm_landed *ret, struct err *err)
+{
+	join(l);
+	if (land_failed(l, err))
+		return l->error;
+	memset(ret, 0, sizeof(*ret));
+	for (unsigned int i = 0; i < l->cfg.num; i++) {
+		const struct stream *s = &l->streams[i];
+
+		ret->page_bytes += s->landed.page_bytes;
+		ret->zero_bytes += s->landed.zero_bytes;
+		ret->second_stage_bytes += s->landed.second_stage_bytes;
+		if (i && s->wire.rounds != ret->rounds)
+			return err_set(err, EBADMSG,
+				       "streams of %llu and %llu rounds",
+				       (unsigned long long)ret->rounds,
+				       (unsigned long long)s->wire.rounds);
+		ret->rounds = s->wire.rounds;
+	}
+	return 0;
+}
+
+void land_free(struct land *l)
+{
+	if (!l)
+		return;
+	atomic_store(&l->stop, true);
+	join(l);
+	for (unsigned int i = 0; i < l->cfg.num; i++) {
+		free(l->streams[i].buffer);
+		free(l->streams[i].units);
+	}
+	for (unsigned int i = 0; i < l->num_ports; i++)
+		pthread_mutex_destroy(&l->ports[i]);
+	free(l->ports);
+	hostmem_guard_free(l->guard);
+	pthread_mutex_destroy(&l->lock);
+	free(l);
+}

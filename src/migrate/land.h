@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Memory on its way in: a thread for each data stream puts what it reads where
+ * it belongs, and maps it in the second stage ahead of the guest.
+ */
+#ifndef QUIRE_MIGRATE_LAND_H
+#define QUIRE_MIGRATE_LAND_H
+
+#include "base/thread_class.h"
+#include "migrate/link.h"
+#include "vm/vmm.h"
+
+extern const struct thread_class migrate_land_thread_class;
+
+struct land;
+
+struct land_config {
+	struct vmm_landing landing;
+	const int *fds; /* in the order of streams; stay the caller's */
+	unsigned int num;
+	uint64_t patience_ns;
+};
+
+__must_check int land_start(struct land **ret, const struct land_config *cfg,
+			    struct err *err);
+
+/* Has a stream failed? Then err (may be NULL) has the first. Any thread. */
+bool land_failed(struct land *l, struct err *err);
+
+/*
+ * All streams have come to their ends: *ret is what they brought. Waits for
+ * that, as long as the streams do.
+ */
+__must_check int land_finish(struct land *l, struct vm_landed *ret,
+			     struct err *err);
+
+/* The threads are gone, whatever they were at. NULL is fine. */
+void land_free(struct land *l);
+
+#endif

@@ -1,0 +1,389 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "migrate/receive.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "base/arith.h"
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "mem/populate.h"
+#include "migrate/handed.h"
+#include "migrate/land.h"
+#include "migrate/shape.h"
+
+#define PATIENCE_NS	(60 * NSEC_PER_SEC)
+#define PREFACE_NS	(10 * NSEC_PER_SEC) /* of a connection */
+#define CONNECTIONS_NS	(30 * NSEC_PER_SEC) /* until all are there */
+#define ACCEPT_SLICE_MS 100
+
+struct receive {
+	struct vmm *vmm;
+	int listen_fd;
+	struct wire_preface preface;	  /* of the control connection */
+	int fds[MIGRATE_MAX_CONNECTIONS]; /* by stream; -1: not there yet */
+	struct link control;
+	struct wire_machine theirs;
+	struct vmm_landing landing;
+	struct land *land;
+	bool begun; /* held: go or drop has to follow */
+};
+
+static bool is_given_up(void *ctx)
+{
+	struct receive *r = ctx;
+
+	return vmm_is_ending(r->vmm) ||
+	       (r->begun && vmm_hold_cancelled(r->vmm)) ||
+	       (r->land && land_failed(r->land, NULL));
+}
+
+/* ---- connections ---- */
+
+/* -EAGAIN: nobody within a slice. */
+static int accept_one(struct receive *r)
+{
+	struct pollfd pfd = { .fd = r->listen_fd, .events = POLLIN };
+	int fd;
+
+	if (poll(&pfd, 1, ACCEPT_SLICE_MS) <= 0)
+		return -EAGAIN;
+	fd = accept4(r->listen_fd, NULL, NULL, SOCK_CLOEXEC);
+	if (fd >= 0)
+		return fd;
+	return errno == EINTR || errno == ECONNABORTED ? -EAGAIN : -errno;
+}
+
+static int read_preface(struct receive *r, int fd, struct wire_preface *ret,
+			struct err *err)
+{
+	uint8_t bytes[WIRE_PREFACE_BYTES];
+	struct link link = {
+		.fd = fd,
+		.patience_ns = PREFACE_NS,
+		.given_up = is_given_up,
+		.ctx = r,
+	};
+	int n = link_recv(&link, bytes, sizeof(bytes));
+
+	return n ? err_errno(err, -n, "its first bytes")
+		 : wire_parse_preface(bytes, ret, err);
+}
+
+static bool is_wanted(const struct receive *r, const struct wire_preface *p)
+{
+	/* The control connection comes first. */
+	if (r->fds[0] < 0)
+		return !p->stream;
+	return p->stream && r->fds[p->stream] < 0 &&
+	       p->num_streams == r->preface.num_streams &&
+	       !memcmp(p->id, r->preface.id, sizeof(p->id));
+}
+
+/* One that is not ours is let go, and said; anybody may connect. */
+static int take_connection(struct receive *r)
+{
+	_cleanup_close_ int fd = accept_one(r);
+	struct wire_preface p;
+	struct err err = ERR_INIT;
+
+	if (fd == -EAGAIN)
+		return 0;
+	if (fd < 0)
+		return fd;
+	if (read_preface(r, fd, &p, &err)) {
+		log_ratelimited(LOG_LEVEL_WARN,
+				"migration: a connection is not taken: %s",
+				err.text);
+		return 0;
+	}
+	if (!is_wanted(r, &p)) {
+		log_ratelimited(LOG_LEVEL_WARN,
+				"migration: a connection is not taken: not one "
+				"that is waited for");
+		return 0;
+	}
+	if (!p.stream)
+		r->preface = p;
+	r->fds[p.stream] = take_fd(&fd);
+	return 0;
+}
+
+static int wait_control(struct receive *r, struct err *err)
+{
+	int n = 0;
+
+	while (!n && r->fds[0] < 0) {
+		if (is_given_up(r))
+			return err_set(err, ECANCELED, "cancelled");
+		n = take_connection(r);
+	}
+	if (n)
+		return err_errno(err, -n, "waiting for a VM");
+	r->control.fd = r->fds[0];
+	r->control.patience_ns = PATIENCE_NS;
+	r->control.given_up = is_given_up;
+	r->control.ctx = r;
+	return 0;
+}
+
+static bool has_all(const struct receive *r)
+{
+	for (unsigned int i = 0; i <= r->preface.num_streams; i++) {
+		if (r->fds[i] < 0)
+			return false;
+	}
+	return true;
+}
+
+static int wait_streams(struct receive *r, struct err *err)
+{
+	uint64_t began = clock_now_ns();
+	int n = 0;
+
+	while (!n && !has_all(r)) {
+		if (is_given_up(r))
+			return err_set(err, ECANCELED, "cancelled");
+		if (clock_now_ns() - began > CONNECTIONS_NS)
+			return err_set(err, ETIMEDOUT,
+				       "not all connections came");
+		n = take_connection(r);
+	}
+	return n ? err_errno(err, -n, "waiting for connections") : 0;
+}
+
+/* ---- on the control thread ---- */
+
+static int begin(struct vmm *v, void *arg, struct err *err)
+{
+	struct receive *r = arg;
+	struct wire_machine ours;
+	int n = vmm_receive_begin(v, &r->landing, err);
+
+	r->begun = !n;
+	if (n)
+		return n;
+	migrate_shape(r->landing.machine, &ours);
+	return wire_machine_compare(&r->theirs, &ours, err);
+}
+
+struct loading {
+	const uint8_t *state;
+	size_t bytes;
+	struct vm_landed landed;
+};
+
+static int load(struct vmm *v, void *arg, struct err *err)
+{
+	struct loading *l = arg;
+
+	return vmm_receive_load(v, l->state, l->bytes, &l->landed, err);
+}
+
+static int go(struct vmm *v, void *arg, struct err *err)
+{
+	const bool *run = arg;
+
+	return vmm_receive_go(v, *run, err);
+}
+
+static int drop(struct vmm *v, void *arg, struct err *err)
+{
+	return vmm_receive_drop(v, err);
+}
+
+/* ---- the steps ---- */
+
+/* Before it nothing has happened: another source may come. */
+static int get_machine(struct receive *r, struct err *err)
+{
+	_cleanup_free_ uint8_t *payload = NULL;
+	size_t bytes = 0;
+	int n = link_get(&r->control, WIRE_MACHINE, &payload, &bytes, err);
+
+	return n ? n : wire_parse_machine(payload, bytes, &r->theirs, err);
+}
+
+static int start_landing(struct receive *r, struct err *err)
+{
+	const struct land_config cfg = {
+		.landing = r->landing,
+		.fds = r->fds + 1,
+		.num = r->preface.num_streams,
+		.patience_ns = PATIENCE_NS,
+	};
+
+	return land_start(&r->land, &cfg, err);
+}
+
+static int get_ready(struct receive *r, struct wire_ready *ret, struct err *err)
+{
+	_cleanup_free_ uint8_t *payload = NULL;
+	int n = link_get(&r->control, WIRE_READY, &payload, NULL, err);
+
+	return n ? n : wire_parse_ready(payload, ret, err);
+}
+
+static int check_total(const struct vm_landed *landed,
+		       const struct wire_ready *ready, struct err *err)
+{
+	if (landed->rounds == ready->rounds &&
+	    landed->page_bytes == ready->page_bytes)
+		return 0;
+	return err_set(err, EBADMSG,
+		       "READY: %llu bytes in %llu rounds, %llu in %llu came",
+		       (unsigned long long)ready->page_bytes,
+		       (unsigned long long)ready->rounds,
+		       (unsigned long long)landed->page_bytes,
+		       (unsigned long long)landed->rounds);
+}
+
+static int receive_all(struct receive *r, struct wire_ready *ready,
+		       struct err *err)
+{
+	_cleanup_free_ uint8_t *state = NULL;
+	struct loading loading = { .bytes = 0 };
+	int n = link_get(&r->control, WIRE_STATE, &state, &loading.bytes, err);
+
+	if (!n)
+		n = get_ready(r, ready, err);
+	if (!n)
+		n = land_finish(r->land, &loading.landed, err);
+	if (!n)
+		n = check_total(&loading.landed, ready, err);
+	loading.state = state;
+	return n ? n : vmm_call(r->vmm, load, &loading, err);
+}
+
+/* From COMMIT on it is ours. */
+static int take_over(struct receive *r, const struct wire_ready *ready,
+		     struct err *err)
+{
+	bool run = ready->ran;
+	int n = link_put(&r->control, WIRE_LOADED, NULL, 0, err);
+
+	if (!n)
+		n = link_get(&r->control, WIRE_COMMIT, NULL, NULL, err);
+	if (!n)
+		n = vmm_call(r->vmm, go, &run, err);
+	if (n)
+		return n;
+	r->begun = false;
+	/* It runs, whether or not the source hears of it. */
+	if (link_put(&r->control, WIRE_RUNNING, NULL, 0, NULL))
+		log_warn("migration: the VM runs here, but its source is gone "
+			 "and was not told");
+	return 0;
+}
+
+static int receive(struct receive *r, struct err *err)
+{
+	struct wire_ready ready;
+	int n = wait_streams(r, err);
+
+	if (!n)
+		n = vmm_call(r->vmm, begin, r, err);
+	if (!n)
+		n = start_landing(r, err);
+	if (!n)
+		n = link_put(&r->control, WIRE_ACCEPT, NULL, 0, err);
+	if (!n)
+		n = receive_all(r, &ready, err);
+	return n ? n : take_over(r, &ready, err);
+}
+
+/* ---- the end ---- */
+
+static void close_all(struct receive *r)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(r->fds); i++)
+		close_fd(&r->fds[i]);
+}
+
+/* A stream's failure is why the control connection was given up. */
+static int find_cause(struct receive *r, int n, struct err *err)
+{
+	if (n == -ECANCELED && r->land && land_failed(r->land, err))
+		return -err->code;
+	return n;
+}
+
+static int give_up(struct receive *r, int n, struct err *err)
+{
+	n = find_cause(r, n, err);
+	if (n != -ECONNABORTED && r->control.fd >= 0)
+		link_put_failure(&r->control, WIRE_FAILED, err);
+	land_free(take_ptr(r->land));
+	close_all(r);
+	if (r->begun && vmm_call(r->vmm, drop, r, NULL) == -ESHUTDOWN)
+		vmm_release(r->vmm);
+	return n;
+}
+
+static void init(struct receive *r, struct vmm *v, int listen_fd)
+{
+	*r = (struct receive){
+		.vmm = v,
+		.listen_fd = listen_fd,
+		.control.fd = -1,
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(r->fds); i++)
+		r->fds[i] = -1;
+}
+
+/* One that says something else than what it is to say is not waited for. */
+static int wait_source(struct receive *r, struct err *err)
+{
+	struct vmm *v = r->vmm;
+	int listen_fd = r->listen_fd;
+
+	for (;;) {
+		int n = wait_control(r, err);
+
+		if (n)
+			return n;
+		n = get_machine(r, err);
+		if (!n || is_given_up(r))
+			return n;
+		log_warn("migration: a source is not taken: %s", err->text);
+		link_put_failure(&r->control, WIRE_FAILED, err);
+		close_all(r);
+		init(r, v, listen_fd);
+	}
+}
+
+int migrate_receive(struct vmm *v, int listen_fd, struct err *err)
+{
+	struct receive r;
+	int n;
+
+	init(&r, v, listen_fd);
+	n = wait_source(&r, err);
+	if (!n)
+		n = receive(&r, err);
+	if (n)
+		return give_up(&r, n, err);
+	land_free(r.land);
+	close_all(&r);
+	return 0;
+}
+
+static const struct thread_call receive_calls[] = {
+	CALL(poll),
+	CALL(accept4),
+	CALL(recvfrom),
+	CALL(sendmsg),
+	RARE("it fails", sendto),
+	CALL(close),
+};
+
+const struct thread_class migrate_receive_thread_class = {
+	.name = "migrate-receive",
+	.what = "waits for a VM from another host",
+	THREAD_CALLS(receive_calls),
+	.also = &populate_thread_class, /* how much memory the host has */
+};

@@ -1,0 +1,515 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "migrate/send.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+
+#include "base/arith.h"
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/thread.h"
+#include "migrate/converge.h"
+#include "migrate/handed.h"
+#include "migrate/send_pages.h"
+#include "migrate/shape.h"
+#include "migrate/uri.h"
+#include "state/state.h"
+#include "vm/vmm.h"
+
+/* Nothing moves for so long: it is given up. */
+#define PATIENCE_NS	  (30 * NSEC_PER_SEC)
+#define PATIENCE_STILL_NS (10 * NSEC_PER_SEC) /* the guest stands still */
+#define LAST_WORDS_NS	  (1 * NSEC_PER_SEC)
+#define REPORT_NS	  (NSEC_PER_SEC / 2)
+
+struct send {
+	struct vmm *vmm;
+	const struct migrate_send_request *req;
+	struct migrate_send_result *result;
+
+	int fds[MIGRATE_MAX_CONNECTIONS]; /* the first is for control */
+	unsigned int num_fds;
+	int session_fd; /* who asked; -1: nobody listens */
+	struct link control;
+
+	struct wire_machine shape;
+	const struct machine *machine;
+	struct send_pages *pages;
+	struct converge converge;
+	struct state_writer state;
+	struct vmm_stopped stopped;
+	const char *phase;
+	uint64_t began_ns, reported_ns;
+	bool begun; /* held: done, undo or doubt has to follow */
+};
+
+/* ---- giving up, and telling how it goes ---- */
+
+static bool is_over(int fd)
+{
+	struct pollfd pfd = { .fd = fd, .events = POLLRDHUP };
+
+	return fd >= 0 && poll(&pfd, 1, 0) > 0;
+}
+
+static bool is_given_up(void *ctx)
+{
+	struct send *s = ctx;
+
+	return is_over(s->session_fd) || vmm_is_ending(s->vmm) ||
+	       (s->begun && vmm_hold_cancelled(s->vmm));
+}
+
+static uint64_t bytes_waiting(const struct send *s)
+{
+	struct dirty_stats stats = { 0 };
+
+	if (s->begun)
+		dirty_stats_read(s->machine->memory.dirty, &stats);
+	return stats.pages_waiting * PAGE_4K;
+}
+
+/* null where it is never, or not known. */
+static json_t *ms_json(uint64_t ns)
+{
+	return ns == UINT64_MAX
+		       ? json_null()
+		       : json_integer((json_int_t)(ns / NSEC_PER_MSEC));
+}
+
+/* Who does not read as fast misses some: it never waits. */
+static void report(struct send *s)
+{
+	const struct converge *c = &s->converge;
+	struct send_pages_count count = { 0 };
+	_cleanup_free_ char *text = NULL;
+	json_t *o;
+	size_t len;
+
+	if (s->session_fd < 0 || !s->phase)
+		return;
+	if (s->pages)
+		send_pages_read(s->pages, &count);
+	o = json_pack(
+		"{s:s, s:I, s:i, s:I, s:I, s:I, s:I, s:o, s:o}", "phase",
+		s->phase, "elapsed_ms",
+		(json_int_t)((clock_now_ns() - s->began_ns) / NSEC_PER_MSEC),
+		"rounds", (int)c->rounds, "sent_bytes",
+		json_int_u64(count.wire_bytes), "remaining_bytes",
+		json_int_u64(bytes_waiting(s)), "rate_bytes_per_s",
+		(json_int_t)c->rate, "dirty_bytes_per_s",
+		(json_int_t)c->dirtying, "predicted_downtime_ms",
+		c->rounds ? ms_json(converge_downtime_ns(c)) : json_null(),
+		"eta_ms",
+		c->rounds ? ms_json(converge_eta_ns(c)) : json_null());
+	text = o ? json_dumps(o, JSON_COMPACT) : NULL;
+	json_decref(o);
+	if (!text)
+		return;
+	len = strlen(text);
+	text[len] = '\n'; /* in the place of its end */
+	(void)!send(s->session_fd, text, len + 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+/*
+ * The destination says nothing while memory is sent, so what comes says that it
+ * is over there.
+ */
+static int tick(void *ctx, struct err *err)
+{
+	struct send *s = ctx;
+
+	if (is_given_up(s))
+		return err_set(err, ECANCELED, "cancelled");
+	if (link_is_readable(&s->control)) {
+		int r = link_get(&s->control, WIRE_LOADED, NULL, NULL, err);
+
+		return r ? r : err_set(err, EBADMSG, "LOADED came too early");
+	}
+	if (clock_now_ns() - s->reported_ns > REPORT_NS) {
+		s->reported_ns = clock_now_ns();
+		report(s);
+	}
+	return 0;
+}
+
+/* ---- connections ---- */
+
+static int connect_all(struct send *s, struct err *err)
+{
+	unsigned int num = (s->req->streams ? s->req->streams : 1) + 1;
+	struct migrate_uri uri;
+	int r = migrate_uri_parse(&uri, s->req->uri, err);
+
+	if (!r && uri.kind == MIGRATE_TCP && thread_is_caged())
+		return err_set(err, EPERM,
+			       "%s: this process is confined and makes no "
+			       "network connections; quire migrate makes them "
+			       "for it",
+			       s->req->uri);
+	while (!r && s->num_fds < num) {
+		r = migrate_uri_connect(&uri, &s->fds[s->num_fds], err);
+		s->num_fds += !r;
+	}
+	return r;
+}
+
+static int send_prefaces(struct send *s, struct err *err)
+{
+	struct wire_preface p = { .num_streams = s->num_fds - 1 };
+	int r = 0;
+
+	if (getrandom(p.id, sizeof(p.id), 0) != sizeof(p.id))
+		return err_errno(err, errno, "random numbers");
+	for (p.stream = 0; !r && p.stream < s->num_fds; p.stream++) {
+		uint8_t bytes[WIRE_PREFACE_BYTES];
+		struct iovec iov = { bytes, sizeof(bytes) };
+		struct link link = {
+			.fd = s->fds[p.stream],
+			.patience_ns = PATIENCE_NS,
+			.given_up = is_given_up,
+			.ctx = s,
+		};
+
+		wire_put_preface(bytes, &p);
+		r = link_send(&link, &iov, 1);
+		if (r)
+			(void)err_errno(err, -r, "connection %u", p.stream);
+	}
+	return r;
+}
+
+static int open_all(struct send *s, struct err *err)
+{
+	int r = s->req->sockets
+			? migrate_handed_take(s->req->sockets, &s->session_fd,
+					      s->fds, &s->num_fds, err)
+			: connect_all(s, err);
+
+	if (r)
+		return r;
+	s->control.fd = s->fds[0];
+	s->control.patience_ns = PATIENCE_NS;
+	s->control.given_up = is_given_up;
+	s->control.ctx = s;
+	s->result->streams = s->num_fds - 1;
+	return send_prefaces(s, err);
+}
+
+/* ---- on the control thread ---- */
+
+static int look_at(struct vmm *v, void *arg, struct err *err)
+{
+	struct send *s = arg;
+	const struct machine *m;
+	int r = vmm_send_check(v, &m, err);
+
+	if (!r)
+		migrate_shape(m, &s->shape);
+	return r;
+}
+
+static int begin(struct vmm *v, void *arg, struct err *err)
+{
+	struct send *s = arg;
+
+	return vmm_send_begin(v, &s->machine, err);
+}
+
+static int stop(struct vmm *v, void *arg, struct err *err)
+{
+	struct send *s = arg;
+
+	return vmm_send_stop(v, &s->state, &s->stopped, err);
+}
+
+static int leave(struct vmm *v, void *arg, struct err *err)
+{
+	return vmm_send_leave(v, err);
+}
+
+static int done(struct vmm *v, void *arg, struct err *err)
+{
+	return vmm_send_done(v, err);
+}
+
+static int undo(struct vmm *v, void *arg, struct err *err)
+{
+	return vmm_send_undo(v, err);
+}
+
+static int doubt(struct vmm *v, void *arg, struct err *err)
+{
+	return vmm_send_doubt(v, err);
+}
+
+/* One of the three above. When quire ends it has nothing left to do. */
+static int let_go(struct send *s,
+		  int (*by)(struct vmm *v, void *arg, struct err *err),
+		  struct err *err)
+{
+	int r;
+
+	if (!s->begun)
+		return 0;
+	s->begun = false;
+	r = vmm_call(s->vmm, by, s, err);
+	if (r == -ESHUTDOWN)
+		vmm_release(s->vmm);
+	return r;
+}
+
+/* ---- the steps ---- */
+
+static int introduce(struct send *s, struct err *err)
+{
+	_cleanup_free_ uint8_t *payload = malloc(WIRE_MAX_MACHINE);
+	size_t bytes;
+	int r;
+
+	if (!payload)
+		return err_set(err, ENOMEM, "out of memory");
+	bytes = wire_put_machine(payload, &s->shape);
+	r = link_put(&s->control, WIRE_MACHINE, payload, bytes, err);
+	return r ? r : link_get(&s->control, WIRE_ACCEPT, NULL, NULL, err);
+}
+
+static int start_pages(struct send *s, struct err *err)
+{
+	const struct send_pages_config cfg = {
+		.ram = &s->machine->memory.ram,
+		.dirty = s->machine->memory.dirty,
+		.fds = s->fds + 1,
+		.num = s->num_fds - 1,
+		.patience_ns = PATIENCE_NS,
+		.rate_bytes_per_s = s->req->rate_bytes_per_s,
+		.tick = tick,
+		.ctx = s,
+	};
+
+	return send_pages_start(&s->pages, &cfg, err);
+}
+
+static int send_round(struct send *s, bool last, struct err *err)
+{
+	struct send_pages_count before, after;
+	uint64_t began = clock_now_ns();
+	int r;
+
+	send_pages_read(s->pages, &before);
+	r = send_pages_round(s->pages, last, err);
+	if (!r && !last)
+		r = dirty_harvest(s->machine->memory.dirty, NULL, err);
+	if (r)
+		return r;
+	send_pages_read(s->pages, &after);
+	if (last)
+		s->result->last_bytes = after.wire_bytes - before.wire_bytes;
+	else
+		converge_round(&s->converge,
+			       after.wire_bytes - before.wire_bytes,
+			       clock_now_ns() - began, bytes_waiting(s));
+	return 0;
+}
+
+/* The guest runs. */
+static int send_beforehand(struct send *s, struct err *err)
+{
+	int r = vmm_call(s->vmm, begin, s, err);
+
+	s->begun = !r;
+	if (!r)
+		r = start_pages(s, err);
+	s->phase = "pre-copy";
+	while (!r && !converge_is_near(&s->converge))
+		r = send_round(s, false, err);
+	return r;
+}
+
+static int send_ready(struct send *s, struct err *err)
+{
+	struct send_pages_count count;
+	struct wire_ready ready = {
+		.ran = s->stopped.ran,
+		.rounds = s->converge.rounds + 1,
+	};
+	uint8_t payload[WIRE_READY_BYTES];
+
+	send_pages_read(s->pages, &count);
+	ready.page_bytes = count.page_bytes;
+	wire_put_ready(payload, &ready);
+	return link_put(&s->control, WIRE_READY, payload, sizeof(payload), err);
+}
+
+/* The guest stands still. */
+static int send_rest(struct send *s, struct err *err)
+{
+	int r = vmm_call(s->vmm, stop, s, err);
+
+	s->phase = "stopped";
+	atomic_store(&s->control.patience_ns, PATIENCE_STILL_NS);
+	send_pages_set_patience(s->pages, PATIENCE_STILL_NS);
+	if (!r)
+		r = send_round(s, true, err);
+	if (!r)
+		r = send_pages_end(s->pages, err);
+	if (!r)
+		r = link_put(&s->control, WIRE_STATE, s->state.data,
+			     s->state.bytes, err);
+	if (!r)
+		r = vmm_call(s->vmm, leave, s, err);
+	if (!r)
+		r = send_ready(s, err);
+	return r ? r : link_get(&s->control, WIRE_LOADED, NULL, NULL, err);
+}
+
+/*
+ * The point of no return: once the kernel has all bytes of it they may arrive.
+ * Without the last of them it is no COMMIT.
+ */
+static int commit(struct send *s, struct err *err)
+{
+	uint8_t message[WIRE_CONTROL_BYTES];
+	ssize_t n;
+	/* Whoever is gone by now is not given the VM. */
+	int r = tick(s, err);
+
+	if (r)
+		return r;
+	wire_put_control(message, WIRE_COMMIT, 0);
+	n = send(s->control.fd, message, sizeof(message),
+		 MSG_NOSIGNAL | MSG_DONTWAIT);
+	if (n < 0)
+		return err_errno(err, errno, "the other side is gone");
+	return n == sizeof(message)
+		       ? 0
+		       : err_set(err, EPIPE, "the other side takes nothing");
+}
+
+/* ---- the end ---- */
+
+static void close_all(struct send *s)
+{
+	while (s->num_fds)
+		close_fd(&s->fds[--s->num_fds]);
+}
+
+/*
+ * What broke here may be for something that broke there, which its words say
+ * better: they may be just behind.
+ */
+static int ask_why(struct send *s, int r, struct err *err)
+{
+	struct err words = ERR_INIT;
+
+	if (r == -ECONNABORTED || r == -ECANCELED || s->control.fd < 0)
+		return r;
+	atomic_store(&s->control.patience_ns, LAST_WORDS_NS);
+	if ((r == -EPIPE || r == -ETIMEDOUT) &&
+	    link_get(&s->control, WIRE_LOADED, NULL, NULL, &words) ==
+		    -ECONNABORTED &&
+	    err)
+		*err = words;
+	return r;
+}
+
+/* Nothing was committed: it goes on here. */
+static int give_up(struct send *s, int r, struct err *err)
+{
+	struct err undone = ERR_INIT;
+
+	r = ask_why(s, r, err);
+	if (s->control.fd >= 0 && r != -ECONNABORTED)
+		link_put_failure(&s->control, WIRE_ABORT, err);
+	send_pages_free(take_ptr(s->pages));
+	close_all(s);
+	if (let_go(s, undo, &undone) && undone.text[0]) {
+		log_error("migration: the VM stays paused: %s", undone.text);
+		err_append(err, "the VM stays paused, since: ");
+		err_append(err, undone.text);
+	}
+	return r;
+}
+
+/* It is no longer ours, whatever happens. */
+static int hand_over(struct send *s, struct err *err)
+{
+	int r;
+
+	s->control.given_up = NULL;
+	r = link_get(&s->control, WIRE_RUNNING, NULL, NULL, err);
+	s->result->downtime_ns = clock_now_ns() - s->stopped.paused_ns;
+	/* It has given the VM back. */
+	if (r == -ECONNABORTED)
+		return give_up(s, r, err);
+	send_pages_free(take_ptr(s->pages));
+	close_all(s);
+	if (!r) {
+		(void)!let_go(s, done, NULL);
+		return 0;
+	}
+	err_append(err, "the VM may run at the destination, and stays paused "
+			"here; resume it only if it does not run there");
+	(void)!let_go(s, doubt, NULL);
+	return -EREMOTEIO;
+}
+
+static int migrate(struct send *s, struct err *err)
+{
+	struct send_pages_count count;
+	int r = open_all(s, err);
+
+	if (!r)
+		r = vmm_call(s->vmm, look_at, s, err);
+	if (!r)
+		r = introduce(s, err);
+	if (!r)
+		r = send_beforehand(s, err);
+	if (!r)
+		r = send_rest(s, err);
+	if (!r)
+		r = commit(s, err);
+	if (r)
+		return give_up(s, r, err);
+	send_pages_read(s->pages, &count);
+	s->result->page_bytes = count.page_bytes;
+	s->result->zero_bytes = count.zero_bytes;
+	s->result->wire_bytes = count.wire_bytes;
+	s->result->rounds = s->converge.rounds + 1;
+	return hand_over(s, err);
+}
+
+int migrate_send(struct vmm *v, const struct migrate_send_request *req,
+		 struct migrate_send_result *ret, struct err *err)
+{
+	unsigned int downtime_ms = req->downtime_ms ? req->downtime_ms
+						    : MIGRATE_DOWNTIME_MS;
+	struct send s = {
+		.vmm = v,
+		.req = req,
+		.result = ret,
+		.session_fd = -1,
+		.control.fd = -1,
+		.began_ns = clock_now_ns(),
+		.reported_ns = clock_now_ns(), /* what is short is not told */
+	};
+	struct err own = ERR_INIT;
+	int r;
+
+	memset(ret, 0, sizeof(*ret));
+	converge_init(&s.converge, downtime_ms * NSEC_PER_MSEC);
+	state_writer_init(&s.state);
+	r = migrate(&s, err ? err : &own);
+	ret->total_ns = clock_now_ns() - s.began_ns;
+	state_writer_fini(&s.state);
+	close_fd(&s.session_fd);
+	return r;
+}

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Send the VM of this process to another (docs/migration-protocol.md): its
+ * memory while it runs, in rounds, until what is left can be sent within the
+ * downtime that is allowed; then the rest, and the VM itself.
+ */
+#ifndef QUIRE_MIGRATE_SEND_H
+#define QUIRE_MIGRATE_SEND_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+
+struct vmm;
+
+#define MIGRATE_DOWNTIME_MS	300u /* by default, as with others */
+#define MIGRATE_MIN_DOWNTIME_MS 10u
+#define MIGRATE_MAX_DOWNTIME_MS 60000u
+
+struct migrate_send_request {
+	/*
+	 * Where who asks hands over the connections (migrate/handed.h), or
+	 * NULL: uri is connected to from here.
+	 */
+	const char *sockets;
+	const char *uri;
+	unsigned int streams;	   /* without sockets; 0: 1 */
+	unsigned int downtime_ms;  /* 0: MIGRATE_DOWNTIME_MS */
+	uint64_t rate_bytes_per_s; /* 0: as fast as it goes */
+};
+
+struct migrate_send_result {
+	uint64_t total_ns;
+	uint64_t downtime_ns; /* until the destination said that it runs */
+	uint64_t page_bytes, zero_bytes, wire_bytes;
+	uint64_t last_bytes; /* of wire_bytes, while the guest stood still */
+	unsigned int rounds, streams;
+};
+
+/*
+ * Any thread but the control thread. 0: it runs there, and is gone from here.
+ * Otherwise it goes on here as before, or, as the text says, stays paused. As
+ * snapshot_take(), -ECANCELED: quire or the guest is ending, or who asked has
+ * gone.
+ */
+__must_check int migrate_send(struct vmm *v,
+			      const struct migrate_send_request *req,
+			      struct migrate_send_result *ret, struct err *err);
+
+#endif

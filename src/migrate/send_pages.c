@@ -1,0 +1,596 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation. The caller's thread goes over memory in pieces of 64
+ * MiB: dirty_take(), which arms the pages again, then it publishes the bits in
+ * a ring of pieces. Each sender goes over all pieces in the same order and
+ * sends the units that are its stream's (wire_stream_of()); a piece that all
+ * have done makes room for another. So pages are taken a few pieces before they
+ * are sent at the most, with few calls into KVM, and no sender waits for
+ * another but at the ends of a round.
+ *
+ * A unit is read where it is, while the guest may write it: what is torn was
+ * written after it was taken, so it is dirty again and comes with a later
+ * round. In the first round memory is looked through without faulting in what
+ * the guest never touched (unit_pages.h); zeroes are not sent at all, since the
+ * destination begins with nothing else. Later a page that is dirty was written,
+ * and is there.
+ */
+#include "migrate/send_pages.h"
+
+#include <errno.h>
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/arith.h"
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/thread.h"
+#include "base/zero.h"
+#include "mem/pagemap_scan.h"
+#include "snapshot/unit_pages.h"
+
+#define PIECE_PAGES 16384u
+#define NUM_PIECES  4u
+#define TICK_NS	    (50 * NSEC_PER_MSEC)
+#define MAX_IOV	    1024u /* what the kernel takes at once: UIO_MAXIOV */
+
+struct piece {
+	unsigned int region;
+	uint64_t first, num; /* pages in the region */
+	uint64_t bits[PIECE_PAGES / 64];
+};
+
+struct sender {
+	struct send_pages *p;
+	pthread_t thread;
+	bool started;
+	struct link link;
+	unsigned int index; /* of the stream, from 1 on */
+	struct unit_pages pages;
+
+	uint64_t done, rounds; /* under the lock */
+	uint64_t pace_ns, pace_bytes;
+	_Atomic uint64_t page_bytes, zero_bytes, wire_bytes;
+
+	/* The unit that is being sent. */
+	uint8_t headers[WIRE_UNIT_PAGES + 1][WIRE_DATA_BYTES];
+	struct iovec iov[MAX_IOV];
+	unsigned int num_headers, num_iov;
+};
+
+struct send_pages {
+	struct send_pages_config cfg;
+	unsigned int num_started;
+	_Atomic bool stop, last;
+
+	pthread_mutex_t lock; /* all below */
+	pthread_cond_t changed;
+	struct piece pieces[NUM_PIECES]; /* those between done and taken */
+	uint64_t taken, rounds;		 /* published; closed */
+	bool ended;
+	int error;
+	struct err err;
+	struct sender senders[];
+};
+
+static void fail(struct send_pages *p, int error, const struct err *err)
+{
+	pthread_mutex_lock(&p->lock);
+	if (!p->error) {
+		p->error = error;
+		p->err = *err;
+	}
+	atomic_store(&p->stop, true);
+	pthread_cond_broadcast(&p->changed);
+	pthread_mutex_unlock(&p->lock);
+}
+
+static bool is_stopped(void *ctx)
+{
+	struct send_pages *p = ctx;
+
+	return atomic_load_explicit(&p->stop, memory_order_relaxed);
+}
+
+static void deadline_at(struct timespec *ret, uint64_t ns)
+{
+	*ret = (struct timespec){
+		.tv_sec = (time_t)(ns / NSEC_PER_SEC),
+		.tv_nsec = (long)(ns % NSEC_PER_SEC),
+	};
+}
+
+/* ---- a unit ---- */
+
+static void put_header(struct sender *s, enum wire_data type, uint64_t gpa,
+		       uint64_t len)
+{
+	const struct wire_data_header h = { type, gpa, len };
+	uint8_t *out = s->headers[s->num_headers++];
+
+	wire_put_data(out, &h);
+	s->iov[s->num_iov++] = (struct iovec){ out, WIRE_DATA_BYTES };
+}
+
+static int flush(struct sender *s, struct err *err)
+{
+	uint64_t bytes = 0;
+	int r;
+
+	for (unsigned int i = 0; i < s->num_iov; i++)
+		bytes += s->iov[i].iov_len;
+	r = link_send(&s->link, s->iov, s->num_iov);
+	s->num_iov = s->num_headers = 0;
+	atomic_fetch_add(&s->wire_bytes, bytes);
+	if (r == -EPIPE)
+		return err_set(err, EPIPE, "the other side is gone");
+	return r ? err_errno(err, -r, "sending memory") : 0;
+}
+
+/* A run of pages that follow each other also in our memory; NULL: zeroes. */
+static int put_run(struct sender *s, uint64_t gpa, const char *from,
+		   uint64_t len, struct err *err)
+{
+	/* This one, and UNIT behind it. */
+	int r = s->num_iov + 3 > MAX_IOV ? flush(s, err) : 0;
+
+	if (r)
+		return r;
+	put_header(s, from ? WIRE_PAGES : WIRE_ZERO, gpa, len);
+	if (from)
+		s->iov[s->num_iov++] = (struct iovec){ (char *)from, len };
+	atomic_fetch_add(from ? &s->page_bytes : &s->zero_bytes, len);
+	return 0;
+}
+
+static bool follows(const char *a, const char *b, uint64_t distance)
+{
+	return a ? b == a + distance : !b;
+}
+
+static bool has_bit(const uint64_t *bits, uint64_t i)
+{
+	return bits[i / 64] >> (i % 64) & 1;
+}
+
+/* pages[i]: where page i of the unit is to be read; NULL: it is zero. */
+static int put_runs(struct sender *s, uint64_t start, const uint64_t *bits,
+		    const char *const *pages, unsigned int num, bool zeroes,
+		    struct err *err)
+{
+	unsigned int i = 0, next;
+	int r = 0;
+
+	for (; !r && i < num; i = next) {
+		next = i + 1;
+		if (!has_bit(bits, i) || (!pages[i] && !zeroes))
+			continue;
+		while (next < num && has_bit(bits, next) &&
+		       follows(pages[i], pages[next], (next - i) * PAGE_4K))
+			next++;
+		r = put_run(s, start + i * PAGE_4K, pages[i],
+			    (next - i) * PAGE_4K, err);
+	}
+	return r;
+}
+
+/* What was written is there, and read where it is. */
+static void look_at(const struct ram *ram, const struct mem_range *where,
+		    const uint64_t *bits, const char **pages)
+{
+	for (unsigned int i = 0; i < where->len / PAGE_4K; i++) {
+		const char *at = ram->base + where->start + i * PAGE_4K;
+
+		pages[i] = has_bit(bits, i) && !zero_is_all(at, PAGE_4K) ? at
+									 : NULL;
+	}
+}
+
+static int send_unit(struct sender *s, const struct mem_range *where,
+		     const uint64_t *bits, bool first, struct err *err)
+{
+	unsigned int num = (unsigned int)(where->len / PAGE_4K);
+	const char *pages[WIRE_UNIT_PAGES];
+	int r;
+
+	s->num_iov = s->num_headers = 0;
+	if (first) {
+		r = unit_pages_load(&s->pages, where, err);
+		if (!r)
+			r = put_runs(s, where->start, bits, s->pages.pages, num,
+				     false, err);
+		if (!r && s->num_iov)
+			put_header(s, WIRE_UNIT, where->start, where->len);
+	} else {
+		look_at(s->p->cfg.ram, where, bits, pages);
+		r = put_runs(s, where->start, bits, pages, num, true, err);
+	}
+	return r || !s->num_iov ? r : flush(s, err);
+}
+
+/* ---- a sender ---- */
+
+/* Ahead of the rate that was asked for: wait, but not for longer than that. */
+static void keep_pace(struct sender *s)
+{
+	struct send_pages *p = s->p;
+	uint64_t bytes = atomic_load(&s->wire_bytes) - s->pace_bytes;
+	double rate = (double)p->cfg.rate_bytes_per_s / p->cfg.num;
+	struct timespec until;
+
+	if (!p->cfg.rate_bytes_per_s || atomic_load(&p->last))
+		return;
+	deadline_at(&until,
+		    s->pace_ns + (uint64_t)((double)bytes / rate * 1e9));
+	pthread_mutex_lock(&p->lock);
+	while (!atomic_load(&p->stop) && !atomic_load(&p->last) &&
+	       !pthread_cond_timedwait(&p->changed, &p->lock, &until))
+		;
+	pthread_mutex_unlock(&p->lock);
+}
+
+static bool any_bit(const uint64_t *bits, unsigned int words)
+{
+	for (unsigned int i = 0; i < words; i++) {
+		if (bits[i])
+			return true;
+	}
+	return false;
+}
+
+/* Regions begin at multiples of a unit, pieces are some units. */
+static int send_piece(struct sender *s, const struct piece *piece, bool first,
+		      struct err *err)
+{
+	const struct ram_region *region =
+		&s->p->cfg.ram->regions[piece->region];
+	uint64_t start = region->base.v + piece->first * PAGE_4K;
+	uint64_t end = start + piece->num * PAGE_4K;
+	const uint64_t *bits = piece->bits;
+	int r = 0;
+
+	for (; !r && start < end; start += WIRE_UNIT_BYTES) {
+		const struct mem_range where = {
+			.start = start,
+			.len = MIN(end - start, WIRE_UNIT_BYTES),
+		};
+		unsigned int words = (unsigned int)div_round_up(
+			where.len / PAGE_4K, 64);
+
+		if (wire_stream_of(start, s->p->cfg.num) == s->index &&
+		    any_bit(bits, words)) {
+			r = send_unit(s, &where, bits, first, err);
+			if (!r)
+				keep_pace(s);
+		}
+		bits += words;
+	}
+	return r;
+}
+
+enum work { WORK_STOP, WORK_PIECE, WORK_ROUND, WORK_END };
+
+static enum work next_work(struct sender *s)
+{
+	struct send_pages *p = s->p;
+	enum work work;
+
+	pthread_mutex_lock(&p->lock);
+	for (;;) {
+		if (atomic_load(&p->stop))
+			work = WORK_STOP;
+		else if (s->done < p->taken)
+			work = WORK_PIECE;
+		else if (s->rounds < p->rounds)
+			work = WORK_ROUND;
+		else if (p->ended)
+			work = WORK_END;
+		else {
+			pthread_cond_wait(&p->changed, &p->lock);
+			continue;
+		}
+		break;
+	}
+	pthread_mutex_unlock(&p->lock);
+	return work;
+}
+
+static void count_done(struct sender *s, uint64_t *what)
+{
+	pthread_mutex_lock(&s->p->lock);
+	(*what)++;
+	pthread_cond_broadcast(&s->p->changed);
+	pthread_mutex_unlock(&s->p->lock);
+}
+
+static int send_mark(struct sender *s, enum wire_data type, uint64_t gpa,
+		     uint64_t len, struct err *err)
+{
+	s->num_iov = s->num_headers = 0;
+	put_header(s, type, gpa, len);
+	return flush(s, err);
+}
+
+static int do_work(struct sender *s, enum work work, struct err *err)
+{
+	struct send_pages *p = s->p;
+	int r;
+
+	switch (work) {
+	case WORK_PIECE:
+		r = send_piece(s, &p->pieces[s->done % NUM_PIECES],
+			       s->rounds == 0, err);
+		count_done(s, &s->done);
+		return r;
+	case WORK_ROUND:
+		r = send_mark(s, WIRE_ROUND, s->rounds + 1, 0, err);
+		s->pace_ns = clock_now_ns();
+		s->pace_bytes = atomic_load(&s->wire_bytes);
+		count_done(s, &s->rounds);
+		return r;
+	case WORK_END:
+		return send_mark(s, WIRE_END, s->rounds,
+				 atomic_load(&s->page_bytes), err);
+	case WORK_STOP:
+		break;
+	}
+	return 0;
+}
+
+static void *sender_main(void *arg)
+{
+	struct sender *s = arg;
+	struct err err = ERR_INIT;
+	enum work work;
+	int r = 0;
+
+	s->pace_ns = clock_now_ns();
+	do {
+		work = next_work(s);
+		r = do_work(s, work, &err);
+	} while (!r && work != WORK_STOP && work != WORK_END);
+	if (r)
+		fail(s->p, r, &err);
+	return NULL;
+}
+
+static const struct thread_call send_calls[] = {
+	CALL(sendmsg),
+	CALL_IOCTL(PAGEMAP_SCAN_IOCTL),
+	RARE("the network is slower than memory", poll),
+	CALL(pread64),
+	RARE("shared=on, or memory mapped from a snapshot", lseek),
+};
+
+static const struct thread_call prepare_calls[] = {
+	RARE_READ_ONLY("/proc/self/pagemap"),
+};
+
+const struct thread_class migrate_send_thread_class = {
+	.name = "migrate-send",
+	.what = "sends guest memory to another host",
+	THREAD_CALLS(send_calls),
+	.prepare_calls = prepare_calls,
+	.num_prepare_calls = ARRAY_SIZE(prepare_calls),
+};
+
+static int prepare(void *arg)
+{
+	struct sender *s = arg;
+
+	return unit_pages_init(&s->pages, s->p->cfg.ram, NULL, NULL);
+}
+
+/* ---- the caller ---- */
+
+static int init_sync(struct send_pages *p)
+{
+	pthread_condattr_t attr;
+	int r = pthread_condattr_init(&attr);
+
+	if (r)
+		return -r;
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	r = pthread_cond_init(&p->changed, &attr);
+	pthread_condattr_destroy(&attr);
+	if (!r)
+		pthread_mutex_init(&p->lock, NULL);
+	return -r;
+}
+
+static int start_sender(struct send_pages *p, unsigned int i, struct err *err)
+{
+	struct sender *s = &p->senders[i];
+	const struct thread_spec spec = {
+		.cls = &migrate_send_thread_class,
+		.name = "migrate-send",
+		.prepare = prepare,
+		.run = sender_main,
+		.arg = s,
+	};
+	int r;
+
+	s->p = p;
+	s->index = i + 1;
+	s->pages.pagemap.fd = -1;
+	s->link.fd = p->cfg.fds[i];
+	s->link.patience_ns = p->cfg.patience_ns;
+	s->link.given_up = is_stopped;
+	s->link.ctx = p;
+	r = thread_create(&s->thread, &spec);
+	s->started = !r;
+	return r ? err_errno(err, -r, "starting a thread") : 0;
+}
+
+int send_pages_start(struct send_pages **ret,
+		     const struct send_pages_config *cfg, struct err *err)
+{
+	struct send_pages *p = calloc(
+		1, sizeof(*p) + cfg->num * sizeof(p->senders[0]));
+	int r = p ? init_sync(p) : -ENOMEM;
+
+	if (r) {
+		free(p);
+		return err_errno(err, -r, "sending memory");
+	}
+	p->cfg = *cfg;
+	for (unsigned int i = 0; !r && i < cfg->num; i++)
+		r = start_sender(p, i, err);
+	if (r)
+		send_pages_free(p);
+	else
+		*ret = p;
+	return r;
+}
+
+/* For all to have done so many pieces, or rounds. */
+static bool all_have(const struct send_pages *p, uint64_t pieces,
+		     uint64_t rounds)
+{
+	for (unsigned int i = 0; i < p->cfg.num; i++) {
+		if (p->senders[i].done < pieces ||
+		    p->senders[i].rounds < rounds)
+			return false;
+	}
+	return true;
+}
+
+static int wait_for(struct send_pages *p, uint64_t pieces, uint64_t rounds,
+		    struct err *err)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&p->lock);
+	while (!r && !p->error && !all_have(p, pieces, rounds)) {
+		struct timespec until;
+
+		deadline_at(&until, clock_now_ns() + TICK_NS);
+		if (pthread_cond_timedwait(&p->changed, &p->lock, &until) !=
+		    ETIMEDOUT)
+			continue;
+		pthread_mutex_unlock(&p->lock);
+		r = p->cfg.tick(p->cfg.ctx, err);
+		pthread_mutex_lock(&p->lock);
+	}
+	if (!r && p->error) {
+		r = p->error;
+		if (err)
+			*err = p->err;
+	}
+	pthread_mutex_unlock(&p->lock);
+	return r;
+}
+
+static void publish(struct send_pages *p)
+{
+	pthread_mutex_lock(&p->lock);
+	p->taken++;
+	pthread_cond_broadcast(&p->changed);
+	pthread_mutex_unlock(&p->lock);
+}
+
+static int take_piece(struct send_pages *p, unsigned int region, uint64_t first,
+		      struct err *err)
+{
+	const struct ram_region *r = &p->cfg.ram->regions[region];
+	struct piece *piece = &p->pieces[p->taken % NUM_PIECES];
+	int64_t n;
+	int error = p->taken < NUM_PIECES
+			    ? 0
+			    : wait_for(p, p->taken - NUM_PIECES + 1, 0, err);
+
+	if (error)
+		return error;
+	piece->region = region;
+	piece->first = first;
+	piece->num = MIN(ram_region_pages(r) - first, (uint64_t)PIECE_PAGES);
+	n = dirty_take(p->cfg.dirty, region, first, piece->num, piece->bits);
+	if (n < 0)
+		return err_errno(
+			err, (int)-n, "what was written to memory at %#llx",
+			(unsigned long long)(r->base.v + first * PAGE_4K));
+	if (n)
+		publish(p);
+	return 0;
+}
+
+int send_pages_round(struct send_pages *p, bool last, struct err *err)
+{
+	const struct ram *ram = p->cfg.ram;
+	int r = 0;
+
+	atomic_store(&p->last, last);
+	for (unsigned int i = 0; !r && i < ram->num_regions; i++) {
+		uint64_t num = ram_region_pages(&ram->regions[i]);
+
+		for (uint64_t at = 0; !r && at < num; at += PIECE_PAGES) {
+			r = take_piece(p, i, at, err);
+			if (!r)
+				r = p->cfg.tick(p->cfg.ctx, err);
+		}
+	}
+	if (r)
+		return r;
+	pthread_mutex_lock(&p->lock);
+	p->rounds++;
+	pthread_cond_broadcast(&p->changed);
+	pthread_mutex_unlock(&p->lock);
+	return wait_for(p, 0, p->rounds, err);
+}
+
+static void join(struct send_pages *p)
+{
+	for (unsigned int i = 0; i < p->cfg.num; i++) {
+		if (p->senders[i].started)
+			pthread_join(p->senders[i].thread, NULL);
+		p->senders[i].started = false;
+	}
+}
+
+int send_pages_end(struct send_pages *p, struct err *err)
+{
+	pthread_mutex_lock(&p->lock);
+	p->ended = true;
+	pthread_cond_broadcast(&p->changed);
+	pthread_mutex_unlock(&p->lock);
+	join(p);
+	if (p->error && err)
+		*err = p->err;
+	return p->error;
+}
+
+void send_pages_free(struct send_pages *p)
+{
+	if (!p)
+		return;
+	pthread_mutex_lock(&p->lock);
+	atomic_store(&p->stop, true);
+	pthread_cond_broadcast(&p->changed);
+	pthread_mutex_unlock(&p->lock);
+	join(p);
+	for (unsigned int i = 0; i < p->cfg.num; i++)
+		unit_pages_fini(&p->senders[i].pages);
+	pthread_cond_destroy(&p->changed);
+	pthread_mutex_destroy(&p->lock);
+	free(p);
+}
+
+void send_pages_set_patience(struct send_pages *p, uint64_t ns)
+{
+	for (unsigned int i = 0; i < p->cfg.num; i++)
+		atomic_store(&p->senders[i].link.patience_ns, ns);
+}
+
+void send_pages_read(struct send_pages *p, struct send_pages_count *ret)
+{
+	memset(ret, 0, sizeof(*ret));
+	for (unsigned int i = 0; i < p->cfg.num; i++) {
+		struct sender *s = &p->senders[i];
+
+		ret->page_bytes += atomic_load(&s->page_bytes);
+		ret->zero_bytes += atomic_load(&s->zero_bytes);
+		ret->wire_bytes += atomic_load(&s->wire_bytes);
+	}
+}

@@ -1,0 +1,442 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "migrate/wire.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <string.h>
+
+#include "base/arith.h"
+#include "kvm/irq.h"
+
+#define MACHINE_HEAD_BYTES 40u
+#define REGION_BYTES	   16u
+#define CLASS_BYTES	   16u
+#define DEVICE_BYTES	   (CLASS_BYTES + VM_MAX_NAME)
+#define READY_RAN	   1u
+
+/* More rounds than this are no migration. */
+#define MAX_ROUNDS (1u << 20)
+
+static const char magic[8] = { 'Q', 'U', 'I', 'R', 'E', 'M', 'I', 'G' };
+
+static bool is_zero(const uint8_t *p, size_t bytes)
+{
+	for (size_t i = 0; i < bytes; i++) {
+		if (p[i])
+			return false;
+	}
+	return true;
+}
+
+/* ---- preface ---- */
+
+void wire_put_preface(uint8_t out[WIRE_PREFACE_BYTES],
+		      const struct wire_preface *p)
+{
+	memcpy(out, magic, sizeof(magic));
+	le32_store(out + 8, WIRE_VERSION);
+	le16_store(out + 12, (uint16_t)p->stream);
+	le16_store(out + 14, (uint16_t)p->num_streams);
+	memcpy(out + 16, p->id, WIRE_ID_BYTES);
+}
+
+int wire_parse_preface(const uint8_t in[WIRE_PREFACE_BYTES],
+		       struct wire_preface *ret, struct err *err)
+{
+	uint32_t version = le32_load(in + 8);
+
+	if (memcmp(in, magic, sizeof(magic)) != 0)
+		return err_set(err, EBADMSG, "this is no migration of quire");
+	if (version != WIRE_VERSION)
+		return err_set(err, ENOTSUP,
+			       "version %u of the protocol; this quire knows "
+			       "%u",
+			       version, WIRE_VERSION);
+	*ret = (struct wire_preface){
+		.stream = le16_load(in + 12),
+		.num_streams = le16_load(in + 14),
+	};
+	memcpy(ret->id, in + 16, WIRE_ID_BYTES);
+	if (!ret->num_streams || ret->num_streams > WIRE_MAX_STREAMS ||
+	    ret->stream > ret->num_streams || is_zero(ret->id, WIRE_ID_BYTES))
+		return err_set(err, EBADMSG,
+			       "a connection that says it is stream %u of %u",
+			       ret->stream, ret->num_streams);
+	return 0;
+}
+
+/* ---- control ---- */
+
+static const struct {
+	const char *name;
+	uint64_t min, max; /* of the payload */
+} controls[] = {
+	[WIRE_MACHINE] = { "MACHINE", MACHINE_HEAD_BYTES, WIRE_MAX_MACHINE },
+	[WIRE_ACCEPT] = { "ACCEPT", 0, 0 },
+	[WIRE_STATE] = { "STATE", 1, WIRE_MAX_STATE },
+	[WIRE_READY] = { "READY", WIRE_READY_BYTES, WIRE_READY_BYTES },
+	[WIRE_LOADED] = { "LOADED", 0, 0 },
+	[WIRE_COMMIT] = { "COMMIT", 0, 0 },
+	[WIRE_RUNNING] = { "RUNNING", 0, 0 },
+	[WIRE_FAILED] = { "FAILED", 0, WIRE_MAX_TEXT },
+	[WIRE_ABORT] = { "ABORT", 0, WIRE_MAX_TEXT },
+};
+
+const char *wire_control_name(uint32_t type)
+{
+	return type && type < ARRAY_SIZE(controls) ? controls[type].name : "?";
+}
+
+static bool is_of_source(enum wire_control type)
+{
+	return type == WIRE_MACHINE || type == WIRE_STATE ||
+	       type == WIRE_READY || type == WIRE_COMMIT;
+}
+
+void wire_put_control(uint8_t out[WIRE_CONTROL_BYTES], enum wire_control type,
+		      uint64_t bytes)
+{
+	le32_store(out, type);
+	le32_store(out + 4, 0);
+	le64_store(out + 8, bytes);
+}
+
+int wire_parse_control(const uint8_t in[WIRE_CONTROL_BYTES],
+		       enum wire_control wanted,
+		       struct wire_control_header *ret, struct err *err)
+{
+	uint32_t type = le32_load(in), other;
+	uint64_t bytes = le64_load(in + 8);
+
+	other = is_of_source(wanted) ? WIRE_ABORT : WIRE_FAILED;
+	if ((type != wanted && type != other) || le32_load(in + 4))
+		return err_set(err, EBADMSG,
+			       "message %u (%s) came where %s was due", type,
+			       wire_control_name(type),
+			       wire_control_name(wanted));
+	if (bytes < controls[type].min || bytes > controls[type].max)
+		return err_set(err, EBADMSG, "%s of %llu bytes",
+			       wire_control_name(type),
+			       (unsigned long long)bytes);
+	*ret = (struct wire_control_header){
+		.type = (enum wire_control)type,
+		.bytes = bytes,
+	};
+	return 0;
+}
+
+void wire_parse_text(const uint8_t *in, size_t bytes,
+		     char out[WIRE_MAX_TEXT + 1])
+{
+	size_t n = MIN(bytes, (size_t)WIRE_MAX_TEXT);
+
+	for (size_t i = 0; i < n; i++)
+		out[i] = in[i] >= 0x80 || isprint(in[i]) ? (char)in[i] : '?';
+	out[n] = '\0';
+}
+
+/* ---- machine ---- */
+
+size_t wire_put_machine(uint8_t *out, const struct wire_machine *m)
+{
+	uint8_t *p = out + MACHINE_HEAD_BYTES;
+
+	memset(out, 0, MACHINE_HEAD_BYTES);
+	le32_store(out, PAGE_4K);
+	le32_store(out + 4, WIRE_UNIT_BYTES);
+	le64_store(out + 16, m->memory_bytes);
+	le32_store(out + 24, m->num_cpus);
+	le32_store(out + 28, m->threads_per_core);
+	out[32] = m->irqchip;
+	out[33] = (uint8_t)m->num_regions;
+	out[34] = (uint8_t)m->num_devices;
+	for (unsigned int i = 0; i < m->num_regions; i++, p += REGION_BYTES) {
+		le64_store(p, m->regions[i].start);
+		le64_store(p + 8, m->regions[i].len);
+	}
+	for (unsigned int i = 0; i < m->num_devices; i++, p += DEVICE_BYTES) {
+		memset(p, 0, DEVICE_BYTES);
+		memcpy(p, m->devices[i].cls,
+		       strnlen(m->devices[i].cls, CLASS_BYTES - 1));
+		memcpy(p + CLASS_BYTES, m->devices[i].id,
+		       strnlen(m->devices[i].id, VM_MAX_NAME - 1));
+	}
+	return (size_t)(p - out);
+}
+
+/* Printable, not empty, and zeroes behind it. */
+static bool parse_name(char *to, const uint8_t *in, size_t size)
+{
+	size_t len = strnlen((const char *)in, size);
+
+	if (!len || len == size || !is_zero(in + len, size - len))
+		return false;
+	for (size_t i = 0; i < len; i++) {
+		if (!isgraph(in[i]) || in[i] >= 0x80)
+			return false;
+	}
+	memcpy(to, in, size);
+	return true;
+}
+
+static int parse_regions(const uint8_t *in, struct wire_machine *ret,
+			 struct err *err)
+{
+	uint64_t end = 0, sum = 0;
+
+	for (unsigned int i = 0; i < ret->num_regions; i++) {
+		struct wire_range *r = &ret->regions[i];
+
+		r->start = le64_load(in + (size_t)i * REGION_BYTES);
+		r->len = le64_load(in + (size_t)i * REGION_BYTES + 8);
+		if (!r->len || !is_aligned(r->start, PAGE_4K) ||
+		    !is_aligned(r->len, PAGE_4K) || r->start < end ||
+		    !add_u64(r->start, r->len, &end) ||
+		    !add_u64(sum, r->len, &sum))
+			return err_set(err, EBADMSG,
+				       "MACHINE: region %u of memory", i);
+	}
+	if (sum != ret->memory_bytes)
+		return err_set(err, EBADMSG,
+			       "MACHINE: its regions are not its memory");
+	return 0;
+}
+
+static int parse_devices(const uint8_t *in, struct wire_machine *ret,
+			 struct err *err)
+{
+	for (unsigned int i = 0; i < ret->num_devices; i++) {
+		const uint8_t *p = in + (size_t)i * DEVICE_BYTES;
+
+		if (!parse_name(ret->devices[i].cls, p, CLASS_BYTES) ||
+		    !parse_name(ret->devices[i].id, p + CLASS_BYTES,
+				VM_MAX_NAME))
+			return err_set(err, EBADMSG, "MACHINE: device %u", i);
+	}
+	return 0;
+}
+
+int wire_parse_machine(const uint8_t *in, size_t bytes,
+		       struct wire_machine *ret, struct err *err)
+{
+	size_t regions;
+	int r;
+
+	if (bytes < MACHINE_HEAD_BYTES || le32_load(in) != PAGE_4K ||
+	    le32_load(in + 4) != WIRE_UNIT_BYTES || !is_zero(in + 35, 5))
+		return err_set(err, EBADMSG, "MACHINE: its beginning");
+	if (le64_load(in + 8))
+		return err_set(err, ENOTSUP,
+			       "the source wants features (%#llx) that this "
+			       "quire does not know",
+			       (unsigned long long)le64_load(in + 8));
+	*ret = (struct wire_machine){
+		.memory_bytes = le64_load(in + 16),
+		.num_cpus = le32_load(in + 24),
+		.threads_per_core = le32_load(in + 28),
+		.irqchip = in[32],
+		.num_regions = in[33],
+		.num_devices = in[34],
+	};
+	if (!ret->num_regions || ret->num_regions > RAM_MAX_REGIONS ||
+	    ret->num_devices > VM_MAX_DEVICES)
+		return err_set(err, EBADMSG,
+			       "MACHINE: %u regions of memory, %u devices",
+			       ret->num_regions, ret->num_devices);
+	regions = (size_t)ret->num_regions * REGION_BYTES;
+	if (bytes != MACHINE_HEAD_BYTES + regions +
+			     (size_t)ret->num_devices * DEVICE_BYTES)
+		return err_set(err, EBADMSG, "MACHINE of %zu bytes", bytes);
+	r = parse_regions(in + MACHINE_HEAD_BYTES, ret, err);
+	return r ? r
+		 : parse_devices(in + MACHINE_HEAD_BYTES + regions, ret, err);
+}
+
+static const char *irqchip_text(uint8_t kind)
+{
+	return kind == IRQCHIP_SPLIT ? "split" : "kernel";
+}
+
+static const struct wire_device *find(const struct wire_machine *m,
+				      const char *id)
+{
+	for (unsigned int i = 0; i < m->num_devices; i++) {
+		if (!strcmp(m->devices[i].id, id))
+			return &m->devices[i];
+	}
+	return NULL;
+}
+
+/* Their order is nothing: state is found by id, slots are in it. */
+static int compare_devices(const struct wire_machine *theirs,
+			   const struct wire_machine *ours, struct err *err)
+{
+	for (unsigned int i = 0; i < theirs->num_devices; i++) {
+		const struct wire_device *a = &theirs->devices[i],
+					 *b = find(ours, a->id);
+
+		if (!b)
+			return err_set(err, EINVAL,
+				       "the VM has a %s device '%s' that is "
+				       "not given here",
+				       a->cls, a->id);
+		if (strcmp(a->cls, b->cls) != 0)
+			return err_set(err, EINVAL,
+				       "the VM's device '%s' is %s, here it is "
+				       "%s",
+				       a->id, a->cls, b->cls);
+	}
+	for (unsigned int i = 0; i < ours->num_devices; i++) {
+		const struct wire_device *b = &ours->devices[i];
+
+		if (!find(theirs, b->id))
+			return err_set(err, EINVAL,
+				       "a %s device '%s' is given here that "
+				       "the VM does not have",
+				       b->cls, b->id);
+	}
+	return 0;
+}
+
+int wire_machine_compare(const struct wire_machine *theirs,
+			 const struct wire_machine *ours, struct err *err)
+{
+	if (theirs->memory_bytes != ours->memory_bytes ||
+	    theirs->num_regions != ours->num_regions ||
+	    memcmp(theirs->regions, ours->regions, sizeof(ours->regions)) != 0)
+		return err_set(err, EINVAL,
+			       "the VM has %llu MiB of memory, here it is "
+			       "given %llu",
+			       (unsigned long long)(theirs->memory_bytes / MIB),
+			       (unsigned long long)(ours->memory_bytes / MIB));
+	if (theirs->num_cpus != ours->num_cpus ||
+	    theirs->threads_per_core != ours->threads_per_core)
+		return err_set(err, EINVAL,
+			       "the VM has %u vCPUs, %u to a core; here it is "
+			       "given %u, %u to a core",
+			       theirs->num_cpus, theirs->threads_per_core,
+			       ours->num_cpus, ours->threads_per_core);
+	if (theirs->irqchip != ours->irqchip)
+		return err_set(err, EINVAL,
+			       "the VM has --irqchip %s, here it is %s",
+			       irqchip_text(theirs->irqchip),
+			       irqchip_text(ours->irqchip));
+	return compare_devices(theirs, ours, err);
+}
+
+void wire_put_ready(uint8_t out[WIRE_READY_BYTES], const struct wire_ready *r)
+{
+	le64_store(out, r->ran ? READY_RAN : 0);
+	le64_store(out + 8, r->rounds);
+	le64_store(out + 16, r->page_bytes);
+}
+
+int wire_parse_ready(const uint8_t in[WIRE_READY_BYTES], struct wire_ready *ret,
+		     struct err *err)
+{
+	uint64_t flags = le64_load(in);
+
+	if (flags & ~(uint64_t)READY_RAN)
+		return err_set(err, EBADMSG, "READY: flags %#llx",
+			       (unsigned long long)flags);
+	*ret = (struct wire_ready){
+		.ran = flags & READY_RAN,
+		.rounds = le64_load(in + 8),
+		.page_bytes = le64_load(in + 16),
+	};
+	return 0;
+}
+
+/* ---- data ---- */
+
+unsigned int wire_stream_of(uint64_t gpa, unsigned int num)
+{
+	return 1 + (unsigned int)(gpa / WIRE_UNIT_BYTES % num);
+}
+
+void wire_put_data(uint8_t out[WIRE_DATA_BYTES],
+		   const struct wire_data_header *h)
+{
+	le32_store(out, h->type);
+	le32_store(out + 4, 0);
+	le64_store(out + 8, h->gpa);
+	le64_store(out + 16, h->len);
+}
+
+static bool in_region(const struct wire_stream *s, uint64_t gpa, uint64_t len)
+{
+	for (unsigned int i = 0; i < s->num_regions; i++) {
+		const struct wire_range *r = &s->regions[i];
+
+		if (gpa >= r->start && range_ok(gpa - r->start, len, r->len))
+			return true;
+	}
+	return false;
+}
+
+static int check_range(const struct wire_stream *s,
+		       const struct wire_data_header *h, struct err *err)
+{
+	uint64_t offset = h->gpa % WIRE_UNIT_BYTES;
+
+	if (!h->len || !is_aligned(h->gpa, PAGE_4K) ||
+	    !is_aligned(h->len, PAGE_4K) ||
+	    !range_ok(offset, h->len, WIRE_UNIT_BYTES) ||
+	    !in_region(s, h->gpa, h->len))
+		return err_set(err, EBADMSG,
+			       "stream %u: %#llx bytes of memory at %#llx",
+			       s->index, (unsigned long long)h->len,
+			       (unsigned long long)h->gpa);
+	if (wire_stream_of(h->gpa, s->num) != s->index)
+		return err_set(err, EBADMSG,
+			       "stream %u: memory at %#llx is another stream's",
+			       s->index, (unsigned long long)h->gpa);
+	return 0;
+}
+
+static int check_data(struct wire_stream *s, const struct wire_data_header *h,
+		      struct err *err)
+{
+	switch (h->type) {
+	case WIRE_PAGES:
+	case WIRE_ZERO:
+	case WIRE_UNIT:
+		return check_range(s, h, err);
+	case WIRE_ROUND:
+		if (h->gpa == s->rounds + 1 && h->gpa <= MAX_ROUNDS && !h->len)
+			return 0;
+		break;
+	case WIRE_END:
+		if (h->gpa == s->rounds && h->len == s->page_bytes)
+			return 0;
+		break;
+	}
+	return err_set(err, EBADMSG,
+		       "stream %u: message %u (%#llx, %#llx) after %llu rounds",
+		       s->index, (unsigned int)h->type,
+		       (unsigned long long)h->gpa, (unsigned long long)h->len,
+		       (unsigned long long)s->rounds);
+}
+
+int wire_parse_data(const uint8_t in[WIRE_DATA_BYTES], struct wire_stream *s,
+		    struct wire_data_header *ret, struct err *err)
+{
+	const struct wire_data_header h = {
+		.type = (enum wire_data)le32_load(in),
+		.gpa = le64_load(in + 8),
+		.len = le64_load(in + 16),
+	};
+	int r;
+
+	if (s->ended || le32_load(in + 4))
+		return err_set(err, EBADMSG, "stream %u: bytes %s", s->index,
+			       s->ended ? "after its end" : "in reserve");
+	r = check_data(s, &h, err);
+	if (r)
+		return r;
+	s->rounds += h.type == WIRE_ROUND;
+	s->page_bytes += h.type == WIRE_PAGES ? h.len : 0;
+	s->ended = h.type == WIRE_END;
+	*ret = h;
+	return 0;
+}

@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The bytes of a migration (docs/migration-protocol.md): made and, before
+ * anything uses them, checked. All of what a peer sends goes through the
+ * wire_parse_*() here and nothing else looks at its bytes; what they return may
+ * be relied on.
+ *
+ * No I/O, no state: any thread. -EBADMSG: breaks the protocol; -ENOTSUP: of a
+ * version or with features that are not known; the text says which.
+ */
+#ifndef QUIRE_MIGRATE_WIRE_H
+#define QUIRE_MIGRATE_WIRE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "mem/ram.h"
+#include "vm/config.h"
+
+#define WIRE_VERSION	 1u
+#define WIRE_MAX_STREAMS 64u
+#define WIRE_ID_BYTES	 16
+#define WIRE_UNIT_BYTES	 (2ull << 20)
+#define WIRE_UNIT_PAGES	 512u
+
+/* ---- how each connection begins ---- */
+
+#define WIRE_PREFACE_BYTES 32
+
+struct wire_preface {
+	unsigned int stream;	  /* 0: control */
+	unsigned int num_streams; /* of data, 1 to WIRE_MAX_STREAMS */
+	uint8_t id[WIRE_ID_BYTES];
+};
+
+void wire_put_preface(uint8_t out[WIRE_PREFACE_BYTES],
+		      const struct wire_preface *p);
+__must_check int wire_parse_preface(const uint8_t in[WIRE_PREFACE_BYTES],
+				    struct wire_preface *ret, struct err *err);
+
+/* ---- control ---- */
+
+enum wire_control {
+	WIRE_MACHINE = 1,
+	WIRE_ACCEPT,
+	WIRE_STATE,
+	WIRE_READY,
+	WIRE_LOADED,
+	WIRE_COMMIT,
+	WIRE_RUNNING,
+	WIRE_FAILED,
+	WIRE_ABORT,
+};
+
+#define WIRE_CONTROL_BYTES 16
+#define WIRE_MAX_TEXT	   400u
+#define WIRE_MAX_MACHINE   (64u << 10)
+#define WIRE_MAX_STATE	   (256ull << 20)
+#define WIRE_READY_BYTES   24
+
+/* "MACHINE"; "?" for what there is not. */
+const char *wire_control_name(uint32_t type);
+
+struct wire_control_header {
+	enum wire_control type;
+	uint64_t bytes; /* of the payload, within the limits of the type */
+};
+
+void wire_put_control(uint8_t out[WIRE_CONTROL_BYTES], enum wire_control type,
+		      uint64_t bytes);
+/*
+ * Of a peer that is the source, or the destination, and is to send wanted now:
+ * that, or FAILED or ABORT. Anything else is refused.
+ */
+__must_check int wire_parse_control(const uint8_t in[WIRE_CONTROL_BYTES],
+				    enum wire_control wanted,
+				    struct wire_control_header *ret,
+				    struct err *err);
+
+/* Why the other gave up, as it may be shown: printable, with an end. */
+void wire_parse_text(const uint8_t *in, size_t bytes,
+		     char out[WIRE_MAX_TEXT + 1]);
+
+struct wire_range {
+	uint64_t start, len;
+};
+
+struct wire_device {
+	char cls[16];
+	char id[VM_MAX_NAME];
+};
+
+/* What the two machines have to have in common before memory is sent. */
+struct wire_machine {
+	uint64_t memory_bytes;
+	uint32_t num_cpus, threads_per_core;
+	uint8_t irqchip;
+	unsigned int num_regions, num_devices;
+	struct wire_range regions[RAM_MAX_REGIONS];
+	struct wire_device devices[VM_MAX_DEVICES];
+};
+
+/* Returns the bytes; out has room for WIRE_MAX_MACHINE. */
+size_t wire_put_machine(uint8_t *out, const struct wire_machine *m);
+__must_check int wire_parse_machine(const uint8_t *in, size_t bytes,
+				    struct wire_machine *ret, struct err *err);
+/* -EINVAL, with the first difference, in words of the destination. */
+__must_check int wire_machine_compare(const struct wire_machine *theirs,
+				      const struct wire_machine *ours,
+				      struct err *err);
+
+struct wire_ready {
+	bool ran; /* the guest, and is to run */
+	uint64_t rounds, page_bytes;
+};
+
+void wire_put_ready(uint8_t out[WIRE_READY_BYTES], const struct wire_ready *r);
+__must_check int wire_parse_ready(const uint8_t in[WIRE_READY_BYTES],
+				  struct wire_ready *ret, struct err *err);
+
+/* ---- data ---- */
+
+enum wire_data {
+	WIRE_PAGES = 1,
+	WIRE_ZERO,
+	WIRE_UNIT,
+	WIRE_ROUND,
+	WIRE_END,
+};
+
+#define WIRE_DATA_BYTES 24
+
+struct wire_data_header {
+	enum wire_data type;
+	uint64_t gpa, len; /* of END: rounds, bytes of pages */
+};
+
+/* What is known about a data stream, and what it has said so far. */
+struct wire_stream {
+	unsigned int index, num; /* 1 to num */
+	struct wire_range regions[RAM_MAX_REGIONS];
+	unsigned int num_regions;
+	uint64_t rounds, page_bytes;
+	bool ended;
+};
+
+/* On which of num streams the unit at gpa travels: 1 to num. */
+unsigned int wire_stream_of(uint64_t gpa, unsigned int num);
+
+void wire_put_data(uint8_t out[WIRE_DATA_BYTES],
+		   const struct wire_data_header *h);
+/*
+ * The next header on s, which is brought up to date. A range that is returned
+ * is whole pages in one unit and one region, and belongs on this stream.
+ */
+__must_check int wire_parse_data(const uint8_t in[WIRE_DATA_BYTES],
+				 struct wire_stream *s,
+				 struct wire_data_header *ret, struct err *err);
+
+#endif

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a peer of a migration sends (migrate/wire.c): prefaces, control headers,
+ * MACHINE, READY, text, and whole data streams. The first byte says which.
+ * Checked: what is accepted is within its limits, a range of a stream is in its
+ * memory and its own, and what is put again is what was read.
+ */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/arith.h"
+#include "base/compiler.h"
+#include "migrate/wire.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void preface(const uint8_t *data, size_t size)
+{
+	uint8_t in[WIRE_PREFACE_BYTES] = { 0 }, out[WIRE_PREFACE_BYTES];
+	struct wire_preface p;
+	struct err err = ERR_INIT;
+
+	memcpy(in, data, MIN(size, sizeof(in)));
+	if (wire_parse_preface(in, &p, &err)) {
+		BUG_ON(!err.text[0]);
+		return;
+	}
+	BUG_ON(p.num_streams > WIRE_MAX_STREAMS || p.stream > p.num_streams);
+	wire_put_preface(out, &p);
+	BUG_ON(memcmp(in, out, sizeof(in)) != 0);
+}
+
+static void control(const uint8_t *data, size_t size)
+{
+	uint8_t in[WIRE_CONTROL_BYTES] = { 0 }, out[WIRE_CONTROL_BYTES];
+	struct wire_control_header h;
+	struct err err = ERR_INIT;
+
+	memcpy(in, data, MIN(size, sizeof(in)));
+	for (int wanted = WIRE_MACHINE; wanted <= WIRE_RUNNING; wanted++) {
+		if (wire_parse_control(in, (enum wire_control)wanted, &h,
+				       &err)) {
+			BUG_ON(!err.text[0]);
+			continue;
+		}
+		BUG_ON(h.bytes > WIRE_MAX_STATE);
+		BUG_ON((int)h.type != wanted && h.type != WIRE_ABORT &&
+		       h.type != WIRE_FAILED);
+		wire_put_control(out, h.type, h.bytes);
+		BUG_ON(memcmp(in, out, sizeof(in)) != 0);
+	}
+}
+
+static void machine(const uint8_t *data, size_t size)
+{
+	static uint8_t out[WIRE_MAX_MACHINE];
+	struct wire_machine m;
+	struct err err = ERR_INIT;
+
+	if (wire_parse_machine(data, size, &m, &err)) {
+		BUG_ON(!err.text[0]);
+		return;
+	}
+	BUG_ON(m.num_regions > RAM_MAX_REGIONS);
+	BUG_ON(m.num_devices > VM_MAX_DEVICES);
+	for (unsigned int i = 0; i < m.num_devices; i++)
+		BUG_ON(!memchr(m.devices[i].id, 0, sizeof(m.devices[i].id)) ||
+		       !memchr(m.devices[i].cls, 0, sizeof(m.devices[i].cls)));
+	BUG_ON(wire_put_machine(out, &m) != size);
+	BUG_ON(memcmp(out, data, size) != 0);
+	(void)!wire_machine_compare(&m, &m, &err);
+}
+
+static void words(const uint8_t *data, size_t size)
+{
+	uint8_t in[WIRE_READY_BYTES] = { 0 };
+	char text[WIRE_MAX_TEXT + 1];
+	struct wire_ready r;
+
+	memcpy(in, data, MIN(size, sizeof(in)));
+	(void)!wire_parse_ready(in, &r, NULL);
+	wire_parse_text(data, size, text);
+	for (const char *c = text; *c; c++)
+		BUG_ON((unsigned char)*c < 0x20);
+}
+
+static void check_range(const struct wire_stream *s,
+			const struct wire_data_header *h)
+{
+	unsigned int found = 0;
+
+	BUG_ON(!h->len || h->len > WIRE_UNIT_BYTES);
+	BUG_ON(h->gpa / WIRE_UNIT_BYTES !=
+	       (h->gpa + h->len - 1) / WIRE_UNIT_BYTES);
+	BUG_ON(wire_stream_of(h->gpa, s->num) != s->index);
+	for (unsigned int i = 0; i < s->num_regions; i++)
+		found += h->gpa >= s->regions[i].start &&
+			 range_ok(h->gpa - s->regions[i].start, h->len,
+				  s->regions[i].len);
+	BUG_ON(found != 1);
+}
+
+static void stream(const uint8_t *data, size_t size)
+{
+	struct wire_stream s = {
+		.num_regions = 2,
+		.regions = { { 0, 9 * WIRE_UNIT_BYTES + 20480 },
+			     { 4 * GIB, 5 * WIRE_UNIT_BYTES } },
+	};
+	struct wire_data_header h;
+	struct err err = ERR_INIT;
+
+	if (size < 1)
+		return;
+	s.num = 1 + (data[0] & 7u);
+	s.index = 1 + (data[0] >> 3) % s.num;
+	for (data++, size--; size >= WIRE_DATA_BYTES;) {
+		uint64_t rounds = s.rounds;
+
+		if (wire_parse_data(data, &s, &h, &err)) {
+			BUG_ON(!err.text[0]);
+			return;
+		}
+		BUG_ON(s.rounds - rounds > 1);
+		if (h.type == WIRE_PAGES || h.type == WIRE_ZERO ||
+		    h.type == WIRE_UNIT)
+			check_range(&s, &h);
+		data += WIRE_DATA_BYTES;
+		size -= WIRE_DATA_BYTES;
+	}
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	static void (*const parsers[])(const uint8_t *, size_t) = {
+		preface, control, machine, words, stream,
+	};
+
+	if (size)
+		parsers[data[0] % ARRAY_SIZE(parsers)](data + 1, size - 1);
+	return 0;
+}

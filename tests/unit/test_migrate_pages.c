@@ -1,0 +1,380 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Memory from one place to another through sockets (migrate/send_pages.c,
+ * land.c), while it is written: over a model of KVM's log, with a model of the
+ * second stage on the other side.
+ */
+#include "fake_kvm_log.h"
+
+#include <pthread.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "migrate/land.h"
+#include "migrate/send_pages.h"
+#include "ram_present.h"
+
+#define MAX_STREAMS 8
+#define PAGES	    (5 * 512 + 70) /* not whole units, not whole words */
+#define SIZE	    (PAGES * PAGE_4K)
+#define PATIENCE    (20 * NSEC_PER_SEC)
+
+struct pair {
+	struct fake_kvm *from;
+	struct ram to;
+	unsigned int num;
+	int out[MAX_STREAMS], in[MAX_STREAMS];
+	struct send_pages *send;
+	struct land *land;
+	struct second_stage_filler filler;
+	_Atomic uint64_t filled[PAGES]; /* times that a page was mapped */
+	_Atomic int in_port[2];
+	int tick_result;
+	_Atomic unsigned int ticks;
+};
+
+static int tick(void *ctx, struct err *err)
+{
+	struct pair *p = ctx;
+
+	atomic_fetch_add(&p->ticks, 1);
+	return p->tick_result ? err_set(err, -p->tick_result, "given up") : 0;
+}
+
+/* What is mapped is there; nobody else is in the same port. */
+static int fill(void *ctx, unsigned int port, struct gpa gpa, uint64_t len)
+{
+	struct pair *p = ctx;
+
+	assert_true(port < 2);
+	assert_int_equal(atomic_fetch_add(&p->in_port[port], 1), 0);
+	for (uint64_t at = gpa.v; at < gpa.v + len; at += PAGE_4K)
+		atomic_fetch_add(&p->filled[at / PAGE_4K], 1);
+	atomic_fetch_sub(&p->in_port[port], 1);
+	return 0;
+}
+
+static struct pair *pair_new(unsigned int num, uint32_t ring, bool fills_host,
+			     uint64_t rate)
+{
+	struct pair *p = calloc(1, sizeof(*p));
+	const struct ram_config rc = {
+		.size_bytes = SIZE,
+		.hole_start = GIB,
+		.hole_end = 4 * GIB,
+		.page = RAM_PAGE_4K,
+	};
+	struct send_pages_config sc = {
+		.num = num,
+		.patience_ns = PATIENCE,
+		.rate_bytes_per_s = rate,
+		.tick = tick,
+		.ctx = p,
+	};
+	struct land_config lc = { .num = num, .patience_ns = PATIENCE };
+	struct err err = ERR_INIT;
+
+	p->num = num;
+	p->from = fake_new(SIZE, ring);
+	assert_int_equal(ram_init(&p->to, &rc, &err), 0);
+	for (unsigned int i = 0; i < num; i++) {
+		int fds[2];
+
+		assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+		p->out[i] = fds[0];
+		p->in[i] = fds[1];
+	}
+	p->filler = (struct second_stage_filler){
+		.name = "model", .num_ports = 2, .fill = fill, .ctx = p
+	};
+	lc.fds = p->in;
+	lc.landing.ram = &p->to;
+	lc.landing.second_stage = &p->filler;
+	lc.landing.fills_host = fills_host;
+	sc.fds = p->out;
+	sc.ram = &p->from->ram;
+	sc.dirty = p->from->tracker;
+	assert_int_equal(dirty_start(p->from->tracker, &p->from->ram, &err), 0);
+	assert_int_equal(land_start(&p->land, &lc, &err), 0);
+	assert_int_equal(send_pages_start(&p->send, &sc, &err), 0);
+	return p;
+}
+
+static void pair_free(struct pair *p)
+{
+	send_pages_free(p->send);
+	land_free(p->land);
+	for (unsigned int i = 0; i < p->num; i++) {
+		close(p->out[i]);
+		close(p->in[i]);
+	}
+	dirty_stop(p->from->tracker);
+	fake_free(p->from);
+	ram_fini(&p->to);
+	free(p);
+}
+
+static void store(struct pair *p, uint64_t page, uint64_t value)
+{
+	while (!fake_store(p->from, page % FAKE_RINGS, 0, page, value))
+		(void)!dirty_ring_full(p->from->tracker, page % FAKE_RINGS);
+}
+
+static void round_ok(struct pair *p, bool last)
+{
+	struct err err = ERR_INIT;
+
+	assert_int_equal(send_pages_round(p->send, last, &err), 0);
+}
+
+static void harvest(struct pair *p)
+{
+	struct err err = ERR_INIT;
+
+	assert_int_equal(dirty_harvest(p->from->tracker, NULL, &err), 0);
+}
+
+static void finish(struct pair *p, struct vm_landed *ret)
+{
+	struct err err = ERR_INIT;
+
+	assert_int_equal(send_pages_end(p->send, &err), 0);
+	assert_int_equal(land_finish(p->land, ret, &err), 0);
+}
+
+static void check_same(const struct pair *p)
+{
+	assert_memory_equal(p->from->ram.base, p->to.base, SIZE);
+}
+
+/* What is there is mapped, and what is not is not. A look makes pages be there,
+ * so it comes first. */
+static void check_mapped(const struct pair *p)
+{
+	for (uint64_t page = 0; page < PAGES; page++) {
+		bool there = ram_present(&p->to, page * PAGE_4K, PAGE_4K);
+
+		assert_int_equal(atomic_load(&p->filled[page]) > 0, there);
+	}
+}
+
+static void test_once(void **state)
+{
+	struct pair *p = pair_new(3, 0, false, 0);
+	struct send_pages_count count;
+	struct vm_landed landed;
+
+	store(p, 0, 1);
+	store(p, 511, 2);
+	store(p, 512, 3);
+	store(p, PAGES - 1, 4);
+	store(p, 100, 0); /* there, and zero */
+	harvest(p);
+	round_ok(p, true);
+	finish(p, &landed);
+	/* Nothing else was sent, nor is anything else there. */
+	assert_int_equal(landed.page_bytes, 4 * PAGE_4K);
+	assert_int_equal(landed.zero_bytes, 0);
+	assert_int_equal(landed.rounds, 1);
+	assert_int_equal(landed.second_stage_bytes, 4 * PAGE_4K);
+	check_mapped(p);
+	assert_false(ram_present(&p->to, 100 * PAGE_4K, PAGE_4K));
+	check_same(p);
+	send_pages_read(p->send, &count);
+	assert_int_equal(count.page_bytes, landed.page_bytes);
+	/* 4 of pages, 3 of units, ROUND and END on each of 3. */
+	assert_int_equal(count.wire_bytes,
+			 landed.page_bytes + 13 * WIRE_DATA_BYTES);
+	pair_free(p);
+}
+
+/* Later a page that became zero is told, and one that came new is mapped. */
+static void test_rounds(void **state)
+{
+	struct pair *p = pair_new(2, 0, false, 0);
+	struct vm_landed landed;
+
+	for (uint64_t page = 0; page < 600; page++)
+		store(p, page, page + 1);
+	harvest(p);
+	round_ok(p, false);
+	for (uint64_t page = 200; page < 210; page++)
+		store(p, page, 0);
+	store(p, 300, 77);
+	store(p, 1500, 78);
+	harvest(p);
+	round_ok(p, false);
+	harvest(p);
+	round_ok(p, true);
+	finish(p, &landed);
+	check_mapped(p);
+	check_same(p);
+	assert_int_equal(landed.rounds, 3);
+	assert_int_equal(landed.page_bytes, (600 + 2) * PAGE_4K);
+	assert_int_equal(landed.zero_bytes, 10 * PAGE_4K);
+	/* What was mapped already was not mapped again. */
+	assert_int_equal(atomic_load(&p->filled[300]), 1);
+	pair_free(p);
+}
+
+static void test_populates(void **state)
+{
+	struct pair *p = pair_new(3, 0, true, 0);
+	struct vm_landed landed;
+
+	store(p, 5, 1);
+	round_ok(p, false);
+	harvest(p);
+	round_ok(p, true);
+	finish(p, &landed);
+	check_same(p);
+	for (uint64_t page = 0; page < PAGES; page++)
+		assert_true(ram_present(&p->to, page * PAGE_4K, PAGE_4K));
+	check_mapped(p);
+	assert_int_equal(landed.page_bytes, PAGE_4K);
+	pair_free(p);
+}
+
+/* A page of a full unit that alternates: as many pieces as there can be. */
+static void test_many_runs(void **state)
+{
+	struct pair *p = pair_new(1, 0, false, 0);
+	struct vm_landed landed;
+
+	for (uint64_t page = 0; page < PAGES; page += 2)
+		store(p, page, page + 1);
+	harvest(p);
+	round_ok(p, false);
+	/* And now each is another, or zero. */
+	for (uint64_t page = 0; page < PAGES; page++)
+		store(p, page, page % 2 ? page : 0);
+	harvest(p);
+	round_ok(p, true);
+	finish(p, &landed);
+	check_mapped(p);
+	check_same(p);
+	pair_free(p);
+}
+
+struct writer {
+	struct pair *p;
+	_Atomic bool stop;
+	uint64_t seed;
+};
+
+static void *writer_main(void *arg)
+{
+	struct writer *w = arg;
+	uint64_t n = w->seed;
+
+	while (!atomic_load(&w->stop)) {
+		n = n * 6364136223846793005ull + 1442695040888963407ull;
+		if (n >> 60 == 0)
+			fake_vmm_store(w->p->from, 0, (n >> 20) % PAGES, n);
+		else
+			store(w->p, (n >> 20) % PAGES, n >> 61 ? n : 0);
+	}
+	return NULL;
+}
+
+static void migrate_under_writes(unsigned int streams, uint32_t ring)
+{
+	struct pair *p = pair_new(streams, ring, false, 0);
+	struct writer writers[2] = { { p, false, 1 }, { p, false, 2 } };
+	pthread_t threads[2];
+	struct vm_landed landed;
+	struct err err = ERR_INIT;
+
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, writer_main,
+						&writers[i]),
+				 0);
+	for (int i = 0; i < 6; i++) {
+		round_ok(p, false);
+		harvest(p);
+	}
+	for (int i = 0; i < 2; i++) {
+		atomic_store(&writers[i].stop, true);
+		pthread_join(threads[i], NULL);
+	}
+	assert_int_equal(dirty_final(p->from->tracker, NULL, &err), 0);
+	round_ok(p, true);
+	finish(p, &landed);
+	assert_int_equal(landed.rounds, 7);
+	check_mapped(p);
+	check_same(p);
+	pair_free(p);
+}
+
+static void test_under_writes(void **state)
+{
+	static const unsigned int streams[] = { 1, 2, 3, 8 };
+
+	for (size_t i = 0; i < ARRAY_SIZE(streams); i++) {
+		migrate_under_writes(streams[i], 0);
+		migrate_under_writes(streams[i], 1024);
+	}
+}
+
+/* The other side hangs up: an error, and all threads end. */
+static void test_hung_up(void **state)
+{
+	struct pair *p = pair_new(2, 0, false, 0);
+	struct err err = ERR_INIT;
+
+	for (uint64_t page = 0; page < PAGES; page++)
+		store(p, page, page + 1);
+	harvest(p);
+	shutdown(p->in[1], SHUT_RDWR);
+	assert_int_equal(send_pages_round(p->send, false, &err), -EPIPE);
+	assert_non_null(strstr(err.text, "gone"));
+	while (!land_failed(p->land, NULL))
+		usleep(1000);
+	pair_free(p);
+}
+
+static void test_given_up(void **state)
+{
+	struct pair *p = pair_new(2, 0, false, 1);
+	struct err err = ERR_INIT;
+
+	for (uint64_t page = 0; page < PAGES; page++)
+		store(p, page, page + 1);
+	harvest(p);
+	p->tick_result = -ECANCELED;
+	/* A byte a second: it would not end. */
+	assert_int_equal(send_pages_round(p->send, false, &err), -ECANCELED);
+	assert_string_equal(err.text, "given up");
+	pair_free(p);
+}
+
+static void test_source_is_gone(void **state)
+{
+	struct pair *p = pair_new(1, 0, false, 0);
+	struct err err = ERR_INIT;
+
+	store(p, 7, 1);
+	shutdown(p->out[0], SHUT_WR);
+	while (!land_failed(p->land, &err))
+		usleep(1000);
+	assert_int_equal(err.code, EPIPE);
+	assert_non_null(strstr(err.text, "stream 1"));
+	pair_free(p);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_once),
+		cmocka_unit_test(test_rounds),
+		cmocka_unit_test(test_populates),
+		cmocka_unit_test(test_many_runs),
+		cmocka_unit_test(test_under_writes),
+		cmocka_unit_test(test_hung_up),
+		cmocka_unit_test(test_given_up),
+		cmocka_unit_test(test_source_is_gone),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
