@@ -8,6 +8,11 @@
 #include "base/cleanup.h"
 #include "base/json.h"
 #include "base/kvlist.h"
+#include "base/thread.h"
+#include "migrate/receive.h"
+#include "migrate/send.h"
+#include "migrate/uri.h"
+#include "migrate/wire.h"
 #include "sandbox/sandbox.h"
 #include "snapshot/take.h"
 #include "vm/vmm.h"
@@ -241,6 +246,114 @@ int api_vm_restore(struct vmm *vmm, void *arg, struct err *err)
 	req.record_s = (unsigned int)record;
 	req.mode = (enum restore_mode)mode;
 	return restore(vmm, &req, err);
+}
+
+/* ---- migration ---- */
+
+static json_t *migration_reply(const struct migrate_send_result *m)
+{
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i}",
+			 "downtime_us", json_int_u64(m->downtime_ns / 1000),
+			 "total_us", json_int_u64(m->total_ns / 1000),
+			 "page_bytes", json_int_u64(m->page_bytes),
+			 "zero_bytes", json_int_u64(m->zero_bytes),
+			 "wire_bytes", json_int_u64(m->wire_bytes),
+			 "last_bytes", json_int_u64(m->last_bytes), "rounds",
+			 (int)m->rounds, "connections", (int)m->streams);
+}
+
+/* A number in [min, max], if there is one. */
+static int number_field(const struct api_call *call, const char *field,
+			uint64_t min, uint64_t max, uint64_t *ret,
+			struct err *err)
+{
+	const json_t *value = json_object_get(call->body, field);
+	uint64_t n = (uint64_t)json_integer_value(value);
+
+	if (!value)
+		return 0;
+	if (n < min || n > max)
+		return err_set(err, EINVAL, "%s: not from %llu to %llu", field,
+			       (unsigned long long)min,
+			       (unsigned long long)max);
+	*ret = n;
+	return 0;
+}
+
+static int migration_request(const struct api_call *call,
+			     struct migrate_send_request *ret, struct err *err)
+{
+	const json_t *body = call->body;
+	const char *mode = json_string_value(json_object_get(body, "mode"));
+	uint64_t streams = 0, downtime = 0;
+	int r = number_field(call, "connections", 1, WIRE_MAX_STREAMS, &streams,
+			     err);
+
+	*ret = (struct migrate_send_request){
+		.uri = json_string_value(
+			json_object_get(body, "destination_url")),
+		.sockets = json_string_value(json_object_get(body, "sockets")),
+	};
+	if (!r)
+		r = number_field(call, "downtime_ms", MIGRATE_MIN_DOWNTIME_MS,
+				 MIGRATE_MAX_DOWNTIME_MS, &downtime, err);
+	if (!r)
+		r = number_field(call, "bandwidth", 1, INT64_MAX,
+				 &ret->rate_bytes_per_s, err);
+	ret->streams = (unsigned int)streams;
+	ret->downtime_ms = (unsigned int)downtime;
+	if (!r && mode && strcmp(mode, "precopy") != 0)
+		r = err_set(err, EINVAL,
+			    "mode %.40s: this quire knows precopy only", mode);
+	return r;
+}
+
+int api_vm_send_migration(struct vmm *vmm, void *arg, struct err *err)
+{
+	struct api_call *call = arg;
+	struct migrate_send_request req;
+	struct migrate_send_result result;
+	int r = migration_request(call, &req, err);
+
+	if (!r)
+		r = migrate_send(vmm, &req, &result, err);
+	if (!r)
+		call->reply = migration_reply(&result);
+	return r;
+}
+
+static int check_created(struct vmm *vmm, void *arg, struct err *err)
+{
+	if (vmm_state(vmm) == VMM_CREATED)
+		return 0;
+	return err_set(err, vmm_state(vmm) == VMM_EMPTY ? ENOENT : EBADFD,
+		       "receive-migration: the VM that comes is to be created "
+		       "first, as it is there, and not booted");
+}
+
+int api_vm_receive_migration(struct vmm *vmm, void *arg, struct err *err)
+{
+	struct api_call *call = arg;
+	const char *text = json_string_value(
+		json_object_get(call->body, "receiver_url"));
+	struct unix_listener listener = UNIX_LISTENER_INIT;
+	struct migrate_uri uri;
+	int r = migrate_uri_parse(&uri, text, err);
+
+	if (!r && uri.kind == MIGRATE_TCP && thread_is_caged())
+		r = err_set(err, EPERM,
+			    "%s: this process is confined and opens no network "
+			    "connections; quire run --incoming %s does, "
+			    "before it is",
+			    text, text);
+	if (!r)
+		r = vmm_call(vmm, check_created, NULL, err);
+	if (!r)
+		r = explain(migrate_uri_listen(&uri, &listener, err), err);
+	if (!r)
+		r = migrate_receive(vmm, listener.fd, err);
+	unix_listener_close(&listener);
+	return r;
 }
 
 /* The metrics of a quire without a VM say just that. */

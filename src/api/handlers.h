@@ -26,6 +26,8 @@ int api_vm_populate(struct vmm *vmm, void *arg, struct err *err);
 int api_vm_memory_stats(struct vmm *vmm, void *arg, struct err *err);
 /* Not on the control thread. */
 int api_vm_snapshot(struct vmm *vmm, void *arg, struct err *err);
+int api_vm_send_migration(struct vmm *vmm, void *arg, struct err *err);
+int api_vm_receive_migration(struct vmm *vmm, void *arg, struct err *err);
 int api_vm_restore(struct vmm *vmm, void *arg, struct err *err);
 /* Takes what api_metrics_render() makes text of. */
 int api_metrics(struct vmm *vmm, void *arg, struct err *err);

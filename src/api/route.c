@@ -36,6 +36,19 @@ static const struct api_field restore_fields[] = {
 	{ "resume", API_BOOL, false },	    { "record_s", API_INTEGER, false },
 };
 
+static const struct api_field send_fields[] = {
+	{ "destination_url", API_STRING, true },
+	{ "connections", API_INTEGER, false },
+	{ "sockets", API_STRING, false },
+	{ "downtime_ms", API_INTEGER, false },
+	{ "bandwidth", API_INTEGER, false },
+	{ "mode", API_STRING, false },
+};
+
+static const struct api_field receive_fields[] = {
+	{ "receiver_url", API_STRING, true },
+};
+
 #define PUT_VERB(verb, fn, text)                                             \
 	{                                                                    \
 		.path = API_PREFIX verb, .method = "PUT", .summary = (text), \
@@ -116,6 +129,29 @@ static const struct api_route routes[] = {
 		.fields = restore_fields,
 		.num_fields = ARRAY_SIZE(restore_fields),
 		.handle = api_vm_restore,
+	},
+	{
+		.path = API_PREFIX "vm.send-migration",
+		.method = "PUT",
+		.summary = "send the VM to another quire, while it runs",
+		.changes = true,
+		.kind = API_WORK,
+		.body = API_BODY_FIELDS,
+		.fields = send_fields,
+		.num_fields = ARRAY_SIZE(send_fields),
+		.handle = api_vm_send_migration,
+	},
+	{
+		.path = API_PREFIX "vm.receive-migration",
+		.method = "PUT",
+		.summary = "wait for the VM that was created, from another "
+			   "quire",
+		.changes = true,
+		.kind = API_WORK,
+		.body = API_BODY_FIELDS,
+		.fields = receive_fields,
+		.num_fields = ARRAY_SIZE(receive_fields),
+		.handle = api_vm_receive_migration,
 	},
 	PUT_VERB("vm.renew-generation-id", api_vm_renew_generation_id,
 		 "tell the guest that it may have been copied"),

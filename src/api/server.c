@@ -35,7 +35,11 @@
 #include "base/clock.h"
 #include "base/io.h"
 #include "base/thread.h"
+#include "kvm/uapi.h"
 #include "mem/pagemap_scan.h"
+#include "migrate/land.h"
+#include "migrate/receive.h"
+#include "migrate/send_pages.h"
 #include "snapshot/reader.h"
 #include "snapshot/writer.h"
 #include "vm/vmm.h"
@@ -255,6 +259,17 @@ static const struct thread_call work_calls[] = {
 	RARE("vm.restore, --memory numa", mbind),
 	RARE("vm.restore, --memory numa", get_mempolicy),
 	RARE("vm.restore that fails", unlink),
+	/* src/migrate/: what the guest wrote, and the control connection. */
+	RARE_IOCTL("vm.send-migration", KVM_GET_DIRTY_LOG),
+	RARE_IOCTL("vm.send-migration", KVM_CLEAR_DIRTY_LOG),
+	RARE_IOCTL("vm.send-migration", KVM_RESET_DIRTY_RINGS),
+	RARE("vm.send-migration", sendmsg),
+	RARE("vm.send-migration", recvfrom),
+	RARE("vm.send-migration", getsockopt),
+	RARE("vm.receive-migration", bind),
+	RARE("vm.receive-migration", fchmod),
+	RARE("vm.receive-migration", listen),
+	RARE("vm.receive-migration", accept4),
 };
 
 static const struct thread_class work_class = {
@@ -394,6 +409,9 @@ const struct thread_class *const api_thread_classes[] = {
 	&snapshot_thread_class,
 	&snapshot_window_thread_class,
 	&snapshot_verify_thread_class,
+	&migrate_send_thread_class,
+	&migrate_receive_thread_class,
+	&migrate_land_thread_class,
 	NULL,
 };
 

@@ -31,6 +31,7 @@ struct cli_option {
 enum cli_words {
 	CLI_WORDS_NONE,
 	CLI_WORDS_VM_VERB, /* a running VM, a verb of the API, its fields */
+	CLI_WORDS_VM,	   /* a running VM */
 	CLI_WORDS_VM_DIR,  /* a running VM, a directory */
 	CLI_WORDS_DIR,	   /* a directory */
 	CLI_WORDS_SHELL,   /* a shell */

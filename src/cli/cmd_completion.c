@@ -178,6 +178,9 @@ static void print_words(const struct cli_command *cmd)
 		printf("\t%s,1) words='", cmd->name);
 		print_verbs();
 		break;
+	case CLI_WORDS_VM:
+		print_vms(cmd);
+		return;
 	case CLI_WORDS_VM_DIR:
 		print_vms(cmd);
 		print_dir(cmd, 1);

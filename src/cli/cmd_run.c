@@ -7,11 +7,15 @@
 #include <string.h>
 
 #include "api/service.h"
+#include "base/cleanup.h"
 #include "base/log.h"
 #include "base/size.h"
+#include "base/thread.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "cli/serve.h"
+#include "migrate/receive.h"
+#include "migrate/uri.h"
 #include "vm/config_json.h"
 #include "vm/confine.h"
 #include "vm/summary.h"
@@ -36,6 +40,12 @@ struct run_args {
 	char *api_socket;   /* path or NULL */
 	enum log_format log_format;
 	struct sandbox_config sandbox;
+	struct migrate_uri incoming; /* where the VM comes from */
+	bool has_incoming;
+	struct unix_listener listener; /* there */
+	struct vmm *vmm;
+	pthread_t receiver; /* that waits for it */
+	bool has_receiver;
 	/* Options with one value that the command line has given already. */
 	uint64_t seen_vm, seen_run;
 };
@@ -56,6 +66,12 @@ static int set_config(struct run_args *a, const char *v, struct err *err)
 static int set_api_socket(struct run_args *a, const char *v, struct err *err)
 {
 	return kvlist_string(v, &a->api_socket, err);
+}
+
+static int set_incoming(struct run_args *a, const char *v, struct err *err)
+{
+	a->has_incoming = true;
+	return migrate_uri_parse(&a->incoming, v, err);
 }
 
 static int set_seccomp(struct run_args *a, const char *v, struct err *err)
@@ -128,6 +144,10 @@ static const struct run_option run_options[] = {
 	  "where the control API listens; without --kernel: wait there for a "
 	  "VM",
 	  set_api_socket },
+	{ "incoming", "URI",
+	  "do not boot: wait at tcp:HOST:PORT or unix:PATH for this VM, which "
+	  "quire migrate sends",
+	  set_incoming },
 	{ "seccomp", "on|log|off",
 	  "confine each thread to the system calls it needs (default on)",
 	  set_seccomp },
@@ -171,7 +191,9 @@ static void run_help(void)
 {
 	printf("usage: quire run --kernel FILE [OPTION...]\n"
 	       "       quire run --config FILE [OPTION...]\n"
-	       "       quire run --api-socket PATH [OPTION...]\n\n"
+	       "       quire run --api-socket PATH [OPTION...]\n"
+	       "       quire run --incoming URI --kernel FILE "
+	       "[OPTION...]\n\n"
 	       "Boot a Linux kernel in a virtual machine.\n\noptions:\n");
 	for (size_t i = 0; i < vm_num_options; i++)
 		help_option(vm_options[i].name, vm_options[i].arg,
@@ -343,7 +365,7 @@ static int parse_pass(struct run_args *args, enum pass pass, int argc,
 static bool starts_empty(const struct run_args *args)
 {
 	return args->api_socket && !args->config && !args->cfg.kernel &&
-	       !args->cfg.num_devices;
+	       !args->cfg.num_devices && !args->has_incoming;
 }
 
 static int parse_args(struct run_args *args, int argc, char **argv)
@@ -366,7 +388,49 @@ static int parse_args(struct run_args *args, int argc, char **argv)
 	return CLI_OK;
 }
 
-/* Create and boot, unless the VM comes over the API. */
+static int fail(struct vmm *v, void *arg, struct err *err)
+{
+	return vmm_fail(v, arg);
+}
+
+/* Without the VM it waited for this process has nothing to do. */
+static void *receiver_main(void *arg)
+{
+	struct run_args *args = arg;
+	struct err err = ERR_INIT;
+	int r = migrate_receive(args->vmm, args->listener.fd, &err);
+
+	/* The path is removed at the end. */
+	close_fd(&args->listener.fd);
+	if (r) {
+		err_prefix(&err, "--incoming");
+		(void)vmm_call(args->vmm, fail, &err, NULL);
+	}
+	return NULL;
+}
+
+static int start_receiver(struct run_args *args, struct vmm *vmm,
+			  struct err *err)
+{
+	int r;
+
+	args->vmm = vmm;
+	r = thread_start(&args->receiver, &migrate_receive_thread_class,
+			 "migrate", receiver_main, args);
+	args->has_receiver = !r;
+	return r ? err_errno(err, -r, "starting a thread") : 0;
+}
+
+static void end(void *ctx)
+{
+	struct run_args *args = ctx;
+
+	if (args->has_receiver)
+		pthread_join(args->receiver, NULL);
+	args->has_receiver = false;
+}
+
+/* Create and boot, unless the VM comes over the API, or from elsewhere. */
 static int begin(void *ctx, struct vmm *vmm, struct err *err)
 {
 	struct run_args *args = ctx;
@@ -375,7 +439,28 @@ static int begin(void *ctx, struct vmm *vmm, struct err *err)
 	if (starts_empty(args))
 		return 0;
 	r = vmm_create_config(vmm, &args->cfg, err);
-	return r ? r : vmm_boot(vmm, err);
+	if (r)
+		return r;
+	return args->has_incoming ? start_receiver(args, vmm, err)
+				  : vmm_boot(vmm, err);
+}
+
+/* While the process may still; what it will find there is not its own yet. */
+static int listen_there(struct run_args *args, struct sandbox_paths *paths,
+			struct err *err)
+{
+	int r;
+
+	if (!args->has_incoming)
+		return 0;
+	vmm_expect_disks(&args->cfg, true);
+	r = migrate_uri_listen(&args->incoming, &args->listener, err);
+	if (!r && args->listener.path)
+		r = sandbox_paths_add_parent(paths, args->listener.path,
+					     SANDBOX_REMOVE, true, err);
+	if (r)
+		err_prefix(err, "--incoming");
+	return r;
 }
 
 static int confine(const struct cli_serve *serve, const struct api_service *api,
@@ -394,6 +479,8 @@ static int confine(const struct cli_serve *serve, const struct api_service *api,
 
 	r = cli_serve_paths(serve, api, &paths, err);
 	if (!r)
+		r = listen_there(args, &paths, err);
+	if (!r)
 		r = vm_confine(&c, err);
 	sandbox_paths_fini(&paths);
 	return r;
@@ -409,6 +496,7 @@ static int run_vm(struct run_args *args)
 		.summary_json = args->summary_json,
 		.confine = confine,
 		.begin = begin,
+		.end = end,
 		.ctx = args,
 	};
 
@@ -417,7 +505,10 @@ static int run_vm(struct run_args *args)
 
 static int run_main(int argc, char **argv)
 {
-	struct run_args args = { .log_format = LOG_FORMAT_AUTO };
+	struct run_args args = {
+		.log_format = LOG_FORMAT_AUTO,
+		.listener = UNIX_LISTENER_INIT,
+	};
 	int status;
 
 	vm_config_init(&args.cfg);
@@ -425,6 +516,7 @@ static int run_main(int argc, char **argv)
 	status = parse_args(&args, argc, argv);
 	if (status == CLI_OK)
 		status = run_vm(&args);
+	unix_listener_close(&args.listener);
 	vm_config_fini(&args.cfg);
 	sandbox_config_fini(&args.sandbox);
 	free(args.config);

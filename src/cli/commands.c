@@ -12,6 +12,7 @@ const struct cli_command *const cli_commands[] = {
 	&cmd_snapshot,
 	&cmd_restore,
 	&cmd_fork,
+	&cmd_migrate,
 	&cmd_ps,
 	&cmd_ctl,
 	&cmd_doctor,

@@ -9,6 +9,7 @@ extern const struct cli_command cmd_run;
 extern const struct cli_command cmd_snapshot;
 extern const struct cli_command cmd_restore;
 extern const struct cli_command cmd_fork;
+extern const struct cli_command cmd_migrate;
 extern const struct cli_command cmd_doctor;
 extern const struct cli_command cmd_bench;
 extern const struct cli_command cmd_ps;

@@ -111,6 +111,8 @@ int cli_serve(const struct cli_serve *s)
 					   : run_and_account(s, vmm);
 	/* Whoever waits for the VM is told that it will not come. */
 	vmm_interrupt_calls(vmm);
+	if (s->end)
+		s->end(s->ctx);
 	api_service_stop(api);
 	vmm_free(vmm);
 	/* The last events went there. */

@@ -29,6 +29,11 @@ struct cli_serve {
 		       const struct api_service *api, struct err *err);
 	/* Have the VM; on the control thread, before the loop. */
 	int (*begin)(void *ctx, struct vmm *vmm, struct err *err);
+	/*
+	 * The loop has ended, or it never came to that: vmm_call() fails. What
+	 * begin() left behind is to end now. May be NULL.
+	 */
+	void (*end)(void *ctx);
 	void *ctx;
 };
 

@@ -114,12 +114,14 @@ static size_t list_units(const struct stream *s, const struct ram_region *r,
 	size_t num = 0;
 
 	for (uint64_t at = r->base.v; at < end; at += WIRE_UNIT_BYTES) {
+		uint64_t len = MIN(end - at, WIRE_UNIT_BYTES);
+
 		if (wire_stream_of(at, s->wire.num) != s->wire.index)
 			continue;
 		if (units)
 			units[num] = (struct unit){
 				.gpa = at,
-				.len = MIN(end - at, WIRE_UNIT_BYTES),
+				.len = len,
 			};
 		num++;
 	}

@@ -378,7 +378,6 @@ static const struct thread_call receive_calls[] = {
 	CALL(recvfrom),
 	CALL(sendmsg),
 	RARE("it fails", sendto),
-	CALL(close),
 };
 
 const struct thread_class migrate_receive_thread_class = {

@@ -252,10 +252,8 @@ static int send_piece(struct sender *s, const struct piece *piece, bool first,
 	int r = 0;
 
 	for (; !r && start < end; start += WIRE_UNIT_BYTES) {
-		const struct mem_range where = {
-			.start = start,
-			.len = MIN(end - start, WIRE_UNIT_BYTES),
-		};
+		uint64_t len = MIN(end - start, WIRE_UNIT_BYTES);
+		const struct mem_range where = { .start = start, .len = len };
 		unsigned int words = (unsigned int)div_round_up(
 			where.len / PAGE_4K, 64);
 

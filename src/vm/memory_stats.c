@@ -101,6 +101,8 @@ void memory_stats_take(struct memory_stats *s, const struct vm_memory *m,
 	else
 		s->keeper = m->kept;
 	vm_paging_read_stats(&m->paging, &s->paging);
+	s->has_landed = m->has_landed;
+	s->landed = m->landed;
 }
 
 uint64_t memory_stats_vcpu(const struct memory_stats *s, const char *name)
@@ -211,6 +213,23 @@ static json_t *restore_json(const struct memory_stats *s)
 			 p->was_paged ? pager_json(&p->pager) : json_null());
 }
 
+static json_t *landed_json(const struct memory_stats *s)
+{
+	const struct vm_landed *l = &s->landed;
+	uint64_t faults = memory_stats_vcpu(s, "pf_taken");
+
+	if (!s->has_landed)
+		return json_null();
+	return json_pack("{s:I, s:I, s:I, s:I, s:I}", "page_bytes",
+			 json_int_u64(l->page_bytes), "zero_bytes",
+			 json_int_u64(l->zero_bytes), "second_stage_bytes",
+			 json_int_u64(l->second_stage_bytes), "rounds",
+			 json_int_u64(l->rounds), "second_stage_faults",
+			 json_int_u64(faults > l->base_faults
+					      ? faults - l->base_faults
+					      : 0));
+}
+
 static json_t *dirty_json(const struct memory_stats *s)
 {
 	const struct dirty_stats *d = &s->dirty;
@@ -250,7 +269,7 @@ json_t *memory_stats_json(const struct memory_stats *s)
 {
 	return json_pack(
 		"{s:I, s:s, s:s, s:s, s:{s:o, s:o}, s:o, s:{s:o, s:o}, s:o, "
-		"s:o, s:o, s:{s:o, s:o}}",
+		"s:o, s:o, s:o, s:{s:o, s:o}}",
 		"size_bytes", json_int_u64(s->size_bytes), "page",
 		ram_page_names[s->page], "populate",
 		populate_mode_names[s->populate], "stage2",
@@ -260,7 +279,8 @@ json_t *memory_stats_json(const struct memory_stats *s)
 		populate_json(s), "service", "host_page",
 		json_histogram(&s->host_page), "second_stage_page",
 		json_histogram(&s->second_stage_page), "background",
-		keeper_json(s), "restore", restore_json(s), "dirty_log",
-		dirty_json(s), "kvm", "vm", kvm_json(s->vm, s->num_vm), "vcpus",
+		keeper_json(s), "restore", restore_json(s), "migration",
+		landed_json(s), "dirty_log", dirty_json(s), "kvm", "vm",
+		kvm_json(s->vm, s->num_vm), "vcpus",
 		kvm_json(s->vcpus, s->num_vcpus));
 }

@@ -43,6 +43,8 @@ struct memory_stats {
 	bool has_keeper;
 	struct keeper_stats keeper;
 	struct vm_paging_stats paging;
+	bool has_landed;
+	struct vm_landed landed;
 	struct memory_stats_kvm vm[MEMORY_STATS_MAX_KVM];
 	struct memory_stats_kvm vcpus[MEMORY_STATS_MAX_KVM];
 	unsigned int num_vm, num_vcpus;

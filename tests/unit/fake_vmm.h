@@ -203,6 +203,30 @@ int vmm_restore(struct vmm *v, struct vm_config *cfg,
 	return err_set(err, EEXIST, "there is a VM");
 }
 
+#define FAKE_REFUSAL(name, ...)                                     \
+	int name(struct vmm *v, __VA_ARGS__, struct err *err)       \
+	{                                                           \
+		return err_set(err, EBADFD, "there is no machine"); \
+	}
+
+FAKE_REFUSAL(vmm_send_check, const struct machine **ret)
+FAKE_REFUSAL(vmm_send_begin, const struct machine **ret)
+FAKE_REFUSAL(vmm_send_stop, struct state_writer *w, struct vmm_stopped *ret)
+FAKE_REFUSAL(vmm_receive_begin, struct vmm_landing *ret)
+FAKE_REFUSAL(vmm_receive_load, const void *state, size_t bytes,
+	     const struct vm_landed *landed)
+FAKE_REFUSAL(vmm_receive_go, bool run)
+FAKE_VERB(vmm_send_leave)
+FAKE_VERB(vmm_send_done)
+FAKE_VERB(vmm_send_undo)
+FAKE_VERB(vmm_send_doubt)
+FAKE_VERB(vmm_receive_drop)
+
+bool vmm_is_ending(struct vmm *v)
+{
+	return false;
+}
+
 int vmm_listen(struct vmm *v,
 	       void (*fn)(void *ctx, const char *source, const char *event,
 			  const json_t *properties),

@@ -1,0 +1,512 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* quire migrate: have a running VM go on in another quire. */
+#include <errno.h>
+#include <getopt.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <jansson.h>
+
+#include "base/arith.h"
+#include "base/cleanup.h"
+#include "base/cpus.h"
+#include "base/io.h"
+#include "base/size.h"
+#include "base/thread.h"
+#include "base/unix_socket.h"
+#include "cli/ask.h"
+#include "cli/commands.h"
+#include "migrate/handed.h"
+#include "migrate/send.h"
+#include "migrate/uri.h"
+
+/* More bring nothing without being asked for: a thread each on both sides. */
+#define MAX_AUTO_STREAMS 4u
+
+struct migrate_args {
+	const char *vm, *uri_text;
+	struct migrate_uri uri;
+	json_t *body;
+	unsigned int streams; /* 0: as many as there are CPUs, to a limit */
+	bool json;
+};
+
+static void help(void)
+{
+	printf("usage: quire migrate NAME URI [OPTION...]\n"
+	       "\n"
+	       "Have a running VM go on in another quire, on this host or "
+	       "another, which waits for\n"
+	       "it: quire run --incoming URI, with the options that the VM has "
+	       "here. URI is\n"
+	       "tcp:HOST:PORT or unix:PATH. The guest runs while its memory is "
+	       "sent, stands still\n"
+	       "for the rest, and goes on there; this VM is gone then. "
+	       "Whatever fails before, and\n"
+	       "Ctrl-C, leave it running here. NAME is what quire ps shows, or "
+	       "the path of a socket.\n"
+	       "\n"
+	       "  --streams N     connections for memory, 1 to 64 (default: "
+	       "one "
+	       "per CPU, 4 at most)\n"
+	       "  --downtime MS   stop the guest when what is left takes no "
+	       "longer to send, 10 to\n"
+	       "                  60000 (default 300)\n"
+	       "  --bandwidth SIZE  bytes per second at the most, as 100M, "
+	       "while the guest runs\n"
+	       "  --mode precopy  how memory is sent\n"
+	       "  --json          print what was done as JSON\n"
+	       "  -h, --help      this text\n"
+	       "\n"
+	       "Progress is on standard error: a line on a terminal, lines of "
+	       "JSON elsewhere.\n"
+	       "Exit status: 0 it runs there, 1 refused or failed, 2 wrong "
+	       "usage, 128+N stopped by\n"
+	       "signal N.\n"
+	       "\n"
+	       "example:\n"
+	       "  quire migrate web tcp:10.0.0.7:4444 --downtime 100\n");
+}
+
+static const struct option options[] = {
+	{ "streams", required_argument, NULL, 's' },
+	{ "downtime", required_argument, NULL, 'd' },
+	{ "bandwidth", required_argument, NULL, 'b' },
+	{ "mode", required_argument, NULL, 'm' },
+	{ "json", no_argument, NULL, 'j' },
+	{ NULL, 0, NULL, 0 },
+};
+
+static int set_streams(struct migrate_args *a, const char *text)
+{
+	uint64_t n;
+
+	if (size_parse_u64(text, &n) || !n || n > WIRE_MAX_STREAMS)
+		return cli_usage(&cmd_migrate,
+				 "--streams %s: not a number from 1 to %u",
+				 text, WIRE_MAX_STREAMS);
+	a->streams = (unsigned int)n;
+	return CLI_OK;
+}
+
+static int set_downtime(struct migrate_args *a, const char *text)
+{
+	uint64_t n;
+
+	if (size_parse_u64(text, &n) || n < MIGRATE_MIN_DOWNTIME_MS ||
+	    n > MIGRATE_MAX_DOWNTIME_MS)
+		return cli_usage(&cmd_migrate,
+				 "--downtime %s: not a number of milliseconds "
+				 "from %u to %u",
+				 text, MIGRATE_MIN_DOWNTIME_MS,
+				 MIGRATE_MAX_DOWNTIME_MS);
+	json_object_set_new(a->body, "downtime_ms",
+			    json_integer((json_int_t)n));
+	return CLI_OK;
+}
+
+static int set_bandwidth(struct migrate_args *a, const char *text)
+{
+	uint64_t n;
+
+	if (size_parse(text, &n) || !n || n > INT64_MAX)
+		return cli_usage(&cmd_migrate,
+				 "--bandwidth %s: not a size, as 100M", text);
+	json_object_set_new(a->body, "bandwidth", json_integer((json_int_t)n));
+	return CLI_OK;
+}
+
+static int set_option(struct migrate_args *a, int opt, const char *value)
+{
+	switch (opt) {
+	case 's':
+		return set_streams(a, value);
+	case 'd':
+		return set_downtime(a, value);
+	case 'b':
+		return set_bandwidth(a, value);
+	case 'm':
+		if (strcmp(value, "precopy") != 0)
+			return cli_usage(&cmd_migrate,
+					 "--mode %s: this quire knows precopy "
+					 "only",
+					 value);
+		json_object_set_new(a->body, "mode", json_string(value));
+		break;
+	default:
+		a->json = true;
+		break;
+	}
+	return CLI_OK;
+}
+
+/*
+ * Theory of operation. A VM's process is confined, and makes no network
+ * connections. So this command makes them and hands them over a socket
+ * (migrate/handed.h), while a second thread waits for the answer to the API's
+ * verb; progress comes the other way. A signal closes the socket: the other
+ * process then gives up, if it still can, the guest goes on, and its answer
+ * says so.
+ */
+struct migrating {
+	struct migrate_args *args;
+	int fds[MIGRATE_MAX_CONNECTIONS];
+	unsigned int num_fds;
+	char socket_dir[40];
+	struct unix_listener listener;
+	int conn_fd; /* of the VM's process; -1: not yet, not any more */
+	int signal_fd;
+	int done_fd; /* eventfd: there is an answer */
+	int signal;  /* that ended it */
+	pthread_t asker;
+	int status;
+	struct api_answer answer;
+	char line[1024]; /* of progress, as far as it came */
+	size_t line_len;
+	bool shown; /* a line on the terminal that is to be ended */
+};
+
+/* ---- progress ---- */
+
+static double number(const json_t *o, const char *field)
+{
+	return json_number_value(json_object_get(o, field));
+}
+
+static void print_time(const char *what, const json_t *ms)
+{
+	if (json_is_integer(ms))
+		fprintf(stderr, ", %s %.3g s", what,
+			(double)json_integer_value(ms) / 1000);
+	else
+		fprintf(stderr, ", %s never", what);
+}
+
+static void show_on_terminal(struct migrating *m, const json_t *o)
+{
+	fprintf(stderr,
+		"\r\033[Kmigrate: %.0f MiB sent, %.0f MiB left, round %.0f, "
+		"%.0f MiB/s",
+		number(o, "sent_bytes") / 0x1p20,
+		number(o, "remaining_bytes") / 0x1p20, number(o, "rounds") + 1,
+		number(o, "rate_bytes_per_s") / 0x1p20);
+	if (number(o, "rounds") > 0) {
+		print_time("downtime",
+			   json_object_get(o, "predicted_downtime_ms"));
+		print_time("stop in", json_object_get(o, "eta_ms"));
+	}
+	fflush(stderr);
+	m->shown = true;
+}
+
+/* From a process that may be of another user: JSON, or nothing. */
+static void show_line(struct migrating *m)
+{
+	json_t *o = json_loadb(m->line, m->line_len, 0, NULL);
+
+	if (o && isatty(STDERR_FILENO)) {
+		show_on_terminal(m, o);
+	} else if (o) {
+		json_dumpf(o, stderr, JSON_COMPACT);
+		fputc('\n', stderr);
+	}
+	json_decref(o);
+}
+
+static void end_line(struct migrating *m)
+{
+	if (m->shown)
+		fputc('\n', stderr);
+	m->shown = false;
+}
+
+static void take_progress(struct migrating *m)
+{
+	char buf[512];
+	ssize_t n = recv(m->conn_fd, buf, sizeof(buf), MSG_DONTWAIT);
+
+	if (n <= 0) {
+		if (!n || (errno != EAGAIN && errno != EINTR))
+			close_fd(&m->conn_fd);
+		return;
+	}
+	for (ssize_t i = 0; i < n; i++) {
+		if (buf[i] == '\n') {
+			show_line(m);
+			m->line_len = 0;
+		} else if (m->line_len < sizeof(m->line)) {
+			m->line[m->line_len++] = buf[i];
+		}
+	}
+}
+
+/* ---- asking ---- */
+
+static void *asker_main(void *arg)
+{
+	struct migrating *m = arg;
+	struct api_route route;
+	const struct cli_question q = {
+		.command = &cmd_migrate,
+		.vm = m->args->vm,
+		.route = &route,
+		.body = m->args->body,
+	};
+
+	m->status = api_route_by_verb("vm.send-migration", &route)
+			    ? CLI_FAILURE
+			    : cli_ask(&q, &m->answer);
+	io_eventfd_signal(m->done_fd);
+	return NULL;
+}
+
+/* The first is taken here; a second one ends the process as usual. */
+static void take_signal(struct migrating *m)
+{
+	struct signalfd_siginfo info;
+	sigset_t none;
+
+	if (io_read_full(m->signal_fd, &info, sizeof(info)))
+		return;
+	m->signal = (int)info.ssi_signo;
+	close_fd(&m->conn_fd);
+	unix_listener_close(&m->listener);
+	close_fd(&m->signal_fd);
+	sigemptyset(&none);
+	pthread_sigmask(SIG_SETMASK, &none, NULL);
+}
+
+/* What was handed over is the other process's alone. */
+static void close_connections(struct migrating *m)
+{
+	while (m->num_fds)
+		close_fd(&m->fds[--m->num_fds]);
+}
+
+static void take_connection(struct migrating *m)
+{
+	int fd = accept4(m->listener.fd, NULL, NULL, SOCK_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	/* One is all that comes. */
+	unix_listener_close(&m->listener);
+	m->conn_fd = fd;
+	if (migrate_handed_give(fd, m->fds, m->num_fds))
+		close_fd(&m->conn_fd);
+	close_connections(m);
+}
+
+static void serve(struct migrating *m)
+{
+	struct pollfd fds[4] = {
+		{ .fd = m->done_fd, .events = POLLIN },
+		{ .fd = m->signal_fd, .events = POLLIN },
+		{ .fd = m->listener.fd, .events = POLLIN },
+		{ .fd = m->conn_fd, .events = POLLIN },
+	};
+
+	while (poll(fds, ARRAY_SIZE(fds), -1) < 0 && errno == EINTR)
+		;
+	if (fds[1].revents)
+		take_signal(m);
+	else if (fds[2].revents)
+		take_connection(m);
+	else if (fds[3].revents)
+		take_progress(m);
+}
+
+static bool is_done(const struct migrating *m)
+{
+	struct pollfd fd = { .fd = m->done_fd, .events = POLLIN };
+
+	return poll(&fd, 1, 0) > 0;
+}
+
+static int connect_all(struct migrating *m, struct err *err)
+{
+	unsigned int num = m->args->streams;
+	int r = 0;
+
+	if (!num)
+		num = MIN(cpus_allowed(), MAX_AUTO_STREAMS);
+	while (!r && m->num_fds < num + 1) {
+		r = migrate_uri_connect(&m->args->uri, &m->fds[m->num_fds],
+					err);
+		m->num_fds += !r;
+	}
+	return r;
+}
+
+static int open_socket(struct migrating *m, struct err *err)
+{
+	char path[sizeof(m->socket_dir) + 10];
+	int r;
+
+	snprintf(m->socket_dir, sizeof(m->socket_dir),
+		 "/tmp/quire-migrate-XXXXXX");
+	if (!mkdtemp(m->socket_dir)) {
+		m->socket_dir[0] = '\0';
+		return err_errno(err, errno, "a directory in /tmp");
+	}
+	snprintf(path, sizeof(path), "%s/sockets", m->socket_dir);
+	r = unix_listener_open_private(&m->listener, path, 1, err);
+	if (r)
+		err_prefix(err, "%s", path);
+	else if (json_object_set_new(m->args->body, "sockets",
+				     json_string(path)))
+		r = err_set(err, ENOMEM, "out of memory");
+	return r;
+}
+
+static int start_asking(struct migrating *m, struct err *err)
+{
+	sigset_t signals;
+	int r;
+
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGINT);
+	sigaddset(&signals, SIGTERM);
+	sigaddset(&signals, SIGHUP);
+	pthread_sigmask(SIG_BLOCK, &signals, NULL);
+	m->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC);
+	m->done_fd = eventfd(0, EFD_CLOEXEC);
+	if (m->signal_fd < 0 || m->done_fd < 0)
+		return err_errno(err, errno, "starting");
+	r = thread_start(&m->asker, &thread_class_tool, "ask", asker_main, m);
+	return r ? err_errno(err, -r, "starting a thread") : 0;
+}
+
+/* A signal that came too late has changed nothing. */
+static int finish(const struct migrating *m)
+{
+	if (m->status != CLI_OK && m->signal)
+		return 128 + m->signal;
+	return m->status;
+}
+
+static int migrate(struct migrating *m)
+{
+	struct err err = ERR_INIT;
+	int r = connect_all(m, &err);
+
+	if (!r)
+		r = open_socket(m, &err);
+	if (!r)
+		r = start_asking(m, &err);
+	if (r)
+		return cli_fail(&cmd_migrate, &err);
+	while (!is_done(m))
+		serve(m);
+	pthread_join(m->asker, NULL);
+	end_line(m);
+	return finish(m);
+}
+
+static void print_result(const struct migrate_args *a,
+			 const struct api_answer *answer)
+{
+	json_t *root = json_loads(answer->text ? answer->text : "", 0, NULL);
+
+	if (a->json) {
+		json_dumpf(root, stdout, JSON_INDENT(2));
+		putchar('\n');
+	} else {
+		printf("%s: runs at %s: %.1f MiB sent in %.0f rounds over %.0f "
+		       "connections, guest stopped for %.3f s, done after "
+		       "%.3f s\n",
+		       a->vm, a->uri_text, number(root, "wire_bytes") / 0x1p20,
+		       number(root, "rounds"), number(root, "connections"),
+		       number(root, "downtime_us") / 1e6,
+		       number(root, "total_us") / 1e6);
+	}
+	json_decref(root);
+}
+
+static int migrate_and_tell(struct migrate_args *a)
+{
+	struct migrating m = {
+		.args = a,
+		.listener = UNIX_LISTENER_INIT,
+		.conn_fd = -1,
+		.signal_fd = -1,
+		.done_fd = -1,
+	};
+	int status = migrate(&m);
+
+	close_fd(&m.conn_fd);
+	close_fd(&m.signal_fd);
+	close_fd(&m.done_fd);
+	close_connections(&m);
+	unix_listener_close(&m.listener);
+	if (m.socket_dir[0])
+		(void)rmdir(m.socket_dir);
+	if (status == CLI_OK) {
+		print_result(a, &m.answer);
+		status = fflush(stdout) ? CLI_FAILURE : CLI_OK;
+	}
+	free(m.answer.text);
+	return status;
+}
+
+static int parse(struct migrate_args *a, int argc, char **argv)
+{
+	struct err err = ERR_INIT;
+	int opt, status;
+
+	opterr = 0;
+	while ((opt = getopt_long(argc, argv, ":", options, NULL)) != -1) {
+		if (opt == '?' || opt == ':')
+			return cli_bad_option(&cmd_migrate, argc, argv);
+		status = set_option(a, opt, optarg);
+		if (status != CLI_OK)
+			return status;
+	}
+	if (optind + 2 != argc)
+		return cli_usage(&cmd_migrate, "a VM and a URI are needed");
+	a->vm = argv[optind];
+	a->uri_text = argv[optind + 1];
+	if (migrate_uri_parse(&a->uri, a->uri_text, &err))
+		return cli_usage(&cmd_migrate, "%s", err.text);
+	if (json_object_set_new(a->body, "destination_url",
+				json_string(a->uri_text)))
+		return cli_usage(&cmd_migrate, "%s: not UTF-8", a->uri_text);
+	return CLI_OK;
+}
+
+static int run(int argc, char **argv)
+{
+	struct migrate_args a = { .body = json_object() };
+	int status = parse(&a, argc, argv);
+
+	if (status == CLI_OK)
+		status = migrate_and_tell(&a);
+	json_decref(a.body);
+	return status;
+}
+
+static bool option_at(size_t i, struct cli_option *ret)
+{
+	if (!options[i].name)
+		return false;
+	*ret = (struct cli_option){ .name = options[i].name };
+	if (options[i].has_arg != no_argument)
+		ret->arg = "";
+	return true;
+}
+
+const struct cli_command cmd_migrate = {
+	.name = "migrate",
+	.summary = "have a running VM go on in another quire",
+	.help = help,
+	.run = run,
+	.option_at = option_at,
+	.words = CLI_WORDS_VM,
+};
