@@ -4,8 +4,8 @@
 #include "base/clock.h"
 
 /*
- * Pausing, saving a small machine and loading it, measured with the probe
- * guest on an idle host: 3 to 6 ms. Devices that have requests under way take
+ * Pausing, saving a small machine and loading it took 2 to 6 ms with the
+ * walking guest, on a busy machine. Devices that have requests under way take
  * longer, and are not known beforehand.
  */
 #define FIXED_NS (6 * NSEC_PER_MSEC)

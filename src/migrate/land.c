@@ -52,12 +52,16 @@ struct stream {
 	struct vm_landed landed;
 };
 
+struct port {
+	pthread_mutex_t lock; /* one thread fills through it at a time */
+};
+
 struct land {
 	struct land_config cfg;
 	const struct ram *ram;
 	struct hostmem_guard *guard;
 	_Atomic bool stop;
-	pthread_mutex_t *ports; /* a lock each: one thread fills at a time */
+	struct port *ports;
 	unsigned int num_ports;
 
 	pthread_mutex_t lock; /* the two below */
@@ -202,9 +206,9 @@ static int fill(struct stream *s, uint64_t gpa, uint64_t len)
 	const struct second_stage_filler *f = l->cfg.landing.second_stage;
 	int r;
 
-	pthread_mutex_lock(&l->ports[s->port]);
+	pthread_mutex_lock(&l->ports[s->port].lock);
 	r = f->fill(f->ctx, s->port, GPA(gpa), len);
-	pthread_mutex_unlock(&l->ports[s->port]);
+	pthread_mutex_unlock(&l->ports[s->port].lock);
 	if (!r)
 		s->landed.second_stage_bytes += len;
 	return r;
@@ -428,7 +432,7 @@ static int make_ports(struct land *l)
 	if (!l->ports)
 		return -ENOMEM;
 	for (; l->num_ports < num; l->num_ports++)
-		pthread_mutex_init(&l->ports[l->num_ports], NULL);
+		pthread_mutex_init(&l->ports[l->num_ports].lock, NULL);
 	return 0;
 }
 
@@ -513,7 +517,7 @@ void land_free(struct land *l)
 		free(l->streams[i].units);
 	}
 	for (unsigned int i = 0; i < l->num_ports; i++)
-		pthread_mutex_destroy(&l->ports[i]);
+		pthread_mutex_destroy(&l->ports[i].lock);
 	free(l->ports);
 	hostmem_guard_free(l->guard);
 	pthread_mutex_destroy(&l->lock);

@@ -260,14 +260,16 @@ int vmm_receive_begin(struct vmm *v, struct vmm_landing *ret, struct err *err)
 		.state = "",
 	};
 	r = vmm_build_machine(v, err);
-	if (!r)
-		r = begin_landing(v, ret, err);
 	if (!r) {
-		v->receiving = true;
-		vmm_begin_hold(v, "a VM is being received");
-		return 0;
+		r = begin_landing(v, ret, err);
+		if (!r) {
+			v->receiving = true;
+			vmm_begin_hold(v, "a VM is being received");
+			return 0;
+		}
+		chardev_set_waiting(v->chardev, false);
+		machine_free(take_ptr(v->machine));
 	}
-	machine_free(take_ptr(v->machine));
 	vmm_release_origin(v);
 	vmm_expect_disks(&v->cfg, false);
 	return r;
@@ -307,8 +309,11 @@ int vmm_receive_load(struct vmm *v, const void *state, size_t bytes,
 	r = vmm_load_machine(v, err);
 	/* It is the caller's, and not needed any more. */
 	v->origin.state = "";
-	if (r)
+	if (r) {
+		/* The source hears of the failure, and wants them back. */
+		(void)!machine_hand_over(v->machine, false, NULL);
 		return r;
+	}
 	v->machine->memory.landed.base_faults = faults_of(v->machine);
 	v->state = VMM_PAUSED;
 	return 0;
@@ -336,6 +341,10 @@ int vmm_receive_drop(struct vmm *v, struct err *err)
 	v->receiving = false;
 	vmm_release(v);
 	chardev_set_waiting(v->chardev, false);
+	/* First: the source may be waiting for them, its guest standing still.
+	 */
+	if (v->state == VMM_PAUSED)
+		(void)!machine_hand_over(v->machine, false, NULL);
 	machine_stop(v->machine);
 	machine_free(take_ptr(v->machine));
 	vmm_release_origin(v);

@@ -185,7 +185,7 @@ static void test_once(void **state)
 	assert_int_equal(count.page_bytes, landed.page_bytes);
 	/* 4 of pages, 3 of units, ROUND and END on each of 3. */
 	assert_int_equal(count.wire_bytes,
-			 landed.page_bytes + 13 * WIRE_DATA_BYTES);
+			 landed.page_bytes + 13ull * WIRE_DATA_BYTES);
 	pair_free(p);
 }
 
