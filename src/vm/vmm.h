@@ -325,8 +325,6 @@ int vmm_receive_drop(struct vmm *v, struct err *err);
 /* Before vm_confine(): the disks of cfg are another process's still. */
 void vmm_expect_disks(struct vm_config *cfg, bool expected);
 
-/* quire is to end: vmm_call() fails. Any thread. */
-bool vmm_is_ending(struct vmm *v);
 /* quire is to end, for this failure. */
 int vmm_fail(struct vmm *v, const struct err *why);
 

@@ -186,16 +186,6 @@ void vmm_sending_ended(struct vmm *v)
 	pthread_mutex_unlock(&v->hold.lock);
 }
 
-bool vmm_is_ending(struct vmm *v)
-{
-	bool ending;
-
-	pthread_mutex_lock(&v->calls.lock);
-	ending = v->calls.closed;
-	pthread_mutex_unlock(&v->calls.lock);
-	return ending;
-}
-
 int vmm_fail(struct vmm *v, const struct err *why)
 {
 	vmm_begin_fail(v, -why->code, why);

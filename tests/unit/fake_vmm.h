@@ -222,11 +222,6 @@ FAKE_VERB(vmm_send_undo)
 FAKE_VERB(vmm_send_doubt)
 FAKE_VERB(vmm_receive_drop)
 
-bool vmm_is_ending(struct vmm *v)
-{
-	return false;
-}
-
 int vmm_listen(struct vmm *v,
 	       void (*fn)(void *ctx, const char *source, const char *event,
 			  const json_t *properties),
