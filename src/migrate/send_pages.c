@@ -412,7 +412,6 @@ static int start_sender(struct send_pages *p, unsigned int i, struct err *err)
 
 	s->p = p;
 	s->index = i + 1;
-	s->pages.pagemap.fd = -1;
 	s->link.fd = p->cfg.fds[i];
 	s->link.patience_ns = p->cfg.patience_ns;
 	s->link.given_up = is_stopped;
@@ -434,6 +433,9 @@ int send_pages_start(struct send_pages **ret,
 		return err_errno(err, -r, "sending memory");
 	}
 	p->cfg = *cfg;
+	/* Also those that are never started have nothing to close. */
+	for (unsigned int i = 0; i < cfg->num; i++)
+		p->senders[i].pages.pagemap.fd = -1;
 	for (unsigned int i = 0; !r && i < cfg->num; i++)
 		r = start_sender(p, i, err);
 	if (r)

@@ -6,7 +6,10 @@
  */
 #include "fake_kvm_log.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -375,6 +378,38 @@ static void test_given_up(void **state)
 	pair_free(p);
 }
 
+/* No descriptor for the second sender: what is open stays open. */
+static void test_no_descriptors(void **state)
+{
+	struct pair *p = pair_new(1, 0, false, 0);
+	int fds[3] = { p->out[0], p->out[0], p->out[0] };
+	const struct send_pages_config cfg = {
+		.ram = &p->from->ram,
+		.dirty = p->from->tracker,
+		.fds = fds,
+		.num = 3,
+		.patience_ns = PATIENCE,
+		.tick = tick,
+		.ctx = p,
+	};
+	struct rlimit old, low;
+	struct send_pages *send = NULL;
+	struct err err = ERR_INIT;
+	int next = dup(0), r;
+
+	assert_true(next > 0);
+	close(next);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &old), 0);
+	low = (struct rlimit){ (rlim_t)next + 1, old.rlim_max };
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &low), 0);
+	r = send_pages_start(&send, &cfg, &err);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &old), 0);
+	assert_int_equal(r, -EMFILE);
+	assert_null(send);
+	assert_true(fcntl(0, F_GETFD) >= 0);
+	pair_free(p);
+}
+
 static void test_source_is_gone(void **state)
 {
 	struct pair *p = pair_new(1, 0, false, 0);
@@ -400,6 +435,7 @@ int main(void)
 		cmocka_unit_test(test_hung_up),
 		cmocka_unit_test(test_given_up),
 		cmocka_unit_test(test_source_is_gone),
+		cmocka_unit_test(test_no_descriptors),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
