@@ -16,7 +16,9 @@
 #include "migrate/land.h"
 #include "migrate/shape.h"
 
-#define PATIENCE_NS	(60 * NSEC_PER_SEC)
+#define PATIENCE_NS (60 * NSEC_PER_SEC)
+/* The source has its word ready, and its guest stands still without disks. */
+#define COMMIT_NS	(10 * NSEC_PER_SEC)
 #define PREFACE_NS	(10 * NSEC_PER_SEC) /* of a connection */
 #define CONNECTIONS_NS	(30 * NSEC_PER_SEC) /* until all are there */
 #define ACCEPT_SLICE_MS 100
@@ -266,6 +268,7 @@ static int take_over(struct receive *r, const struct wire_ready *ready,
 	bool run = ready->ran;
 	int n = link_put(&r->control, WIRE_LOADED, NULL, 0, err);
 
+	atomic_store(&r->control.patience_ns, COMMIT_NS);
 	if (!n)
 		n = link_get(&r->control, WIRE_COMMIT, NULL, NULL, err);
 	if (!n)

@@ -28,7 +28,10 @@
 #define PATIENCE_NS	  (30 * NSEC_PER_SEC)
 #define PATIENCE_STILL_NS (10 * NSEC_PER_SEC) /* the guest stands still */
 #define LAST_WORDS_NS	  (1 * NSEC_PER_SEC)
-#define REPORT_NS	  (NSEC_PER_SEC / 2)
+/* Longer than a destination waits for COMMIT, which keeps the disks so long. */
+#define RECLAIM_NS	 (15 * NSEC_PER_SEC)
+#define RECLAIM_SLICE_MS 50
+#define REPORT_NS	 (NSEC_PER_SEC / 2)
 
 struct send {
 	struct vmm *vmm;
@@ -241,6 +244,11 @@ static int done(struct vmm *v, void *arg, struct err *err)
 	return vmm_send_done(v, err);
 }
 
+static int reclaim(struct vmm *v, void *arg, struct err *err)
+{
+	return vmm_send_reclaim(v, err);
+}
+
 static int undo(struct vmm *v, void *arg, struct err *err)
 {
 	return vmm_send_undo(v, err);
@@ -421,6 +429,19 @@ static int ask_why(struct send *s, int r, struct err *err)
 	return r;
 }
 
+/*
+ * The destination may have locked the disks already, and gives them up when it
+ * sees that it is over: not before we do, and only then may the guest go on.
+ */
+static void reclaim_disks(struct send *s)
+{
+	uint64_t began = clock_now_ns();
+
+	while (s->begun && vmm_call(s->vmm, reclaim, s, NULL) == -EBUSY &&
+	       clock_now_ns() - began < RECLAIM_NS)
+		(void)!poll(NULL, 0, RECLAIM_SLICE_MS);
+}
+
 /* Nothing was committed: it goes on here. */
 static int give_up(struct send *s, int r, struct err *err)
 {
@@ -431,6 +452,7 @@ static int give_up(struct send *s, int r, struct err *err)
 		link_put_failure(&s->control, WIRE_ABORT, err);
 	send_pages_free(take_ptr(s->pages));
 	close_all(s);
+	reclaim_disks(s);
 	if (let_go(s, undo, &undone) && undone.text[0]) {
 		log_error("migration: the VM stays paused: %s", undone.text);
 		err_append(err, "the VM stays paused, since: ");

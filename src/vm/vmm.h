@@ -276,6 +276,8 @@ int vmm_restore(struct vmm *v, struct vm_config *cfg,
  *	stop	it stands still, and is saved into *w, which is finished
  *	leave	its disks are durable and nobody's
  *	done	the VM is gone from here; without vmm_set_stays() quire ends
+ *	reclaim	its disks are its own again; -EBUSY: somebody has one, perhaps
+ *		not for long: as before
  *	undo	it goes on here, if it ran; instead of any of the others. Fails
  *		where somebody has taken a disk: PAUSED then
  *	doubt	it may run elsewhere: PAUSED, until vmm_resume()
@@ -295,6 +297,7 @@ int vmm_send_stop(struct vmm *v, struct state_writer *w,
 		  struct vmm_stopped *ret, struct err *err);
 int vmm_send_leave(struct vmm *v, struct err *err);
 int vmm_send_done(struct vmm *v, struct err *err);
+int vmm_send_reclaim(struct vmm *v, struct err *err);
 int vmm_send_undo(struct vmm *v, struct err *err);
 int vmm_send_doubt(struct vmm *v, struct err *err);
 

@@ -121,6 +121,11 @@ int vmm_take_disks(struct vmm *v, struct err *err)
 	return r;
 }
 
+int vmm_send_reclaim(struct vmm *v, struct err *err)
+{
+	return v->sending ? vmm_take_disks(v, err) : 0;
+}
+
 /* The machine that was sent may have ended since the release. */
 static bool end_sending(struct vmm *v)
 {

@@ -647,6 +647,20 @@ def test_link_is_cut(host, cut, after):
     assert not (runs(host, "one", source) and runs(host, "two", vm))
 
 
+def test_destination_is_slow_to_give_up(host):
+    """It has locked the disk, and sees late that it is over: the guest still goes on here."""
+    def act(source, vm):
+        def cut(relay):
+            vm.send_signal(signal.SIGSTOP)
+            threading.Timer(2, vm.send_signal, (signal.SIGCONT,)).start()
+            relay.hang_up()
+        return cut
+    _, vm, done = relayed(host, "LOADED", act)
+    assert done.returncode == 1 and "stays paused" not in done.stderr, done.stderr
+    assert vm.wait(LONG) == 1
+    wait_passes(host.dir / "one.log", 3)
+
+
 def has_ended(vm):
     """Whether it does, of its own, within the time that it may take to see why."""
     try:

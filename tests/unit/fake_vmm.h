@@ -218,6 +218,7 @@ FAKE_REFUSAL(vmm_receive_load, const void *state, size_t bytes,
 FAKE_REFUSAL(vmm_receive_go, bool run)
 FAKE_VERB(vmm_send_leave)
 FAKE_VERB(vmm_send_done)
+FAKE_VERB(vmm_send_reclaim)
 FAKE_VERB(vmm_send_undo)
 FAKE_VERB(vmm_send_doubt)
 FAKE_VERB(vmm_receive_drop)
