@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guests that go from one quire process to another, under a real second stage.
+
+A Linux guest that verifies itself (test_integrity.py) moves back and forth, its two network
+interfaces ports of one bridge. Besides that work it has one TCP connection from beginning to
+end, on which both sides check what comes. What its processes say is one row of numbers: what
+was done twice, or left out, shows.
+
+And with the walking guest faults are counted: the guest finds all of its memory mapped.
+
+QUIRE_MIGRATE_MOVES=N: so many moves, and beyond two also with one and four vCPUs.
+"""
+import base64
+import json
+import os
+import pathlib
+import re
+import socket
+import subprocess
+import threading
+import time
+
+import pytest
+
+from test_integrity import MIB, NETTEST, PORT, SECONDS, WORK, Chain
+
+MOVES = int(os.environ.get("QUIRE_MIGRATE_MOVES", "2"))
+BRIDGE, TAPS, LINE_PORT = "qbr72", ["qmig0", "qmig1"], 5002
+MAC = "02:00:00:00:72:02"
+TAP_WORK = r"""
+( n=0; while :; do n=$((n + 1)); echo "line $n"; usleep 100000; done |
+	nc 10.72.0.1 5002 | ( m=0; while read -r word number; do
+		m=$((m + 1))
+		[ "$word $number" = "back $m" ] || echo "BAD connection: $word $number, not $m"
+		[ $((m % 5)) = 0 ] && echo "connection $((m / 5))"
+	  done; echo "BAD connection: ended" ) ) &
+"""
+
+
+def is_listening(path):
+    """Without a connection, which would be taken for one. The file is there earlier."""
+    return re.search(rf" 00010000 0001 01 +\d+ {re.escape(path)}$",
+                     pathlib.Path("/proc/net/unix").read_text(), re.M)
+
+
+def sh(*argv):
+    subprocess.run([str(a) for a in argv], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def bridge():
+    for module in ("tun", "bridge"):
+        sh("modprobe", module)
+    sh("ip", "link", "add", BRIDGE, "type", "bridge", "forward_delay", "0")
+    sh("ip", "addr", "add", "10.72.0.1/24", "dev", BRIDGE)
+    sh("ip", "link", "set", BRIDGE, "up")
+    for tap in TAPS:
+        sh("ip", "tuntap", "add", "dev", tap, "mode", "tap", "vnet_hdr")
+        sh("ip", "link", "set", tap, "master", BRIDGE, "up")
+    server = subprocess.Popen([NETTEST, "serve", str(PORT)], stdout=subprocess.DEVNULL)
+    yield
+    server.kill()
+    server.wait()
+    for link in (*TAPS, BRIDGE):
+        sh("ip", "link", "del", link)
+
+
+class Line:
+    """The host's end of the one connection: numbered lines come, and each is answered."""
+
+    def __init__(self):
+        self.accepted = self.lines = 0
+        self.wrong = None
+        self.listener = socket.create_server(("10.72.0.1", LINE_PORT))
+        self.thread = threading.Thread(target=self.serve, daemon=True)
+        self.thread.start()
+
+    def serve(self):
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            with connection, connection.makefile("rwb", buffering=0) as f:
+                try:
+                    self.answer(f)
+                except OSError:
+                    pass  # the guest is gone, with the last of its processes
+
+    def answer(self, f):
+        for line in f:
+            self.lines += 1
+            if line != b"line %d\n" % self.lines:
+                self.wrong = self.wrong or (line, self.lines)
+            f.write(b"back %d\n" % self.lines)
+
+    def close(self):
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+
+@pytest.fixture
+def line(bridge):
+    host_end = Line()
+    yield host_end
+    host_end.close()
+
+
+def port_of_guest():
+    """The port behind which the bridge believes the guest."""
+    entries = subprocess.run(["bridge", "fdb", "show", "br", BRIDGE], check=True, text=True,
+                             capture_output=True).stdout
+    return re.findall(rf"^{MAC} dev (\S+) master", entries, re.M)
+
+
+class Traveller(Chain):
+    """One guest, in processes that have its disk and its address, and each a tap."""
+
+    KINDS = ("disk", "memory", "network", "connection", "tick")
+
+    def __init__(self, folder, cpus, pages):
+        super().__init__(folder)
+        self.cpus, self.pages = cpus, pages
+        self.processes = []
+
+    def argv(self, *args):
+        return ["run", "--name", f"vm{self.number}", "--kernel", os.environ["GUEST_KERNEL"],
+                "--initramfs", os.environ["GUEST_INITRD"], "--cmdline", self.words, "--cpus",
+                f"boot={self.cpus}", "--memory",
+                f"size=128M,page={self.pages[self.number % len(self.pages)]}", "--disk",
+                f"path={self.disk}", "--rng", "kernel", "--net",
+                f"tap={TAPS[self.number % 2]},mac={MAC}", *args]
+
+    def begin(self, words):
+        self.words = words
+        self.disk = self.folder / "disk.img"
+        with open(self.disk, "wb") as f:
+            f.truncate(16 * MIB)
+        self.start(*self.argv())
+        self.processes.append(self.vm)
+
+    def counted(self, number):
+        """The last of each count in the log of a process, and the first."""
+        text = (self.folder / f"log{number}").read_text(errors="replace").replace("\r", "")
+        assert "BAD" not in text, text[-2000:]
+        found = {}
+        for kind in self.KINDS:
+            found[kind] = [int(n) for n in re.findall(rf"^{kind} (\d+)\b.*\n", text, re.M)]
+        return found
+
+    def move(self):
+        old = self.vm
+        self.number += 1
+        uri = f"unix:{self.folder}/in{self.number}"
+        self.start(*self.argv("--incoming", uri))
+        self.processes.append(self.vm)
+        end = time.monotonic() + SECONDS
+        while not is_listening(uri[5:]):
+            assert self.vm.poll() is None and time.monotonic() < end, self.said()
+            time.sleep(0.1)
+        done = subprocess.run([os.environ["QUIRE"], "migrate", f"vm{self.number - 1}", uri,
+                               "--streams", "2", "--downtime", "2000"], env=self.env, text=True,
+                              capture_output=True, timeout=SECONDS, check=False)
+        print(done.stdout, done.stderr)
+        assert done.returncode == 0, (done.stderr, self.said())
+        assert old.wait(SECONDS) == 0
+
+    def wait_here(self):
+        """Each kind of work gets on, from where it was, and nothing of it is wrong."""
+        for kind in self.KINDS:
+            self.wait(kind, lambda k=kind: len(self.numbers(k)) > 1)
+        before, here = self.counted(self.number - 1), self.counted(self.number)
+        for kind in self.KINDS:
+            first = here[kind][0]
+            assert here[kind] == list(range(first, first + len(here[kind]))), kind
+            if before[kind]:
+                # A line may be cut by the move itself, and is in neither.
+                assert before[kind][-1] < first <= before[kind][-1] + 2, (kind, before[kind][-3:])
+        ups = [[float(up) for up in re.findall(r"^tick \d+ ([\d.]+)\n", self.log(), re.M)]
+               for self.number in (self.number - 1, self.number)]
+        assert ups[0] + ups[1] == sorted(ups[0] + ups[1])
+        assert ups[1][0] - ups[0][-1] < 30
+
+    def end(self):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+def linux(*work):
+    return ("console=ttyS0 quiet panic=-1 quire.run64=" +
+            base64.b64encode("".join(work).encode()).decode())
+
+
+@pytest.mark.parametrize("cpus", [2] if MOVES <= 2 else [1, 2, 4])
+def test_linux_goes_back_and_forth(tmp_path, line, cpus):
+    """Between processes with pages of either kind."""
+    guest = Traveller(tmp_path, cpus, ["4k", "thp"])
+    # The connection begins when the interface is up.
+    lines = WORK.splitlines(keepends=True)
+    up = next(i for i, text in enumerate(lines) if "ip addr" in text) + 1
+    guest.begin(linux(*lines[:up], TAP_WORK, *lines[up:]))
+    try:
+        for kind in guest.KINDS:
+            guest.wait(kind, lambda k=kind: len(guest.numbers(k)) > 1)
+        for _ in range(MOVES):
+            guest.move()
+            guest.wait_here()
+            assert port_of_guest() == [TAPS[guest.number % 2]]
+        assert (line.accepted, line.wrong) == (1, None) and line.lines > 0
+    finally:
+        guest.end()
+
+
+# ---- faults, counted ----
+
+class Walker:
+    """Processes of the guest that checks and changes its memory for ever, on two CPUs."""
+
+    IMAGE = pathlib.Path(os.environ["QUIRE"]).parent / "guest/probe/walker.elf"
+
+    def __init__(self, folder, page, stage2):
+        self.folder = folder
+        self.env = {**os.environ, "QUIRE_RUNTIME_DIR": str(folder / "run")}
+        self.args = ["--kernel", self.IMAGE, "--cmdline", "mib=24", "--cpus", "boot=2",
+                     "--memory", f"size=128M,page={page},stage2={stage2}"]
+        self.running = []
+
+    def passes(self, name):
+        text = (self.folder / name).read_text()
+        assert "BAD" not in text, text[-300:]
+        return [int(n) for n in re.findall(r"^walker: pass (\d+)\n", text, re.M)]
+
+    def wait(self, what, condition):
+        end = time.monotonic() + SECONDS
+        while not condition():
+            assert self.running[-1].poll() is None, (self.folder / "err").read_text()
+            assert time.monotonic() < end, what
+            time.sleep(0.1)
+
+    def start(self, name, *args):
+        with open(self.folder / "err", "a") as err:
+            self.running.append(subprocess.Popen(
+                [os.environ["QUIRE"], "run", "--name", name, *map(str, self.args), "--serial",
+                 f"file={self.folder}/{name}", *args], env=self.env, stderr=err,
+                stdin=subprocess.DEVNULL))
+
+    def quire(self, *args):
+        return subprocess.run([os.environ["QUIRE"], *args], env=self.env, text=True, check=True,
+                              stdout=subprocess.PIPE, timeout=SECONDS).stdout
+
+    def end(self):
+        for process in self.running:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("page,stage2", [("4k", "auto"), ("thp", "auto"), ("4k", "none")])
+def test_faults_of_the_first_pass(tmp_path, page, stage2):
+    """After the switch-over: none, where memory is mapped ahead; without, all of them."""
+    guest = Walker(tmp_path, page, stage2)
+    uri = f"unix:{tmp_path}/in"
+    try:
+        guest.start("one")
+        guest.wait("a pass", lambda: (tmp_path / "one").exists() and guest.passes("one"))
+        guest.start("two", "--incoming", uri)
+        guest.wait("its socket", lambda: is_listening(uri[5:]))
+        guest.quire("migrate", "one", uri, "--downtime", "60000")
+        guest.wait("passes", lambda: len(guest.passes("two")) >= 3)
+        there = json.loads(guest.quire("ctl", "two", "vm.memory-stats"))["migration"]
+    finally:
+        guest.end()
+    old, new = guest.passes("one"), guest.passes("two")
+    assert new == list(range(new[0], new[0] + len(new)))
+    assert old[-1] < new[0] <= old[-1] + 2
+    print(page, stage2, there)
+    if stage2 == "auto":
+        assert there["second_stage_bytes"] >= 24 * MIB
+        assert there["second_stage_faults"] == 0
+    else:
+        assert there["second_stage_bytes"] == 0
+        assert there["second_stage_faults"] >= 24 * 256
