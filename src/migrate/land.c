@@ -74,7 +74,8 @@ static bool is_stopped(void *ctx)
 {
 	struct land *l = ctx;
 
-	return atomic_load_explicit(&l->stop, memory_order_relaxed);
+	return atomic_load_explicit(&l->stop, memory_order_relaxed) ||
+	       (l->cfg.given_up && l->cfg.given_up(l->cfg.ctx));
 }
 
 static void fail(struct land *l, int error, const struct err *err)
@@ -359,7 +360,9 @@ static void *stream_main(void *arg)
 	int r = 0;
 
 	while (!r && !s->wire.ended) {
-		r = read_bytes(s, bytes, sizeof(bytes));
+		/* Also of a source that never has us wait. */
+		r = is_stopped(s->land) ? -ECANCELED
+					: read_bytes(s, bytes, sizeof(bytes));
 		if (r)
 			r = explain(s, r, &err);
 		else

@@ -19,6 +19,9 @@ struct land_config {
 	const int *fds; /* in the order of streams; stay the caller's */
 	unsigned int num;
 	uint64_t patience_ns;
+	/* Asked by the streams while they wait; any thread. NULL: never. */
+	bool (*given_up)(void *ctx);
+	void *ctx;
 };
 
 __must_check int land_start(struct land **ret, const struct land_config *cfg,

@@ -19,6 +19,20 @@ static bool is_given_up(const struct link *l)
 	return l->given_up && l->given_up(l->ctx);
 }
 
+/*
+ * Who gives or takes a little each time never has us wait for a whole slice:
+ * between two transfers it is asked as often.
+ */
+static bool is_given_up_meanwhile(const struct link *l, uint64_t *asked_ns)
+{
+	uint64_t now = clock_now_ns();
+
+	if (now - *asked_ns < SLICE_MS * NSEC_PER_MSEC)
+		return false;
+	*asked_ns = now;
+	return is_given_up(l);
+}
+
 /* Until events, or since_ns is too long ago. */
 static int wait_for(struct link *l, short events, uint64_t since_ns)
 {
@@ -58,7 +72,7 @@ static void use_up(struct iovec **iov, unsigned int *num, size_t bytes)
 
 int link_send(struct link *l, struct iovec *iov, unsigned int num)
 {
-	uint64_t since = clock_now_ns();
+	uint64_t since = clock_now_ns(), asked = since;
 
 	while (num) {
 		const struct msghdr msg = { .msg_iov = iov, .msg_iovlen = num };
@@ -67,6 +81,8 @@ int link_send(struct link *l, struct iovec *iov, unsigned int num)
 
 		if (n >= 0) {
 			use_up(&iov, &num, (size_t)n);
+			if (num && is_given_up_meanwhile(l, &asked))
+				return -ECANCELED;
 			since = clock_now_ns();
 			continue;
 		}
@@ -105,12 +121,16 @@ ssize_t link_recv_some(struct link *l, void *buf, size_t size)
 
 int link_recv(struct link *l, void *buf, size_t len)
 {
+	uint64_t asked = clock_now_ns();
+
 	for (size_t done = 0; done < len;) {
 		ssize_t n = link_recv_some(l, (char *)buf + done, len - done);
 
 		if (n < 0)
 			return (int)n;
 		done += (size_t)n;
+		if (done < len && is_given_up_meanwhile(l, &asked))
+			return -ECANCELED;
 	}
 	return 0;
 }

@@ -20,7 +20,7 @@ struct link {
 	int fd;
 	/* Nothing moved for so long: -ETIMEDOUT. May change at any time. */
 	_Atomic uint64_t patience_ns;
-	/* Asked some times a second while it waits; NULL: never. */
+	/* Asked some times a second in a transfer; NULL: never. */
 	bool (*given_up)(void *ctx);
 	void *ctx;
 };

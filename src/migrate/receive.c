@@ -19,7 +19,7 @@
 #define PATIENCE_NS (60 * NSEC_PER_SEC)
 /* The source has its word ready, and its guest stands still without disks. */
 #define COMMIT_NS	(10 * NSEC_PER_SEC)
-#define PREFACE_NS	(10 * NSEC_PER_SEC) /* of a connection */
+#define PREFACE_NS	(5 * NSEC_PER_SEC)  /* all 32 bytes of a connection */
 #define CONNECTIONS_NS	(30 * NSEC_PER_SEC) /* until all are there */
 #define ACCEPT_SLICE_MS 100
 
@@ -35,13 +35,19 @@ struct receive {
 	bool begun; /* held: go or drop has to follow */
 };
 
-static bool is_given_up(void *ctx)
+static bool is_ending(void *ctx)
 {
 	struct receive *r = ctx;
 
 	return vmm_is_ending(r->vmm) ||
-	       (r->begun && vmm_hold_cancelled(r->vmm)) ||
-	       (r->land && land_failed(r->land, NULL));
+	       (r->begun && vmm_hold_cancelled(r->vmm));
+}
+
+static bool is_given_up(void *ctx)
+{
+	struct receive *r = ctx;
+
+	return is_ending(r) || (r->land && land_failed(r->land, NULL));
 }
 
 /* ---- connections ---- */
@@ -60,18 +66,35 @@ static int accept_one(struct receive *r)
 	return errno == EINTR || errno == ECONNABORTED ? -EAGAIN : -errno;
 }
 
+struct preface_wait {
+	struct receive *receive;
+	uint64_t began_ns;
+};
+
+/* A stranger who says a byte now and then keeps nobody out for long. */
+static bool is_late(void *ctx)
+{
+	const struct preface_wait *w = ctx;
+
+	return is_given_up(w->receive) ||
+	       clock_now_ns() - w->began_ns > PREFACE_NS;
+}
+
 static int read_preface(struct receive *r, int fd, struct wire_preface *ret,
 			struct err *err)
 {
+	struct preface_wait wait = { r, clock_now_ns() };
 	uint8_t bytes[WIRE_PREFACE_BYTES];
 	struct link link = {
 		.fd = fd,
 		.patience_ns = PREFACE_NS,
-		.given_up = is_given_up,
-		.ctx = r,
+		.given_up = is_late,
+		.ctx = &wait,
 	};
 	int n = link_recv(&link, bytes, sizeof(bytes));
 
+	if (n == -ECANCELED)
+		n = -ETIMEDOUT;
 	return n ? err_errno(err, -n, "its first bytes")
 		 : wire_parse_preface(bytes, ret, err);
 }
@@ -217,6 +240,8 @@ static int start_landing(struct receive *r, struct err *err)
 		.fds = r->fds + 1,
 		.num = r->preface.num_streams,
 		.patience_ns = PATIENCE_NS,
+		.given_up = is_ending,
+		.ctx = r,
 	};
 
 	return land_start(&r->land, &cfg, err);

@@ -125,14 +125,56 @@ int wire_parse_control(const uint8_t in[WIRE_CONTROL_BYTES],
 	return 0;
 }
 
+/*
+ * How many of the bytes are one character that a terminal only shows; 0: they
+ * do not begin with one. Well-formed UTF-8 (Unicode 15, table 3-7), without the
+ * controls from U+0080 to U+009F.
+ */
+static size_t shown_bytes(const uint8_t *in, size_t bytes)
+{
+	static const struct {
+		uint8_t first, last; /* of the first byte */
+		uint8_t low, high;   /* the second is within */
+		uint8_t len;
+	} forms[] = {
+		{ 0xc2, 0xc2, 0xa0, 0xbf, 2 }, { 0xc3, 0xdf, 0x80, 0xbf, 2 },
+		{ 0xe0, 0xe0, 0xa0, 0xbf, 3 }, { 0xe1, 0xec, 0x80, 0xbf, 3 },
+		{ 0xed, 0xed, 0x80, 0x9f, 3 }, { 0xee, 0xef, 0x80, 0xbf, 3 },
+		{ 0xf0, 0xf0, 0x90, 0xbf, 4 }, { 0xf1, 0xf3, 0x80, 0xbf, 4 },
+		{ 0xf4, 0xf4, 0x80, 0x8f, 4 },
+	};
+
+	if (in[0] < 0x80)
+		return in[0] >= ' ' && in[0] <= '~';
+	for (size_t i = 0; i < ARRAY_SIZE(forms); i++) {
+		size_t n = 2;
+
+		if (in[0] < forms[i].first || in[0] > forms[i].last)
+			continue;
+		if (bytes < forms[i].len || in[1] < forms[i].low ||
+		    in[1] > forms[i].high)
+			return 0;
+		while (n < forms[i].len && (in[n] & 0xc0) == 0x80)
+			n++;
+		return n == forms[i].len ? n : 0;
+	}
+	return 0;
+}
+
 void wire_parse_text(const uint8_t *in, size_t bytes,
 		     char out[WIRE_MAX_TEXT + 1])
 {
-	size_t n = MIN(bytes, (size_t)WIRE_MAX_TEXT);
+	size_t end = MIN(bytes, (size_t)WIRE_MAX_TEXT), n;
 
-	for (size_t i = 0; i < n; i++)
-		out[i] = in[i] >= 0x80 || isprint(in[i]) ? (char)in[i] : '?';
-	out[n] = '\0';
+	for (size_t at = 0; at < end; at += n) {
+		n = shown_bytes(in + at, end - at);
+		if (n)
+			memcpy(out + at, in + at, n);
+		else
+			out[at] = '?';
+		n += !n;
+	}
+	out[end] = '\0';
 }
 
 /* ---- machine ---- */

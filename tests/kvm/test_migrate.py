@@ -362,6 +362,33 @@ def test_strangers_are_let_go(host):
     wait_passes(host.dir / "two.log", 3)
 
 
+def test_stranger_who_takes_his_time(host):
+    """He has connected first, and says a byte now and then."""
+    boot(host)
+    uri = unix(host, "two")
+    incoming(host, "two", uri)
+    over = threading.Event()
+
+    def dribble(s):
+        for byte in preface(0, 1):
+            if over.wait(1.5):
+                return
+            try:
+                s.sendall(bytes([byte]))
+            except OSError:
+                return
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(uri[5:])
+        thread = threading.Thread(target=dribble, args=(s,))
+        thread.start()
+        try:
+            migrate(host, "one", uri)
+        finally:
+            over.set()
+            thread.join()
+    wait_passes(host.dir / "two.log", 3)
+
+
 def preface(stream, num, version=1, ident=b"i" * 16):
     return b"QUIREMIG" + struct.pack("<IHH", version, stream, num) + ident
 
@@ -719,10 +746,53 @@ def test_disk_cannot_be_locked_there(host):
     assert other.wait(LONG) == 1
 
 
-def test_hostile_source(host):
-    """Whatever a source says, the destination ends with an error, and never runs."""
+def accepted(path):
+    """A source of one stream whose machine was taken: control connection, and the other."""
     region = struct.pack("<QQ", 0, 128 * MIB)
     machine = (struct.pack("<IIQQIIBBB5x", 4096, 2 * MIB, 0, 128 * MIB, 2, 1, 1, 1, 0) + region)
+    control, stream = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+    for number, s in enumerate((control, stream)):
+        s.connect(path)
+        s.sendall(preface(number, 1))
+    control.sendall(struct.pack("<IIQ", 1, 0, len(machine)) + machine)
+    assert Relay.read(control, 16)[0] == 2
+    return control, stream
+
+
+@pytest.mark.parametrize("pause", [None, 0.02], ids=["floods", "trickles"])
+def test_source_without_end(host, pause):
+    """It is READY, it says, and its stream goes on and on: Ctrl-C ends that."""
+    vm = incoming(host, "two", unix(host, "two"))
+    control, stream = accepted(unix(host, "two")[5:])
+    control.sendall(struct.pack("<IIQ", 3, 0, 64) + bytes(64))
+    control.sendall(struct.pack("<IIQ", 4, 0, 24) + bytes(24))
+
+    def send():
+        stream.sendall(struct.pack("<IIQQ", 1, 0, 0, 2 * MIB))
+        try:
+            while vm.poll() is None:
+                if pause:
+                    stream.sendall(b"x")
+                    time.sleep(pause)
+                else:
+                    stream.sendall(bytes(2 * MIB) + struct.pack("<IIQQ", 1, 0, 0, 2 * MIB))
+        except OSError:
+            pass
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        time.sleep(0.5)
+        vm.send_signal(signal.SIGINT)
+        assert vm.wait(LONG) == 130, host.said(vm)
+    finally:
+        vm.kill()
+        thread.join()
+        control.close()
+        stream.close()
+
+
+def test_hostile_source(host):
+    """Whatever a source says, the destination ends with an error, and never runs."""
     end = struct.pack("<IIQQ", 5, 0, 0, 0)
     page = struct.pack("<IIQQ", 1, 0, 0, 4096) + bytes(4096)
     streams = [struct.pack("<IIQQ", 1, 0, 128 * MIB, 4096), struct.pack("<IIQQ", 1, 0, 0, 4097),
@@ -731,13 +801,8 @@ def test_hostile_source(host):
                struct.pack("<IIQQ", 1, 0, 1 << 63, 1 << 63), b"\xff" * 24, b"\0" * 7]
     for i, data in enumerate(streams):
         vm = incoming(host, f"two{i}", unix(host, f"two{i}"))
-        path = unix(host, f"two{i}")[5:]
-        with socket.socket(socket.AF_UNIX) as control, socket.socket(socket.AF_UNIX) as stream:
-            for number, s in enumerate((control, stream)):
-                s.connect(path)
-                s.sendall(preface(number, 1))
-            control.sendall(struct.pack("<IIQ", 1, 0, len(machine)) + machine)
-            assert Relay.read(control, 16)[0] == 2
+        control, stream = accepted(unix(host, f"two{i}")[5:])
+        with control, stream:
             stream.sendall(data)
             stream.shutdown(socket.SHUT_WR)
             control.sendall(struct.pack("<IIQ", 3, 0, 64) + bytes(64))

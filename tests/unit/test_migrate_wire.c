@@ -119,6 +119,18 @@ static void test_text(void **state)
 
 	wire_parse_text((const uint8_t *)"a\033[2J\n\303\244", 8, out);
 	assert_string_equal(out, "a?[2J?\303\244");
+	/* Controls behind ASCII, and what is no UTF-8: cut, too long, alone. */
+	wire_parse_text((const uint8_t *)"\302\233x\233y\177", 6, out);
+	assert_string_equal(out, "??x?y?");
+	wire_parse_text((const uint8_t *)"\302\240\342\202\254\360\237\230\200",
+			9, out);
+	assert_string_equal(out, "\302\240\342\202\254\360\237\230\200");
+	wire_parse_text((const uint8_t *)"\300\257\355\240\200\364\220\200\200"
+					 "\342\202",
+			11, out);
+	assert_string_equal(out, "???????????");
+	wire_parse_text((const uint8_t *)"\342\202\254", 2, out);
+	assert_string_equal(out, "??");
 	memset(in, 'x', sizeof(in));
 	wire_parse_text(in, sizeof(in), out);
 	assert_int_equal(strlen(out), WIRE_MAX_TEXT);
