@@ -147,6 +147,12 @@ struct virtio_class {
 	 */
 	int (*hand_over)(struct virtio_dev *dev, bool take, struct err *err);
 	/*
+	 * The VM has come from another process: as soon as the device is not
+	 * held, others outside are to know that it is here. Control thread. May
+	 * be NULL.
+	 */
+	void (*announce)(struct virtio_dev *dev);
+	/*
 	 * The paths that remain to be opened by name (a socket that is
 	 * connected to again). May be NULL.
 	 */

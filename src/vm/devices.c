@@ -197,3 +197,13 @@ int machine_hand_over(struct machine *m, bool take, struct err *err)
 		(void)!hand_over(m->devices[--done], !take, NULL);
 	return r;
 }
+
+void machine_announce(const struct machine *m)
+{
+	for (unsigned int i = 0; i < m->num_devices; i++) {
+		struct virtio_dev *dev = virtio_pci_dev(m->devices[i]);
+
+		if (dev->cls->announce)
+			dev->cls->announce(dev);
+	}
+}

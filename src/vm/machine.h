@@ -152,6 +152,9 @@ void machine_device_count(const struct virtio_dev *dev,
 __must_check int machine_hand_over(struct machine *m, bool take,
 				   struct err *err);
 
+/* Its network devices tell the network that they are here now. */
+void machine_announce(const struct machine *m);
+
 /* Another VM generation id, and the guest is told. */
 __must_check int machine_renew_generation_id(struct machine *m,
 					     struct err *err);

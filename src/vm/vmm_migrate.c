@@ -323,6 +323,7 @@ int vmm_receive_go(struct vmm *v, bool run, struct err *err)
 	if (r)
 		return r;
 	v->receiving = false;
+	machine_announce(v->machine);
 	vmm_expect_disks(&v->cfg, false);
 	vmm_release(v);
 	vmm_emit(v, "vm", "received", NULL);

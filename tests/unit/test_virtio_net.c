@@ -310,6 +310,38 @@ static void test_config(void **state)
 	f->dev->cls->destroy(f->dev);
 }
 
+/* After a migration: so that bridges learn where the guest's address is now. */
+static void test_announce(void **state)
+{
+	const unsigned char mac[] = { 2, 0, 0, 0x12, 0x34, 0x56 };
+	struct fixture *f = *state;
+
+	create(f, "mac=02:00:00:12:34:56");
+	/* A driver that is not there, and one that is held: when it goes on. */
+	f->dev->cls->announce(f->dev);
+	assert_int_equal(activate(f, ~0ull), 0);
+	for (unsigned int i = 0; i < 3; i++) {
+		unsigned char frame[60];
+		uint32_t be;
+
+		assert_int_equal(io_read_full(f->peer, &be, sizeof(be)), 0);
+		assert_int_equal(ntohl(be), sizeof(frame));
+		assert_int_equal(io_read_full(f->peer, frame, sizeof(frame)),
+				 0);
+		assert_memory_equal(frame, "\xff\xff\xff\xff\xff\xff", 6);
+		assert_memory_equal(frame + 6, mac, 6);
+		assert_memory_equal(frame + 12, "\x80\x35\0\1\x08\0\6\4\0\3",
+				    10);
+		assert_memory_equal(frame + 22, mac, 6);
+		assert_memory_equal(frame + 32, mac, 6);
+	}
+	/* And then the driver's own. */
+	driver_send(f, 70, 1, 4096, false);
+	kick(f, TX);
+	peer_expect(f, 70, 1);
+	stop(f);
+}
+
 static void test_transmit(void **state)
 {
 	struct fixture *f = *state;
@@ -1070,6 +1102,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		NET_TEST(test_config),
+		NET_TEST(test_announce),
 		NET_TEST(test_transmit),
 		NET_TEST(test_transmit_drops),
 		NET_TEST(test_transmit_backpressure),

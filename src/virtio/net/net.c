@@ -379,6 +379,15 @@ static int net_load(struct virtio_dev *vdev, struct state_reader *r,
 	return 0;
 }
 
+/* Its thread sends it, when the device is not held any more. */
+static void net_announce(struct virtio_dev *vdev)
+{
+	struct net_dev *dev = net_dev_of(vdev);
+
+	atomic_store(&dev->announce, true);
+	io_eventfd_signal(vdev->queues[1].kick_fd);
+}
+
 const struct virtio_class virtio_net_class = {
 	.name = "net",
 	.device_id = NET_DEVICE_ID,
@@ -407,6 +416,7 @@ const struct virtio_class virtio_net_class = {
 	.config_paths = net_config_paths,
 	.create = net_create,
 	.destroy = net_destroy,
+	.announce = net_announce,
 	.config_space_bytes = sizeof(struct net_config_space),
 	.config_read = net_config_read,
 	.activate = net_activate,

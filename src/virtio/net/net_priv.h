@@ -41,6 +41,7 @@ struct net_dev {
 	uint64_t saved_offloads;
 	unsigned int saved_pairs;
 	_Atomic bool stop;
+	_Atomic bool announce; /* asked for; the first transmit queue does */
 	struct net_worker *workers; /* between activate and deactivate */
 	unsigned int num_workers;
 };

@@ -14,6 +14,7 @@
  */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/arith.h"
 #include "base/clock.h"
@@ -24,8 +25,19 @@
 #define BATCH_FRAMES 32
 #define BATCH_BYTES  (16 * KIB)
 
+/*
+ * Three times, since a bridge's port that has just come up may take nothing
+ * yet. As with other VMMs a reverse ARP request (RFC 903): all that is said is
+ * in the Ethernet header, nobody answers.
+ */
+#define ANNOUNCE_TIMES	  3u
+#define ANNOUNCE_PAUSE_NS (100 * NSEC_PER_MSEC)
+#define ANNOUNCE_BYTES	  60u
+
 struct net_tx {
 	struct net_queue q;
+	unsigned int announcements; /* still to be sent */
+	uint64_t announce_at_ns;
 	unsigned int unshown; /* frames, and bytes, that were sent or dropped */
 	size_t unshown_bytes;
 	struct vq_chain chain;
@@ -141,6 +153,59 @@ static bool serve_ring(struct net_tx *tx, struct net_wait *wait)
 	return true;
 }
 
+/* ---- that the guest is here ---- */
+
+static void fill_announcement(uint8_t frame[ANNOUNCE_BYTES], uint64_t mac)
+{
+	static const uint8_t request[] = {
+		0x80, 0x35, 0, 1, 8, 0, NET_MAC_BYTES, 4, 0, 3,
+	};
+
+	memset(frame, 0, ANNOUNCE_BYTES);
+	memset(frame, 0xff, NET_MAC_BYTES);
+	memcpy(frame + 6, &mac, NET_MAC_BYTES);
+	memcpy(frame + 12, request, sizeof(request));
+	memcpy(frame + 22, &mac, NET_MAC_BYTES);
+	memcpy(frame + 32, &mac, NET_MAC_BYTES);
+}
+
+static void send_announcement(struct net_tx *tx)
+{
+	struct net_dev *dev = tx->q.dev;
+	uint8_t frame[ANNOUNCE_BYTES];
+	struct net_hdr hdr = { .flags = 0 };
+	struct iovec iov[] = {
+		{ &hdr, NET_HDR_BYTES },
+		{ frame, sizeof(frame) },
+	};
+
+	fill_announcement(frame, atomic_load(&dev->mac));
+	/* One that is lost is followed by others. */
+	(void)!dev->backend->ops->send(dev->backend, tx->q.pair, iov,
+				       ARRAY_SIZE(iov), sizeof(frame));
+}
+
+static void announce(struct net_tx *tx, struct net_wait *wait)
+{
+	uint64_t now;
+
+	if (!tx->q.pair && atomic_exchange(&tx->q.dev->announce, false)) {
+		tx->announcements = ANNOUNCE_TIMES;
+		tx->announce_at_ns = 0;
+	}
+	if (!tx->announcements)
+		return;
+	now = clock_now_ns();
+	if (now >= tx->announce_at_ns) {
+		send_announcement(tx);
+		tx->announcements--;
+		tx->announce_at_ns = now + ANNOUNCE_PAUSE_NS;
+	}
+	if (tx->announcements &&
+	    (!wait->until_ns || wait->until_ns > tx->announce_at_ns))
+		wait->until_ns = tx->announce_at_ns;
+}
+
 static bool tx_serve(struct net_queue *q, struct net_wait *wait)
 {
 	struct net_tx *tx = container_of(q, struct net_tx, q);
@@ -149,6 +214,7 @@ static bool tx_serve(struct net_queue *q, struct net_wait *wait)
 	vq_disable_kick(&net_virtio_queue(q)->vq);
 	more = serve_ring(tx, wait);
 	show(tx);
+	announce(tx, wait);
 	return more;
 }
 
