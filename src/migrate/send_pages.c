@@ -64,6 +64,7 @@ struct send_pages {
 	struct send_pages_config cfg;
 	unsigned int num_started;
 	_Atomic bool stop, last;
+	_Atomic uint64_t in_hand; /* pages taken out of the log, not yet sent */
 
 	pthread_mutex_t lock; /* all below */
 	pthread_cond_t changed;
@@ -231,13 +232,13 @@ static void keep_pace(struct sender *s)
 	pthread_mutex_unlock(&p->lock);
 }
 
-static bool any_bit(const uint64_t *bits, unsigned int words)
+static uint64_t count_bits(const uint64_t *bits, unsigned int words)
 {
-	for (unsigned int i = 0; i < words; i++) {
-		if (bits[i])
-			return true;
-	}
-	return false;
+	uint64_t n = 0;
+
+	for (unsigned int i = 0; i < words; i++)
+		n += (uint64_t)__builtin_popcountll(bits[i]);
+	return n;
 }
 
 /* Regions begin at multiples of a unit, pieces are some units. */
@@ -256,10 +257,13 @@ static int send_piece(struct sender *s, const struct piece *piece, bool first,
 		const struct mem_range where = { .start = start, .len = len };
 		unsigned int words = (unsigned int)div_round_up(
 			where.len / PAGE_4K, 64);
+		uint64_t pages = 0;
 
-		if (wire_stream_of(start, s->p->cfg.num) == s->index &&
-		    any_bit(bits, words)) {
+		if (wire_stream_of(start, s->p->cfg.num) == s->index)
+			pages = count_bits(bits, words);
+		if (pages) {
 			r = send_unit(s, &where, bits, first, err);
+			atomic_fetch_sub(&s->p->in_hand, pages);
 			if (!r)
 				keep_pace(s);
 		}
@@ -511,6 +515,7 @@ static int take_piece(struct send_pages *p, unsigned int region, uint64_t first,
 		return err_errno(
 			err, (int)-n, "what was written to memory at %#llx",
 			(unsigned long long)(r->base.v + first * PAGE_4K));
+	atomic_fetch_add(&p->in_hand, (uint64_t)n);
 	if (n)
 		publish(p);
 	return 0;
@@ -586,6 +591,7 @@ void send_pages_set_patience(struct send_pages *p, uint64_t ns)
 void send_pages_read(struct send_pages *p, struct send_pages_count *ret)
 {
 	memset(ret, 0, sizeof(*ret));
+	ret->in_hand_bytes = atomic_load(&p->in_hand) * PAGE_4K;
 	for (unsigned int i = 0; i < p->cfg.num; i++) {
 		struct sender *s = &p->senders[i];
 

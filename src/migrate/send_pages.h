@@ -36,7 +36,8 @@ struct send_pages_config {
 
 struct send_pages_count {
 	uint64_t page_bytes, zero_bytes;
-	uint64_t wire_bytes; /* with headers */
+	uint64_t wire_bytes;	/* with headers */
+	uint64_t in_hand_bytes; /* out of the log, and not sent yet */
 };
 
 __must_check int send_pages_start(struct send_pages **ret,

@@ -288,6 +288,8 @@ def test_bandwidth_and_progress(host):
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert len(lines) >= 2 and lines[0]["phase"] == "pre-copy"
     assert lines[-1]["sent_bytes"] > lines[0]["sent_bytes"]
+    # In the middle of the first round, that is what it is for.
+    assert lines[1]["remaining_bytes"] > 16 * MIB
     wait_passes(host.dir / "two.log", 3)
 
 

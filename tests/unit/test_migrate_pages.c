@@ -186,6 +186,7 @@ static void test_once(void **state)
 	check_same(p);
 	send_pages_read(p->send, &count);
 	assert_int_equal(count.page_bytes, landed.page_bytes);
+	assert_int_equal(count.in_hand_bytes, 0);
 	/* 4 of pages, 3 of units, ROUND and END on each of 3. */
 	assert_int_equal(count.wire_bytes,
 			 landed.page_bytes + 13ull * WIRE_DATA_BYTES);
