@@ -388,9 +388,15 @@ static int parse_args(struct run_args *args, int argc, char **argv)
 	return CLI_OK;
 }
 
+/* Who has booted the VM instead, or deleted it, has other plans. */
 static int fail(struct vmm *v, void *arg, struct err *err)
 {
-	return vmm_fail(v, arg);
+	const struct err *why = arg;
+
+	if (vmm_state(v) == VMM_CREATED)
+		return vmm_fail(v, why);
+	log_warn("%s", why->text);
+	return 0;
 }
 
 /* Without the VM it waited for this process has nothing to do. */

@@ -22,6 +22,7 @@
 #define PREFACE_NS	(5 * NSEC_PER_SEC)  /* all 32 bytes of a connection */
 #define CONNECTIONS_NS	(30 * NSEC_PER_SEC) /* until all are there */
 #define ACCEPT_SLICE_MS 100
+#define LOOK_SLICES	5 /* from one look at our VM to the next */
 
 struct receive {
 	struct vmm *vmm;
@@ -138,13 +139,28 @@ static int take_connection(struct receive *r)
 	return 0;
 }
 
+static int still_created(struct vmm *v, void *arg, struct err *err)
+{
+	return vmm_state(v) == VMM_CREATED
+		       ? 0
+		       : err_set(err, EBADFD,
+				 "the VM that was created for it has been "
+				 "deleted, or booted");
+}
+
 static int wait_control(struct receive *r, struct err *err)
 {
+	unsigned int slices = 0;
 	int n = 0;
 
 	while (!n && r->fds[0] < 0) {
 		if (is_given_up(r))
 			return err_set(err, ECANCELED, "cancelled");
+		if (++slices % LOOK_SLICES == 0) {
+			n = vmm_call(r->vmm, still_created, NULL, err);
+			if (n)
+				return n;
+		}
 		n = take_connection(r);
 	}
 	if (n)

@@ -70,6 +70,9 @@ static void ask_guest_to_end(struct vmm *v)
 	};
 
 	v->shutting_down = true;
+	/* It is to power off here, and is no good to anybody elsewhere. */
+	if (v->sending)
+		vmm_sending_ended(v);
 	platform_power_button(v->machine->platform);
 	log_info("SIGTERM: asked the guest to power off; stopping it in %u s",
 		 v->cfg.shutdown_timeout_s);

@@ -137,8 +137,9 @@ void vmm_stop_machine(struct vmm *v);
 void vmm_forget_vm(struct vmm *v);
 
 /*
- * vmm_migrate.c: the guest ended by itself while its VM is being sent: that is
- * over. The disks, where they were given up, are this machine's again.
+ * vmm_migrate.c: the guest ended by itself, or is to, while its VM is being
+ * sent: that is over. The disks, where they were given up, are this machine's
+ * again.
  */
 void vmm_sending_ended(struct vmm *v);
 __must_check int vmm_take_disks(struct vmm *v, struct err *err);

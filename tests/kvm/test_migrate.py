@@ -272,6 +272,39 @@ def test_over_the_api(host):
     assert done.returncode == 1 and "not booted" in done.stderr
 
 
+def test_booted_instead(host):
+    """Whoever boots the VM that waits for another has it, and keeps it."""
+    uri = unix(host, "two")
+    vm = incoming(host, "two", uri)
+    host.quire("ctl", "two", "boot")
+    wait_passes(host.dir / "two.log")
+    wait_for("an end of waiting", lambda: "booted" in host.said(vm))
+    boot(host)
+    assert migrate(host, "one", uri, check=False).returncode == 1
+    wait_passes(host.dir / "two.log", 3)
+    wait_passes(host.dir / "one.log", 3)
+
+
+def test_nobody_waits_for_a_vm_that_was_deleted(host):
+    """The verb comes to an end, and makes room for others that take long."""
+    sock = host.dir / "api.sock"
+    host.start("run", "--api-socket", sock)
+    wait_for("the API", sock.exists)
+    config = {"payload": {"kernel": str(WALKER)}, "serial": {"mode": "Null"}}
+    host.quire("ctl", sock, "create", f"@{write(host, 'config', config)}")
+    uri = unix(host, "two")
+    answer = []
+    waiting = threading.Thread(target=lambda: answer.append(host.quire(
+        "ctl", "--timeout", LONG, sock, "receive-migration", f"receiver_url={uri}",
+        check=False)))
+    waiting.start()
+    wait_for("its socket", lambda: is_listening(uri[5:]))
+    host.quire("ctl", sock, "delete")
+    waiting.join(LONG)
+    assert answer[0].returncode == 1 and "has been deleted" in answer[0].stderr
+    assert not os.path.exists(uri[5:])
+
+
 def write(host, name, value):
     path = host.dir / name
     path.write_text(json.dumps(value))
@@ -472,6 +505,21 @@ def test_source_is_told_to_end(host):
     assert vm.wait(LONG) == 1
 
 
+def test_source_is_told_to_power_off(host):
+    """SIGTERM asks the guest to: here, and not wherever it is going."""
+    source = boot(host)
+    uri = unix(host, "two")
+    vm = incoming(host, "two", uri)
+    client = start_slow(host, uri)
+    source.send_signal(signal.SIGTERM)
+    said = client.communicate(timeout=LONG)[1]
+    assert client.returncode == 1 and "cancelled" in said, said
+    assert vm.wait(LONG) == 1
+    wait_passes(host.dir / "one.log", 2)  # this guest does not listen
+    source.send_signal(signal.SIGINT)
+    assert source.wait(LONG) == 130
+
+
 # Writes 4 MiB, says 'r', counts for a while, and crashes (no IDT).
 CRASHING = bytes.fromhex(
     "bf00004000" "b900040000"            # mov edi, 0x400000; mov ecx, 1024
@@ -640,8 +688,9 @@ def relayed(host, cut, act, after=False):
 
 
 def is_in_doubt(cut, after, done):
-    """LOADED was all that came: the source may have sent COMMIT before it saw the end."""
-    return cut == "LOADED" and after and "may run at" in done.stderr
+    """LOADED was all that came, also right behind READY: the source may have sent COMMIT
+    before it saw the end."""
+    return cut in ("READY", "LOADED") and after and "may run at" in done.stderr
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
@@ -720,8 +769,8 @@ def test_killed(host, cut, who):
             host.ask("one", "resume")
         wait_passes(host.dir / "one.log", 3)
         return
-    if cut in ("COMMIT", "RUNNING") or (cut == "LOADED" and not has_ended(vm)):
-        # After LOADED it may have sent COMMIT before it was killed.
+    if cut in ("COMMIT", "RUNNING") or (cut in ("READY", "LOADED") and not has_ended(vm)):
+        # After LOADED, which may follow READY at once, it may have sent COMMIT before that.
         wait_passes(host.dir / "two.log", 3)
         is_follow_up(host, "one", "two")
     else:
