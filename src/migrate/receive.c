@@ -114,7 +114,7 @@ static bool is_wanted(const struct receive *r, const struct wire_preface *p)
 static int take_connection(struct receive *r)
 {
 	_cleanup_close_ int fd = accept_one(r);
-	struct wire_preface p;
+	struct wire_preface p = { 0 };
 	struct err err = ERR_INIT;
 
 	if (fd == -EAGAIN)

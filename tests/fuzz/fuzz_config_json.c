@@ -36,6 +36,8 @@ static void round_trip(const struct vm_config *cfg)
 	vm_config_fini(&copy);
 }
 
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct err err = ERR_INIT;

@@ -176,6 +176,8 @@ static void serve_all(int fd)
 	remove_made();
 }
 
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	int before, ends[2];

@@ -155,6 +155,8 @@ static void run_set_pages(uint8_t *bytes, size_t len, bool fix)
 	}
 }
 
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct err err = ERR_INIT;
