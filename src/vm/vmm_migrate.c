@@ -8,6 +8,7 @@
  * gone (vmm_holds_end()), and until then only cancels (vmm_sending_ended()).
  */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/cleanup.h"
@@ -219,24 +220,27 @@ static int begin_landing(struct vmm *v, struct vmm_landing *ret,
 			 struct err *err)
 {
 	struct machine *m = v->machine;
-	_cleanup_free_ struct kvm_vcpu **vcpus = calloc(
-		m->num_vcpus, sizeof(struct kvm_vcpu *));
+	struct kvm_vcpu **vcpus;
 	const char *why = NULL;
+	int r;
 
-	if (!vcpus)
-		return err_set(err, ENOMEM, "out of memory");
 	if (vm_config_shared(&v->cfg, &why) && why)
 		return err_set(err, ENOTSUP,
 			       "the %s device is served by another process",
 			       why);
+	vcpus = calloc(m->num_vcpus, sizeof(struct kvm_vcpu *));
+	if (!vcpus)
+		return err_set(err, ENOMEM, "out of memory");
 	for (unsigned int i = 0; i < m->num_vcpus; i++)
 		vcpus[i] = vcpu_kvm(m->vcpus[i]);
 	ret->machine = m;
 	ret->ram = &m->memory.ram;
 	ret->fills_host = v->cfg.populate == POPULATE_HOST ||
 			  v->cfg.populate == POPULATE_FULL;
-	return vm_memory_begin_landing(&m->memory, vcpus, m->num_vcpus,
-				       &ret->second_stage, err);
+	r = vm_memory_begin_landing(&m->memory, vcpus, m->num_vcpus,
+				    &ret->second_stage, err);
+	free(vcpus);
+	return r;
 }
 
 int vmm_receive_begin(struct vmm *v, struct vmm_landing *ret, struct err *err)

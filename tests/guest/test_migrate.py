@@ -107,6 +107,21 @@ def line(bridge):
     host_end.close()
 
 
+class Ears:
+    """Hears who announces himself on the bridge by reverse ARP."""
+
+    def __init__(self):
+        self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x8035))
+        self.socket.bind((BRIDGE, 0x8035))
+        self.socket.settimeout(SECONDS)
+
+    def wait_for_guest(self):
+        """It tells three times: all of them, so that none is left for the next."""
+        for _ in range(3):
+            frame = self.socket.recv(2000)
+            assert frame[:6] == b"\xff" * 6 and frame[6:12].hex(":") == MAC
+
+
 def port_of_guest():
     """The port behind which the bridge believes the guest."""
     entries = subprocess.run(["bridge", "fdb", "show", "br", BRIDGE], check=True, text=True,
@@ -196,7 +211,7 @@ def linux(*work):
 @pytest.mark.parametrize("cpus", [2] if MOVES <= 2 else [1, 2, 4])
 def test_linux_goes_back_and_forth(tmp_path, line, cpus):
     """Between processes with pages of either kind."""
-    guest = Traveller(tmp_path, cpus, ["4k", "thp"])
+    guest, ears = Traveller(tmp_path, cpus, ["4k", "thp"]), Ears()
     # The connection begins when the interface is up.
     lines = WORK.splitlines(keepends=True)
     up = next(i for i, text in enumerate(lines) if "ip addr" in text) + 1
@@ -206,6 +221,7 @@ def test_linux_goes_back_and_forth(tmp_path, line, cpus):
             guest.wait(kind, lambda k=kind: len(guest.numbers(k)) > 1)
         for _ in range(MOVES):
             guest.move()
+            ears.wait_for_guest()
             guest.wait_here()
             assert port_of_guest() == [TAPS[guest.number % 2]]
         assert (line.accepted, line.wrong) == (1, None) and line.lines > 0
