@@ -24,6 +24,7 @@
 
 #include "base/arith.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/thread.h"
 #include "mem/hostmem_guard.h"
 #include "mem/host_fill.h"
@@ -61,6 +62,8 @@ struct land {
 	const struct ram *ram;
 	struct hostmem_guard *guard;
 	_Atomic bool stop;
+	_Atomic uint64_t moved_ns; /* when something came, on any stream */
+	_Atomic bool is_awaited;   /* and for that the source has patience_ns */
 	struct port *ports;
 	unsigned int num_ports;
 
@@ -69,14 +72,6 @@ struct land {
 	struct err err;
 	struct stream streams[];
 };
-
-static bool is_stopped(void *ctx)
-{
-	struct land *l = ctx;
-
-	return atomic_load_explicit(&l->stop, memory_order_relaxed) ||
-	       (l->cfg.given_up && l->cfg.given_up(l->cfg.ctx));
-}
 
 static void fail(struct land *l, int error, const struct err *err)
 {
@@ -87,6 +82,36 @@ static void fail(struct land *l, int error, const struct err *err)
 	}
 	pthread_mutex_unlock(&l->lock);
 	atomic_store(&l->stop, true);
+}
+
+static void has_moved(struct land *l)
+{
+	atomic_store(&l->moved_ns, clock_now_ns());
+}
+
+/*
+ * A stream alone may have nothing to say for as long as others have, and so has
+ * the control connection meanwhile: it is all of them that may not be silent.
+ */
+static void check_silence(struct land *l)
+{
+	struct err err = ERR_INIT;
+	/* In this order: what comes in between is no silence. */
+	uint64_t moved = atomic_load(&l->moved_ns), now = clock_now_ns();
+
+	if (!atomic_load(&l->is_awaited) || now - moved <= l->cfg.patience_ns)
+		return;
+	fail(l, err_set(&err, ETIMEDOUT, "the source says nothing any more"),
+	     &err);
+}
+
+static bool is_stopped(void *ctx)
+{
+	struct land *l = ctx;
+
+	check_silence(l);
+	return atomic_load_explicit(&l->stop, memory_order_relaxed) ||
+	       (l->cfg.given_up && l->cfg.given_up(l->cfg.ctx));
 }
 
 /* ---- units ---- */
@@ -250,6 +275,7 @@ static int populate_rest(struct stream *s, struct err *err)
 		r = have_pages(s, u, u->gpa, u->len, err);
 		if (!r)
 			r = map_unit(s, u, err);
+		has_moved(s->land); /* that it waits is our doing */
 	}
 	return r;
 }
@@ -369,6 +395,7 @@ static void *stream_main(void *arg)
 			r = wire_parse_data(bytes, &s->wire, &h, &err);
 		if (!r)
 			r = take_message(s, &h, &err);
+		has_moved(s->land);
 	}
 	/* Nobody has anything to say after that. */
 	if (!r && s->at != s->filled)
@@ -407,7 +434,7 @@ static int prepare_stream(struct land *l, unsigned int i)
 			.len = l->ram->regions[k].size,
 		};
 	s->link.fd = l->cfg.fds[i];
-	s->link.patience_ns = l->cfg.patience_ns;
+	s->link.patience_ns = UINT64_MAX; /* see check_silence() */
 	s->link.given_up = is_stopped;
 	s->link.ctx = l;
 	s->port = l->num_ports ? i % l->num_ports : 0;
@@ -450,6 +477,8 @@ int land_start(struct land **ret, const struct land_config *cfg,
 		return err_set(err, ENOMEM, "out of memory");
 	l->cfg = *cfg;
 	l->ram = cfg->landing.ram;
+	has_moved(l);
+	l->is_awaited = true;
 	pthread_mutex_init(&l->lock, NULL);
 	r = hostmem_guard_new(&l->guard, l->ram, "");
 	if (!r)
@@ -470,6 +499,7 @@ bool land_failed(struct land *l, struct err *err)
 {
 	int error;
 
+	check_silence(l);
 	pthread_mutex_lock(&l->lock);
 	error = l->error;
 	if (error && err)
@@ -490,6 +520,7 @@ static void join(struct land *l)
 int land_finish(struct land *l, struct vm_landed *ret, struct err *err)
 {
 	join(l);
+	atomic_store(&l->is_awaited, false);
 	if (land_failed(l, err))
 		return l->error;
 	memset(ret, 0, sizeof(*ret));

@@ -18,7 +18,7 @@ struct land_config {
 	struct vmm_landing landing;
 	const int *fds; /* in the order of streams; stay the caller's */
 	unsigned int num;
-	uint64_t patience_ns;
+	uint64_t patience_ns; /* for anything to come, on any of them */
 	/* Asked by the streams while they wait; any thread. NULL: never. */
 	bool (*given_up)(void *ctx);
 	void *ctx;
@@ -27,7 +27,10 @@ struct land_config {
 __must_check int land_start(struct land **ret, const struct land_config *cfg,
 			    struct err *err);
 
-/* Has a stream failed? Then err (may be NULL) has the first. Any thread. */
+/*
+ * Has a stream failed, or is there nothing for patience_ns, until
+ * land_finish()? Then err (may be NULL) has the first. Any thread.
+ */
 bool land_failed(struct land *l, struct err *err);
 
 /*

@@ -290,8 +290,12 @@ static int receive_all(struct receive *r, struct wire_ready *ready,
 {
 	_cleanup_free_ uint8_t *state = NULL;
 	struct loading loading = { .bytes = 0 };
-	int n = link_get(&r->control, WIRE_STATE, &state, &loading.bytes, err);
+	int n;
 
+	/* As long as it takes to send memory; land.c sees to silence. */
+	atomic_store(&r->control.patience_ns, UINT64_MAX);
+	n = link_get(&r->control, WIRE_STATE, &state, &loading.bytes, err);
+	atomic_store(&r->control.patience_ns, PATIENCE_NS);
 	if (!n)
 		n = get_ready(r, ready, err);
 	if (!n)

@@ -25,7 +25,9 @@
 #include "vm/vmm.h"
 
 /* Nothing moves for so long: it is given up. */
-#define PATIENCE_NS	  (30 * NSEC_PER_SEC)
+#define PATIENCE_NS (30 * NSEC_PER_SEC)
+/* Of memory: a destination that populates all of its own takes none so long. */
+#define PATIENCE_PAGES_NS (300 * NSEC_PER_SEC)
 #define PATIENCE_STILL_NS (10 * NSEC_PER_SEC) /* the guest stands still */
 #define LAST_WORDS_NS	  (1 * NSEC_PER_SEC)
 /* Longer than a destination waits for COMMIT, which keeps the disks so long. */
@@ -297,7 +299,7 @@ static int start_pages(struct send *s, struct err *err)
 		.dirty = s->machine->memory.dirty,
 		.fds = s->fds + 1,
 		.num = s->num_fds - 1,
-		.patience_ns = PATIENCE_NS,
+		.patience_ns = PATIENCE_PAGES_NS,
 		.rate_bytes_per_s = s->req->rate_bytes_per_s,
 		.tick = tick,
 		.ctx = s,

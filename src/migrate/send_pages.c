@@ -34,6 +34,7 @@
 #define PIECE_PAGES 16384u
 #define NUM_PIECES  4u
 #define TICK_NS	    (50 * NSEC_PER_MSEC)
+#define SIGN_NS	    (15 * NSEC_PER_SEC) /* of life, where a rate is kept */
 #define MAX_IOV	    1024u /* what the kernel takes at once: UIO_MAXIOV */
 
 struct piece {
@@ -213,23 +214,52 @@ static int send_unit(struct sender *s, const struct mem_range *where,
 
 /* ---- a sender ---- */
 
-/* Ahead of the rate that was asked for: wait, but not for longer than that. */
-static void keep_pace(struct sender *s)
+static int send_mark(struct sender *s, enum wire_data type, uint64_t gpa,
+		     uint64_t len, struct err *err)
+{
+	s->num_iov = s->num_headers = 0;
+	put_header(s, type, gpa, len);
+	return flush(s, err);
+}
+
+/* Until then, or it is not to wait any more. True: it was long enough. */
+static bool wait_until(struct send_pages *p, uint64_t ns)
+{
+	struct timespec until;
+	int r = 0;
+
+	deadline_at(&until, ns);
+	pthread_mutex_lock(&p->lock);
+	while (!r && !atomic_load(&p->stop) && !atomic_load(&p->last))
+		r = pthread_cond_timedwait(&p->changed, &p->lock, &until);
+	pthread_mutex_unlock(&p->lock);
+	return r == ETIMEDOUT;
+}
+
+/*
+ * Ahead of the rate that was asked for: wait, but not for longer than that, nor
+ * silently for so long that the destination takes us for dead.
+ */
+static int keep_pace(struct sender *s, const struct mem_range *unit,
+		     struct err *err)
 {
 	struct send_pages *p = s->p;
 	uint64_t bytes = atomic_load(&s->wire_bytes) - s->pace_bytes;
 	double rate = (double)p->cfg.rate_bytes_per_s / p->cfg.num;
-	struct timespec until;
+	uint64_t until, now;
+	int r = 0;
 
 	if (!p->cfg.rate_bytes_per_s || atomic_load(&p->last))
-		return;
-	deadline_at(&until,
-		    s->pace_ns + (uint64_t)((double)bytes / rate * 1e9));
-	pthread_mutex_lock(&p->lock);
-	while (!atomic_load(&p->stop) && !atomic_load(&p->last) &&
-	       !pthread_cond_timedwait(&p->changed, &p->lock, &until))
-		;
-	pthread_mutex_unlock(&p->lock);
+		return 0;
+	until = s->pace_ns + (uint64_t)((double)bytes / rate * 1e9);
+	while (!r && (now = clock_now_ns()) < until) {
+		if (!wait_until(p, MIN(until, now + SIGN_NS)))
+			return 0;
+		if (until > now + SIGN_NS)
+			r = send_mark(s, WIRE_UNIT, unit->start, unit->len,
+				      err);
+	}
+	return r;
 }
 
 static uint64_t count_bits(const uint64_t *bits, unsigned int words)
@@ -265,7 +295,7 @@ static int send_piece(struct sender *s, const struct piece *piece, bool first,
 			r = send_unit(s, &where, bits, first, err);
 			atomic_fetch_sub(&s->p->in_hand, pages);
 			if (!r)
-				keep_pace(s);
+				r = keep_pace(s, &where, err);
 		}
 		bits += words;
 	}
@@ -305,14 +335,6 @@ static void count_done(struct sender *s, uint64_t *what)
 	(*what)++;
 	pthread_cond_broadcast(&s->p->changed);
 	pthread_mutex_unlock(&s->p->lock);
-}
-
-static int send_mark(struct sender *s, enum wire_data type, uint64_t gpa,
-		     uint64_t len, struct err *err)
-{
-	s->num_iov = s->num_headers = 0;
-	put_header(s, type, gpa, len);
-	return flush(s, err);
 }
 
 static int do_work(struct sender *s, enum work work, struct err *err)

@@ -326,6 +326,20 @@ def test_bandwidth_and_progress(host):
     wait_passes(host.dir / "two.log", 3)
 
 
+@pytest.mark.skipif("QUIRE_MIGRATE_SLOW" not in os.environ,
+                    reason="a minute and a half: QUIRE_MIGRATE_SLOW=1")
+def test_takes_longer_than_silence_may(host):
+    """The control connection has nothing to say for more than a minute."""
+    boot(host)
+    uri = unix(host, "two")
+    incoming(host, "two", uri)
+    client = start_slow(host, uri, "--bandwidth", "450K", "--downtime", "60000", "--streams", "2")
+    said = client.communicate(timeout=5 * LONG)[1]
+    assert client.returncode == 0, said
+    wait_passes(host.dir / "two.log", 3)
+    is_follow_up(host, "one", "two")
+
+
 def refused(done, words):
     assert done.returncode == 1 and re.search(words, done.stderr), (done.returncode, done.stderr)
     said = [line for line in done.stderr.splitlines() if not line.startswith('{"phase"')]

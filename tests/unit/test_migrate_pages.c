@@ -58,8 +58,9 @@ static int fill(void *ctx, unsigned int port, struct gpa gpa, uint64_t len)
 	return 0;
 }
 
-static struct pair *pair_new(unsigned int num, uint32_t ring, bool fills_host,
-			     uint64_t rate)
+static struct pair *pair_new_patient(unsigned int num, uint32_t ring,
+				     bool fills_host, uint64_t rate,
+				     uint64_t patience_ns)
 {
 	struct pair *p = calloc(1, sizeof(*p));
 	const struct ram_config rc = {
@@ -75,7 +76,7 @@ static struct pair *pair_new(unsigned int num, uint32_t ring, bool fills_host,
 		.tick = tick,
 		.ctx = p,
 	};
-	struct land_config lc = { .num = num, .patience_ns = PATIENCE };
+	struct land_config lc = { .num = num, .patience_ns = patience_ns };
 	struct err err = ERR_INIT;
 
 	p->num = num;
@@ -102,6 +103,12 @@ static struct pair *pair_new(unsigned int num, uint32_t ring, bool fills_host,
 	assert_int_equal(land_start(&p->land, &lc, &err), 0);
 	assert_int_equal(send_pages_start(&p->send, &sc, &err), 0);
 	return p;
+}
+
+static struct pair *pair_new(unsigned int num, uint32_t ring, bool fills_host,
+			     uint64_t rate)
+{
+	return pair_new_patient(num, ring, fills_host, rate, PATIENCE);
 }
 
 static void pair_free(struct pair *p)
@@ -379,6 +386,38 @@ static void test_given_up(void **state)
 	pair_free(p);
 }
 
+/* A stream with nothing to say for longer than all of them may be silent. */
+static void test_one_is_silent(void **state)
+{
+	/* A unit in 1.5 s, three on the first stream, none on the other. */
+	struct pair *p = pair_new_patient(2, 0, false, 4 * MIB * 2 / 3,
+					  3 * NSEC_PER_SEC);
+	struct vm_landed landed;
+
+	for (uint64_t page = 0; page < 5ull * 512; page++) {
+		if (page / 512 % 2 == 0)
+			store(p, page, page + 1);
+	}
+	harvest(p);
+	round_ok(p, false);
+	round_ok(p, true);
+	finish(p, &landed);
+	check_same(p);
+	pair_free(p);
+}
+
+/* Nothing comes, and nobody hangs up. */
+static void test_all_are_silent(void **state)
+{
+	struct pair *p = pair_new_patient(2, 0, false, 0, NSEC_PER_SEC / 4);
+	struct vm_landed landed;
+	struct err err = ERR_INIT;
+
+	assert_int_equal(land_finish(p->land, &landed, &err), -ETIMEDOUT);
+	assert_non_null(strstr(err.text, "says nothing"));
+	pair_free(p);
+}
+
 /* No descriptor for the second sender: what is open stays open. */
 static void test_no_descriptors(void **state)
 {
@@ -436,6 +475,8 @@ int main(void)
 		cmocka_unit_test(test_hung_up),
 		cmocka_unit_test(test_given_up),
 		cmocka_unit_test(test_source_is_gone),
+		cmocka_unit_test(test_one_is_silent),
+		cmocka_unit_test(test_all_are_silent),
 		cmocka_unit_test(test_no_descriptors),
 	};
 
