@@ -285,6 +285,7 @@ static int blk_activate(struct virtio_dev *vdev)
 static const struct thread_call control_calls_list[] = {
 	RARE_FCNTL("a disk is added", F_OFD_SETLK),
 	RARE_FCNTL("a disk is added", F_OFD_GETLK),
+	RARE("the VM goes to another process", fsync),
 	RARE("a disk is added", fallocate),
 	RARE("a disk with direct=on is added", statx),
 	RARE_IOCTL("a block device is added", BLKGETSIZE64),
@@ -294,7 +295,7 @@ static const struct thread_call control_calls_list[] = {
 
 static const struct thread_class control_calls = {
 	.name = "control+disk",
-	.what = "when a disk is added later",
+	.what = "when a disk is added later, or goes to another process",
 	THREAD_CALLS(control_calls_list),
 };
 
