@@ -11,6 +11,7 @@
 #include "base/thread.h"
 #include "migrate/receive.h"
 #include "migrate/send.h"
+#include "migrate/tls.h"
 #include "migrate/uri.h"
 #include "migrate/wire.h"
 #include "sandbox/sandbox.h"
@@ -293,6 +294,9 @@ static int migration_request(const struct api_call *call,
 		.uri = json_string_value(
 			json_object_get(body, "destination_url")),
 		.sockets = json_string_value(json_object_get(body, "sockets")),
+		.tls_dir = json_string_value(json_object_get(body, "tls")),
+		.tls_hostname = json_string_value(
+			json_object_get(body, "tls_hostname")),
 	};
 	if (!r)
 		r = number_field(call, "downtime_ms", MIGRATE_MIN_DOWNTIME_MS,
@@ -331,12 +335,27 @@ static int check_created(struct vmm *vmm, void *arg, struct err *err)
 		       "first, as it is there, and not booted");
 }
 
+static int migration_credentials(const struct api_call *call,
+				 struct tls_credentials **ret, struct err *err)
+{
+	const char *dir = json_string_value(json_object_get(call->body, "tls"));
+
+	int r = dir ? tls_credentials_load(ret, TLS_DESTINATION, dir, err) : 0;
+
+	if (r == -EACCES && thread_is_caged())
+		err_append(err, "a confined quire reads no credentials; quire "
+				"run --incoming URI --tls DIR does, before it "
+				"is");
+	return r;
+}
+
 int api_vm_receive_migration(struct vmm *vmm, void *arg, struct err *err)
 {
 	struct api_call *call = arg;
 	const char *text = json_string_value(
 		json_object_get(call->body, "receiver_url"));
 	struct unix_listener listener = UNIX_LISTENER_INIT;
+	struct tls_credentials *tls = NULL;
 	struct migrate_uri uri;
 	int r = migrate_uri_parse(&uri, text, err);
 
@@ -347,12 +366,15 @@ int api_vm_receive_migration(struct vmm *vmm, void *arg, struct err *err)
 			    "before it is",
 			    text, text);
 	if (!r)
+		r = migration_credentials(call, &tls, err);
+	if (!r)
 		r = vmm_call(vmm, check_created, NULL, err);
 	if (!r)
 		r = explain(migrate_uri_listen(&uri, &listener, err), err);
 	if (!r)
-		r = migrate_receive(vmm, listener.fd, err);
+		r = migrate_receive(vmm, listener.fd, tls, err);
 	unix_listener_close(&listener);
+	tls_credentials_free(tls);
 	return r;
 }
 

@@ -43,10 +43,13 @@ static const struct api_field send_fields[] = {
 	{ "downtime_ms", API_INTEGER, false },
 	{ "bandwidth", API_INTEGER, false },
 	{ "mode", API_STRING, false },
+	{ "tls", API_STRING, false },
+	{ "tls_hostname", API_STRING, false },
 };
 
 static const struct api_field receive_fields[] = {
 	{ "receiver_url", API_STRING, true },
+	{ "tls", API_STRING, false },
 };
 
 #define PUT_VERB(verb, fn, text)                                             \

@@ -270,6 +270,7 @@ static const struct thread_call work_calls[] = {
 	RARE("vm.receive-migration", fchmod),
 	RARE("vm.receive-migration", listen),
 	RARE("vm.receive-migration", accept4),
+	RARE("vm.receive-migration", shutdown),
 };
 
 static const struct thread_class work_class = {

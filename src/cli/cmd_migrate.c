@@ -25,6 +25,7 @@
 #include "cli/commands.h"
 #include "migrate/handed.h"
 #include "migrate/send.h"
+#include "migrate/tls.h"
 #include "migrate/uri.h"
 
 /* More bring nothing without being asked for: a thread each on both sides. */
@@ -34,6 +35,7 @@ struct migrate_args {
 	const char *vm, *uri_text;
 	struct migrate_uri uri;
 	json_t *body;
+	const char *tls_dir, *tls_hostname; /* NULL: not given */
 	unsigned int streams; /* 0: as many as there are CPUs, to a limit */
 	bool json;
 };
@@ -62,6 +64,10 @@ static void help(void)
 	       "  --bandwidth SIZE  bytes per second at the most, as 100M, "
 	       "while the guest runs\n"
 	       "  --mode precopy  how memory is sent\n"
+	       "  --tls DIR       TLS only, with DIR's client-cert.pem, to who "
+	       "its ca-cert.pem signed\n"
+	       "  --tls-hostname NAME  whom the certificate there is for "
+	       "(default: HOST)\n"
 	       "  --json          print what was done as JSON\n"
 	       "  -h, --help      this text\n"
 	       "\n"
@@ -80,6 +86,8 @@ static const struct option options[] = {
 	{ "downtime", required_argument, NULL, 'd' },
 	{ "bandwidth", required_argument, NULL, 'b' },
 	{ "mode", required_argument, NULL, 'm' },
+	{ "tls", required_argument, NULL, 't' },
+	{ "tls-hostname", required_argument, NULL, 'n' },
 	{ "json", no_argument, NULL, 'j' },
 	{ NULL, 0, NULL, 0 },
 };
@@ -140,6 +148,12 @@ static int set_option(struct migrate_args *a, int opt, const char *value)
 					 value);
 		json_object_set_new(a->body, "mode", json_string(value));
 		break;
+	case 't':
+		a->tls_dir = value;
+		break;
+	case 'n':
+		a->tls_hostname = value;
+		break;
 	default:
 		a->json = true;
 		break;
@@ -159,6 +173,7 @@ struct migrating {
 	struct migrate_args *args;
 	int fds[MIGRATE_MAX_CONNECTIONS];
 	unsigned int num_fds;
+	int files[TLS_NUM_FILES]; /* -1: no TLS */
 	char socket_dir[40];
 	struct unix_listener listener;
 	int conn_fd; /* of the VM's process; -1: not yet, not any more */
@@ -288,6 +303,7 @@ static void close_connections(struct migrating *m)
 {
 	while (m->num_fds)
 		close_fd(&m->fds[--m->num_fds]);
+	tls_files_close(m->files);
 }
 
 static void take_connection(struct migrating *m)
@@ -299,7 +315,8 @@ static void take_connection(struct migrating *m)
 	/* One is all that comes. */
 	unix_listener_close(&m->listener);
 	m->conn_fd = fd;
-	if (migrate_handed_give(fd, m->fds, m->num_fds))
+	if (migrate_handed_give(fd, m->fds, m->num_fds,
+				m->files[0] < 0 ? NULL : m->files))
 		close_fd(&m->conn_fd);
 	close_connections(m);
 }
@@ -328,6 +345,14 @@ static bool is_done(const struct migrating *m)
 	struct pollfd fd = { .fd = m->done_fd, .events = POLLIN };
 
 	return poll(&fd, 1, 0) > 0;
+}
+
+/* With the rights of who asks; the keys are read where they are used. */
+static int open_credentials(struct migrating *m, struct err *err)
+{
+	return m->args->tls_dir ? tls_files_open(m->files, m->args->tls_dir,
+						 TLS_SOURCE, err)
+				: 0;
 }
 
 static int connect_all(struct migrating *m, struct err *err)
@@ -395,8 +420,10 @@ static int finish(const struct migrating *m)
 static int migrate(struct migrating *m)
 {
 	struct err err = ERR_INIT;
-	int r = connect_all(m, &err);
+	int r = open_credentials(m, &err);
 
+	if (!r)
+		r = connect_all(m, &err);
 	if (!r)
 		r = open_socket(m, &err);
 	if (!r)
@@ -438,6 +465,7 @@ static int migrate_and_tell(struct migrate_args *a)
 		.conn_fd = -1,
 		.signal_fd = -1,
 		.done_fd = -1,
+		.files = { -1, -1, -1 },
 	};
 	int status = migrate(&m);
 
@@ -454,6 +482,29 @@ static int migrate_and_tell(struct migrate_args *a)
 	}
 	free(m.answer.text);
 	return status;
+}
+
+static int check_tls(struct migrate_args *a)
+{
+	size_t len = a->tls_hostname ? strlen(a->tls_hostname) : 0;
+
+	if (a->tls_hostname && !a->tls_dir)
+		return cli_usage(&cmd_migrate, "--tls-hostname goes with "
+					       "--tls");
+	if (!a->tls_dir)
+		return CLI_OK;
+	if (!a->tls_hostname && a->uri.kind == MIGRATE_UNIX)
+		return cli_usage(&cmd_migrate,
+				 "--tls over a Unix socket needs "
+				 "--tls-hostname, the name that the "
+				 "certificate there is for");
+	if (a->tls_hostname &&
+	    (!len || len > TLS_MAX_NAME ||
+	     json_object_set_new(a->body, "tls_hostname",
+				 json_string(a->tls_hostname))))
+		return cli_usage(&cmd_migrate, "--tls-hostname %.80s: no name",
+				 a->tls_hostname);
+	return CLI_OK;
 }
 
 static int parse(struct migrate_args *a, int argc, char **argv)
@@ -478,7 +529,7 @@ static int parse(struct migrate_args *a, int argc, char **argv)
 	if (json_object_set_new(a->body, "destination_url",
 				json_string(a->uri_text)))
 		return cli_usage(&cmd_migrate, "%s: not UTF-8", a->uri_text);
-	return CLI_OK;
+	return check_tls(a);
 }
 
 static int run(int argc, char **argv)

@@ -15,6 +15,7 @@
 #include "cli/commands.h"
 #include "cli/serve.h"
 #include "migrate/receive.h"
+#include "migrate/tls.h"
 #include "migrate/uri.h"
 #include "vm/config_json.h"
 #include "vm/confine.h"
@@ -42,6 +43,8 @@ struct run_args {
 	struct sandbox_config sandbox;
 	struct migrate_uri incoming; /* where the VM comes from */
 	bool has_incoming;
+	char *tls_dir; /* NULL: plain */
+	struct tls_credentials *tls;
 	struct unix_listener listener; /* there */
 	struct vmm *vmm;
 	pthread_t receiver; /* that waits for it */
@@ -72,6 +75,11 @@ static int set_incoming(struct run_args *a, const char *v, struct err *err)
 {
 	a->has_incoming = true;
 	return migrate_uri_parse(&a->incoming, v, err);
+}
+
+static int set_tls(struct run_args *a, const char *v, struct err *err)
+{
+	return kvlist_string(v, &a->tls_dir, err);
 }
 
 static int set_seccomp(struct run_args *a, const char *v, struct err *err)
@@ -148,6 +156,10 @@ static const struct run_option run_options[] = {
 	  "do not boot: wait at tcp:HOST:PORT or unix:PATH for this VM, which "
 	  "quire migrate sends",
 	  set_incoming },
+	{ "tls", "DIR",
+	  "with --incoming: TLS only, with DIR's server-cert.pem, from who its "
+	  "ca-cert.pem signed",
+	  set_tls },
 	{ "seccomp", "on|log|off",
 	  "confine each thread to the system calls it needs (default on)",
 	  set_seccomp },
@@ -382,6 +394,8 @@ static int parse_args(struct run_args *args, int argc, char **argv)
 		status = parse_pass(args, PASS_OTHERS, argc, argv);
 	if (status != CLI_OK)
 		return status;
+	if (args->tls_dir && !args->has_incoming)
+		return cli_usage(&cmd_run, "--tls goes with --incoming");
 	if (!starts_empty(args) && vm_config_check(&args->cfg, &err))
 		return cli_usage(&cmd_run, "%s", err.text);
 	log_set_format(args->log_format);
@@ -404,7 +418,7 @@ static void *receiver_main(void *arg)
 {
 	struct run_args *args = arg;
 	struct err err = ERR_INIT;
-	int r = migrate_receive(args->vmm, args->listener.fd, &err);
+	int r = migrate_receive(args->vmm, args->listener.fd, args->tls, &err);
 
 	/* The path is removed at the end. */
 	close_fd(&args->listener.fd);
@@ -460,6 +474,14 @@ static int listen_there(struct run_args *args, struct sandbox_paths *paths,
 	if (!args->has_incoming)
 		return 0;
 	vmm_expect_disks(&args->cfg, true);
+	if (args->tls_dir) {
+		r = tls_credentials_load(&args->tls, TLS_DESTINATION,
+					 args->tls_dir, err);
+		if (r) {
+			err_prefix(err, "--tls");
+			return r;
+		}
+	}
 	r = migrate_uri_listen(&args->incoming, &args->listener, err);
 	if (!r && args->listener.path)
 		r = sandbox_paths_add_parent(paths, args->listener.path,
@@ -523,6 +545,8 @@ static int run_main(int argc, char **argv)
 	if (status == CLI_OK)
 		status = run_vm(&args);
 	unix_listener_close(&args.listener);
+	tls_credentials_free(args.tls);
+	free(args.tls_dir);
 	vm_config_fini(&args.cfg);
 	sandbox_config_fini(&args.sandbox);
 	free(args.config);

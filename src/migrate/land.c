@@ -434,6 +434,7 @@ static int prepare_stream(struct land *l, unsigned int i)
 			.len = l->ram->regions[k].size,
 		};
 	s->link.fd = l->cfg.fds[i];
+	s->link.tls = l->cfg.tls ? l->cfg.tls[i] : NULL;
 	s->link.patience_ns = UINT64_MAX; /* see check_silence() */
 	s->link.given_up = is_stopped;
 	s->link.ctx = l;

@@ -16,7 +16,8 @@ struct land;
 
 struct land_config {
 	struct vmm_landing landing;
-	const int *fds; /* in the order of streams; stay the caller's */
+	const int *fds;		/* in the order of streams; stay the caller's */
+	struct tls *const *tls; /* of fds, each may be NULL; NULL: none */
 	unsigned int num;
 	uint64_t patience_ns; /* for anything to come, on any of them */
 	/* Asked by the streams while they wait; any thread. NULL: never. */

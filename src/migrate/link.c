@@ -70,10 +70,92 @@ static void use_up(struct iovec **iov, unsigned int *num, size_t bytes)
 	(*iov)->iov_len -= bytes;
 }
 
+/* ---- through TLS ---- */
+
+int link_handshake(struct link *l, struct err *err)
+{
+	uint64_t since = clock_now_ns();
+	int r;
+
+	while ((r = tls_handshake(l->tls, err)) == -EAGAIN) {
+		r = wait_for(l, tls_wants(l->tls), since);
+		if (r == -ECANCELED)
+			return err_set(err, ECANCELED, "cancelled");
+		if (r)
+			return err_errno(err, -r, "TLS handshake");
+	}
+	return r;
+}
+
+/* As much of iov as fits, in one piece. */
+static size_t gather(struct iovec **iov, unsigned int *num, uint8_t *out,
+		     size_t size)
+{
+	size_t len = 0;
+
+	while (*num && len < size) {
+		size_t n = MIN((*iov)->iov_len, size - len);
+
+		memcpy(out + len, (*iov)->iov_base, n);
+		len += n;
+		use_up(iov, num, n);
+	}
+	return len;
+}
+
+static int send_record(struct link *l, const void *buf, size_t len)
+{
+	uint64_t since = clock_now_ns();
+	int r;
+
+	if (l->is_stuck)
+		return -EPIPE;
+	while ((r = tls_send(l->tls, buf, len)) == -EAGAIN) {
+		r = wait_for(l, POLLOUT, since);
+		if (r)
+			break;
+	}
+	l->is_stuck = r != 0;
+	return r;
+}
+
+static int send_records(struct link *l, struct iovec *iov, unsigned int num)
+{
+	uint64_t asked = clock_now_ns();
+	uint8_t record[TLS_MAX_RECORD];
+	size_t len;
+	int r = 0;
+
+	while (!r && (len = gather(&iov, &num, record, sizeof(record)))) {
+		r = send_record(l, record, len);
+		if (!r && num && is_given_up_meanwhile(l, &asked))
+			r = -ECANCELED;
+	}
+	return r;
+}
+
+static ssize_t recv_records(struct link *l, void *buf, size_t size)
+{
+	uint64_t since = clock_now_ns();
+	ssize_t n;
+
+	while ((n = tls_recv(l->tls, buf, size)) == -EAGAIN) {
+		int r = wait_for(l, POLLIN, since);
+
+		if (r)
+			return r;
+	}
+	return n;
+}
+
+/* ---- transfers ---- */
+
 int link_send(struct link *l, struct iovec *iov, unsigned int num)
 {
 	uint64_t since = clock_now_ns(), asked = since;
 
+	if (l->tls)
+		return send_records(l, iov, num);
 	while (num) {
 		const struct msghdr msg = { .msg_iov = iov, .msg_iovlen = num };
 		ssize_t n = sendmsg(l->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -101,6 +183,8 @@ ssize_t link_recv_some(struct link *l, void *buf, size_t size)
 {
 	uint64_t since = clock_now_ns();
 
+	if (l->tls)
+		return recv_records(l, buf, size);
 	for (;;) {
 		ssize_t n = recv(l->fd, buf, size, MSG_DONTWAIT);
 		int r;
@@ -137,6 +221,8 @@ int link_recv(struct link *l, void *buf, size_t len)
 
 int link_wait(struct link *l)
 {
+	if (l->tls && tls_has_more(l->tls))
+		return 0;
 	return wait_for(l, POLLIN, clock_now_ns());
 }
 
@@ -144,14 +230,18 @@ bool link_is_readable(const struct link *l)
 {
 	struct pollfd pfd = { .fd = l->fd, .events = POLLIN };
 
-	return poll(&pfd, 1, 0) > 0;
+	return (l->tls && tls_has_more(l->tls)) || poll(&pfd, 1, 0) > 0;
 }
 
 /* ---- messages ---- */
 
-static int broken(int r, const char *doing, enum wire_control type,
-		  struct err *err)
+static int broken(const struct link *l, int r, const char *doing,
+		  enum wire_control type, struct err *err)
 {
+	if (r == -EKEYREJECTED)
+		return err_set(err, EKEYREJECTED,
+			       "the other side refuses us: %s",
+			       tls_refusal(l->tls));
 	if (r == -EPIPE)
 		return err_set(err, EPIPE, "the other side is gone (%s %s)",
 			       doing, wire_control_name(type));
@@ -176,7 +266,29 @@ int link_put(struct link *l, enum wire_control type, const void *payload,
 
 	wire_put_control(header, type, bytes);
 	r = link_send(l, iov, bytes ? 2 : 1);
-	return r ? broken(r, "sending", type, err) : 0;
+	return r ? broken(l, r, "sending", type, err) : 0;
+}
+
+/* A record that TLS has only begun to send authenticates nothing. */
+int link_put_at_once(struct link *l, enum wire_control type, struct err *err)
+{
+	uint8_t message[WIRE_CONTROL_BYTES];
+	ssize_t n;
+	int r;
+
+	wire_put_control(message, type, 0);
+	if (l->tls) {
+		r = l->is_stuck ? -EPIPE
+				: tls_send(l->tls, message, sizeof(message));
+		l->is_stuck = r != 0;
+		return r ? broken(l, r, "sending", type, err) : 0;
+	}
+	n = send(l->fd, message, sizeof(message), MSG_NOSIGNAL | MSG_DONTWAIT);
+	if (n < 0)
+		return err_errno(err, errno, "the other side is gone");
+	return n == sizeof(message)
+		       ? 0
+		       : err_set(err, EPIPE, "the other side takes nothing");
 }
 
 /* It does not wait: there may be nobody. */
@@ -188,8 +300,14 @@ void link_put_failure(struct link *l, enum wire_control type,
 
 	wire_put_control(message, type, bytes);
 	memcpy(message + WIRE_CONTROL_BYTES, why->text, bytes);
-	(void)!send(l->fd, message, WIRE_CONTROL_BYTES + bytes,
-		    MSG_NOSIGNAL | MSG_DONTWAIT);
+	if (l->tls && l->is_stuck)
+		return;
+	if (l->tls)
+		l->is_stuck = tls_send(l->tls, message,
+				       WIRE_CONTROL_BYTES + bytes) != 0;
+	else
+		(void)!send(l->fd, message, WIRE_CONTROL_BYTES + bytes,
+			    MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 /* Read as it comes: what was only announced takes no memory. */
@@ -232,13 +350,13 @@ int link_get(struct link *l, enum wire_control wanted, uint8_t **ret,
 	int r = link_recv(l, bytes, sizeof(bytes));
 
 	if (r)
-		return broken(r, "waiting for", wanted, err);
+		return broken(l, r, "waiting for", wanted, err);
 	r = wire_parse_control(bytes, wanted, &h, err);
 	if (r)
 		return r;
 	r = get_payload(l, h.bytes, &payload);
 	if (r)
-		return broken(r, "receiving", h.type, err);
+		return broken(l, r, "receiving", h.type, err);
 	if (h.type != wanted)
 		return other_gave_up(payload, h.bytes, err);
 	if (ret)

@@ -2,11 +2,12 @@
 /*
  * One connection of a migration: whole transfers that end when nothing moves
  * for too long, or when the migration is given up; and on the control
- * connection, messages.
+ * connection, messages. With a TLS session (migrate/tls.h) all of it goes
+ * through that.
  *
  * One thread sends and one receives at a time. Errors: -EPIPE, the other closed
- * it (in the middle or before); -ETIMEDOUT; -ECANCELED, given up; or of the
- * socket. err is filled by the functions for messages.
+ * it (in the middle or before); -ETIMEDOUT; -ECANCELED, given up; those of
+ * migrate/tls.h; or of the socket. err is filled by the functions for messages.
  */
 #ifndef QUIRE_MIGRATE_LINK_H
 #define QUIRE_MIGRATE_LINK_H
@@ -14,16 +15,23 @@
 #include <stdatomic.h>
 #include <sys/uio.h>
 
+#include "migrate/tls.h"
 #include "migrate/wire.h"
 
 struct link {
 	int fd;
+	struct tls *tls; /* of fd; NULL: plain. Stays the caller's */
+	/* A record of TLS is half sent: nothing can follow it. */
+	bool is_stuck;
 	/* Nothing moved for so long: -ETIMEDOUT. May change at any time. */
 	_Atomic uint64_t patience_ns;
 	/* Asked some times a second in a transfer; NULL: never. */
 	bool (*given_up)(void *ctx);
 	void *ctx;
 };
+
+/* The handshake of its session, within the patience. Fills err. */
+__must_check int link_handshake(struct link *l, struct err *err);
 
 /* All of iov, which is used up on the way. */
 __must_check int link_send(struct link *l, struct iovec *iov, unsigned int num);
@@ -40,6 +48,12 @@ bool link_is_readable(const struct link *l);
 
 __must_check int link_put(struct link *l, enum wire_control type,
 			  const void *payload, size_t bytes, struct err *err);
+/*
+ * The same without a payload, and without waiting. Whatever it fails with, the
+ * other never gets the message.
+ */
+__must_check int link_put_at_once(struct link *l, enum wire_control type,
+				  struct err *err);
 /*
  * Tell the other why it is over, if he still listens; type is FAILED or ABORT.
  */

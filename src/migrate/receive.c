@@ -2,33 +2,31 @@
 #include "migrate/receive.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 
 #include "base/arith.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "mem/populate.h"
+#include "migrate/greet.h"
 #include "migrate/handed.h"
 #include "migrate/land.h"
 #include "migrate/shape.h"
 
 #define PATIENCE_NS (60 * NSEC_PER_SEC)
 /* The source has its word ready, and its guest stands still without disks. */
-#define COMMIT_NS	(10 * NSEC_PER_SEC)
-#define PREFACE_NS	(5 * NSEC_PER_SEC)  /* all 32 bytes of a connection */
-#define CONNECTIONS_NS	(30 * NSEC_PER_SEC) /* until all are there */
-#define ACCEPT_SLICE_MS 100
-#define LOOK_SLICES	5 /* from one look at our VM to the next */
+#define COMMIT_NS      (10 * NSEC_PER_SEC)
+#define CONNECTIONS_NS (30 * NSEC_PER_SEC) /* until all are there */
+#define LOOK_SLICES    5 /* from one look at our VM to the next */
 
 struct receive {
 	struct vmm *vmm;
-	int listen_fd;
+	struct greeter *greeter;
 	struct wire_preface preface;	  /* of the control connection */
 	int fds[MIGRATE_MAX_CONNECTIONS]; /* by stream; -1: not there yet */
+	struct tls *tls[MIGRATE_MAX_CONNECTIONS]; /* NULL: plain */
 	struct link control;
 	struct wire_machine theirs;
 	struct vmm_landing landing;
@@ -53,53 +51,6 @@ static bool is_given_up(void *ctx)
 
 /* ---- connections ---- */
 
-/* -EAGAIN: nobody within a slice. */
-static int accept_one(struct receive *r)
-{
-	struct pollfd pfd = { .fd = r->listen_fd, .events = POLLIN };
-	int fd;
-
-	if (poll(&pfd, 1, ACCEPT_SLICE_MS) <= 0)
-		return -EAGAIN;
-	fd = accept4(r->listen_fd, NULL, NULL, SOCK_CLOEXEC);
-	if (fd >= 0)
-		return fd;
-	return errno == EINTR || errno == ECONNABORTED ? -EAGAIN : -errno;
-}
-
-struct preface_wait {
-	struct receive *receive;
-	uint64_t began_ns;
-};
-
-/* A stranger who says a byte now and then keeps nobody out for long. */
-static bool is_late(void *ctx)
-{
-	const struct preface_wait *w = ctx;
-
-	return is_given_up(w->receive) ||
-	       clock_now_ns() - w->began_ns > PREFACE_NS;
-}
-
-static int read_preface(struct receive *r, int fd, struct wire_preface *ret,
-			struct err *err)
-{
-	struct preface_wait wait = { r, clock_now_ns() };
-	uint8_t bytes[WIRE_PREFACE_BYTES];
-	struct link link = {
-		.fd = fd,
-		.patience_ns = PREFACE_NS,
-		.given_up = is_late,
-		.ctx = &wait,
-	};
-	int n = link_recv(&link, bytes, sizeof(bytes));
-
-	if (n == -ECANCELED)
-		n = -ETIMEDOUT;
-	return n ? err_errno(err, -n, "its first bytes")
-		 : wire_parse_preface(bytes, ret, err);
-}
-
 static bool is_wanted(const struct receive *r, const struct wire_preface *p)
 {
 	/* The control connection comes first. */
@@ -113,29 +64,23 @@ static bool is_wanted(const struct receive *r, const struct wire_preface *p)
 /* One that is not ours is let go, and said; anybody may connect. */
 static int take_connection(struct receive *r)
 {
-	_cleanup_close_ int fd = accept_one(r);
-	struct wire_preface p = { 0 };
-	struct err err = ERR_INIT;
+	struct greeting g;
+	int n = greeter_next(r->greeter, r->fds[0] < 0, &g);
 
-	if (fd == -EAGAIN)
-		return 0;
-	if (fd < 0)
-		return fd;
-	if (read_preface(r, fd, &p, &err)) {
-		log_ratelimited(LOG_LEVEL_WARN,
-				"migration: a connection is not taken: %s",
-				err.text);
-		return 0;
-	}
-	if (!is_wanted(r, &p)) {
+	if (n <= 0)
+		return n;
+	if (!is_wanted(r, &g.preface)) {
 		log_ratelimited(LOG_LEVEL_WARN,
 				"migration: a connection is not taken: not one "
 				"that is waited for");
+		tls_free(g.tls);
+		close_fd(&g.fd);
 		return 0;
 	}
-	if (!p.stream)
-		r->preface = p;
-	r->fds[p.stream] = take_fd(&fd);
+	if (!g.preface.stream)
+		r->preface = g.preface;
+	r->fds[g.preface.stream] = g.fd;
+	r->tls[g.preface.stream] = g.tls;
 	return 0;
 }
 
@@ -166,6 +111,7 @@ static int wait_control(struct receive *r, struct err *err)
 	if (n)
 		return err_errno(err, -n, "waiting for a VM");
 	r->control.fd = r->fds[0];
+	r->control.tls = r->tls[0];
 	r->control.patience_ns = PATIENCE_NS;
 	r->control.given_up = is_given_up;
 	r->control.ctx = r;
@@ -254,6 +200,7 @@ static int start_landing(struct receive *r, struct err *err)
 	const struct land_config cfg = {
 		.landing = r->landing,
 		.fds = r->fds + 1,
+		.tls = r->tls + 1,
 		.num = r->preface.num_streams,
 		.patience_ns = PATIENCE_NS,
 		.given_up = is_ending,
@@ -348,8 +295,10 @@ static int receive(struct receive *r, struct err *err)
 
 static void close_all(struct receive *r)
 {
-	for (size_t i = 0; i < ARRAY_SIZE(r->fds); i++)
+	for (size_t i = 0; i < ARRAY_SIZE(r->fds); i++) {
+		tls_free(take_ptr(r->tls[i]));
 		close_fd(&r->fds[i]);
+	}
 }
 
 /* A stream's failure is why the control connection was given up. */
@@ -372,11 +321,11 @@ static int give_up(struct receive *r, int n, struct err *err)
 	return n;
 }
 
-static void init(struct receive *r, struct vmm *v, int listen_fd)
+static void init(struct receive *r, struct vmm *v, struct greeter *greeter)
 {
 	*r = (struct receive){
 		.vmm = v,
-		.listen_fd = listen_fd,
+		.greeter = greeter,
 		.control.fd = -1,
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(r->fds); i++)
@@ -387,7 +336,7 @@ static void init(struct receive *r, struct vmm *v, int listen_fd)
 static int wait_source(struct receive *r, struct err *err)
 {
 	struct vmm *v = r->vmm;
-	int listen_fd = r->listen_fd;
+	struct greeter *greeter = r->greeter;
 
 	for (;;) {
 		int n = wait_control(r, err);
@@ -400,24 +349,31 @@ static int wait_source(struct receive *r, struct err *err)
 		log_warn("migration: a source is not taken: %s", err->text);
 		link_put_failure(&r->control, WIRE_FAILED, err);
 		close_all(r);
-		init(r, v, listen_fd);
+		init(r, v, greeter);
 	}
 }
 
-int migrate_receive(struct vmm *v, int listen_fd, struct err *err)
+int migrate_receive(struct vmm *v, int listen_fd,
+		    const struct tls_credentials *tls, struct err *err)
 {
+	struct greeter *greeter;
 	struct receive r;
-	int n;
+	int n = greeter_new(&greeter, listen_fd, tls, err);
 
-	init(&r, v, listen_fd);
+	if (n)
+		return n;
+	init(&r, v, greeter);
 	n = wait_source(&r, err);
 	if (!n)
 		n = receive(&r, err);
-	if (n)
-		return give_up(&r, n, err);
-	land_free(r.land);
-	close_all(&r);
-	return 0;
+	if (n) {
+		n = give_up(&r, n, err);
+	} else {
+		land_free(r.land);
+		close_all(&r);
+	}
+	greeter_free(greeter);
+	return n;
 }
 
 static const struct thread_call receive_calls[] = {
@@ -426,6 +382,8 @@ static const struct thread_call receive_calls[] = {
 	CALL(recvfrom),
 	CALL(sendmsg),
 	RARE("it fails", sendto),
+	RARE("with TLS", getrandom),
+	RARE("a connection is refused", shutdown),
 };
 
 const struct thread_class migrate_receive_thread_class = {

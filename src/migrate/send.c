@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <jansson.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -29,6 +30,7 @@
 /* Of memory: a destination that populates all of its own takes none so long. */
 #define PATIENCE_PAGES_NS (300 * NSEC_PER_SEC)
 #define PATIENCE_STILL_NS (10 * NSEC_PER_SEC) /* the guest stands still */
+#define HANDSHAKE_NS	  (10 * NSEC_PER_SEC)
 #define LAST_WORDS_NS	  (1 * NSEC_PER_SEC)
 /* Longer than a destination waits for COMMIT, which keeps the disks so long. */
 #define RECLAIM_NS	 (15 * NSEC_PER_SEC)
@@ -42,6 +44,10 @@ struct send {
 
 	int fds[MIGRATE_MAX_CONNECTIONS]; /* the first is for control */
 	unsigned int num_fds;
+	struct tls_credentials *credentials;	  /* NULL: no TLS */
+	struct tls *tls[MIGRATE_MAX_CONNECTIONS]; /* of fds */
+	char host[TLS_MAX_NAME + 3];
+	struct wire_preface preface;
 	int session_fd; /* who asked; -1: nobody listens */
 	struct link control;
 
@@ -167,38 +173,115 @@ static int connect_all(struct send *s, struct err *err)
 	return r;
 }
 
-static int send_prefaces(struct send *s, struct err *err)
+/* Whom the destination has to be, with TLS. */
+static int find_host(struct send *s, struct err *err)
 {
-	struct wire_preface p = { .num_streams = s->num_fds - 1 };
+	struct migrate_uri uri;
+	int r;
+
+	if (s->req->tls_hostname) {
+		snprintf(s->host, sizeof(s->host), "%s", s->req->tls_hostname);
+		return 0;
+	}
+	r = migrate_uri_parse(&uri, s->req->uri, err);
+	if (!r && uri.kind != MIGRATE_TCP)
+		r = err_set(err, EINVAL,
+			    "%s: a name is needed that the certificate there "
+			    "is for",
+			    s->req->uri);
+	if (!r)
+		snprintf(s->host, sizeof(s->host), "%s", uri.host);
+	return r;
+}
+
+static int make_session(struct send *s, struct link *link, unsigned int i,
+			struct err *err)
+{
+	int r = tls_new(&s->tls[i], s->credentials, link->fd, s->host, err);
+
+	if (r)
+		return r;
+	link->tls = s->tls[i];
+	if (!i)
+		s->control.tls = link->tls;
+	return link_handshake(link, err);
+}
+
+/* The first bytes of connection i; with TLS these come after its own. */
+static int begin_connection(struct send *s, unsigned int i, struct err *err)
+{
+	uint8_t bytes[WIRE_PREFACE_BYTES];
+	struct iovec iov = { bytes, sizeof(bytes) };
+	struct link link = {
+		.fd = s->fds[i],
+		.patience_ns = s->credentials ? HANDSHAKE_NS : PATIENCE_NS,
+		.given_up = is_given_up,
+		.ctx = s,
+	};
+	int r = s->credentials ? make_session(s, &link, i, err) : 0;
+
+	if (r)
+		return r;
+	s->preface.stream = i;
+	wire_put_preface(bytes, &s->preface);
+	r = link_send(&link, &iov, 1);
+	return r ? err_errno(err, -r, "connection %u", i) : 0;
+}
+
+static int begin_control(struct send *s, struct err *err)
+{
+	int r = s->credentials ? find_host(s, err) : 0;
+
+	s->preface.num_streams = s->num_fds - 1;
+	if (!r && getrandom(s->preface.id, sizeof(s->preface.id), 0) !=
+			  sizeof(s->preface.id))
+		r = err_errno(err, errno, "random numbers");
+	return r ? r : begin_connection(s, 0, err);
+}
+
+/* The destination has heard who it is. */
+static int begin_streams(struct send *s, struct err *err)
+{
 	int r = 0;
 
-	if (getrandom(p.id, sizeof(p.id), 0) != sizeof(p.id))
-		return err_errno(err, errno, "random numbers");
-	for (p.stream = 0; !r && p.stream < s->num_fds; p.stream++) {
-		uint8_t bytes[WIRE_PREFACE_BYTES];
-		struct iovec iov = { bytes, sizeof(bytes) };
-		struct link link = {
-			.fd = s->fds[p.stream],
-			.patience_ns = PATIENCE_NS,
-			.given_up = is_given_up,
-			.ctx = s,
-		};
+	for (unsigned int i = 1; !r && i < s->num_fds; i++)
+		r = begin_connection(s, i, err);
+	return r;
+}
 
-		wire_put_preface(bytes, &p);
-		r = link_send(&link, &iov, 1);
-		if (r)
-			(void)err_errno(err, -r, "connection %u", p.stream);
-	}
+static int take_all(struct send *s, struct err *err)
+{
+	int files[TLS_NUM_FILES];
+	bool has_files = false;
+	int r = migrate_handed_take(s->req->sockets, &s->session_fd, s->fds,
+				    &s->num_fds, files, &has_files, err);
+
+	if (r || !has_files)
+		return r;
+	r = tls_credentials_new(&s->credentials, TLS_SOURCE, files, err);
+	tls_files_close(files);
+	return r;
+}
+
+static int load_credentials(struct send *s, struct err *err)
+{
+	int r = s->req->tls_dir
+			? tls_credentials_load(&s->credentials, TLS_SOURCE,
+					       s->req->tls_dir, err)
+			: 0;
+
+	if (r == -EACCES && thread_is_caged())
+		err_append(err, "a confined quire reads no credentials; quire "
+				"migrate --tls hands them to it");
 	return r;
 }
 
 static int open_all(struct send *s, struct err *err)
 {
-	int r = s->req->sockets
-			? migrate_handed_take(s->req->sockets, &s->session_fd,
-					      s->fds, &s->num_fds, err)
-			: connect_all(s, err);
+	int r = load_credentials(s, err);
 
+	if (!r)
+		r = s->req->sockets ? take_all(s, err) : connect_all(s, err);
 	if (r)
 		return r;
 	s->control.fd = s->fds[0];
@@ -206,7 +289,7 @@ static int open_all(struct send *s, struct err *err)
 	s->control.given_up = is_given_up;
 	s->control.ctx = s;
 	s->result->streams = s->num_fds - 1;
-	return send_prefaces(s, err);
+	return begin_control(s, err);
 }
 
 /* ---- on the control thread ---- */
@@ -289,6 +372,8 @@ static int introduce(struct send *s, struct err *err)
 		return err_set(err, ENOMEM, "out of memory");
 	bytes = wire_put_machine(payload, &s->shape);
 	r = link_put(&s->control, WIRE_MACHINE, payload, bytes, err);
+	if (!r)
+		r = begin_streams(s, err);
 	return r ? r : link_get(&s->control, WIRE_ACCEPT, NULL, NULL, err);
 }
 
@@ -298,6 +383,7 @@ static int start_pages(struct send *s, struct err *err)
 		.ram = &s->machine->memory.ram,
 		.dirty = s->machine->memory.dirty,
 		.fds = s->fds + 1,
+		.tls = s->tls + 1,
 		.num = s->num_fds - 1,
 		.patience_ns = PATIENCE_PAGES_NS,
 		.rate_bytes_per_s = s->req->rate_bytes_per_s,
@@ -387,29 +473,21 @@ static int send_rest(struct send *s, struct err *err)
  */
 static int commit(struct send *s, struct err *err)
 {
-	uint8_t message[WIRE_CONTROL_BYTES];
-	ssize_t n;
 	/* Whoever is gone by now is not given the VM. */
 	int r = tick(s, err);
 
-	if (r)
-		return r;
-	wire_put_control(message, WIRE_COMMIT, 0);
-	n = send(s->control.fd, message, sizeof(message),
-		 MSG_NOSIGNAL | MSG_DONTWAIT);
-	if (n < 0)
-		return err_errno(err, errno, "the other side is gone");
-	return n == sizeof(message)
-		       ? 0
-		       : err_set(err, EPIPE, "the other side takes nothing");
+	return r ? r : link_put_at_once(&s->control, WIRE_COMMIT, err);
 }
 
 /* ---- the end ---- */
 
 static void close_all(struct send *s)
 {
-	while (s->num_fds)
-		close_fd(&s->fds[--s->num_fds]);
+	while (s->num_fds) {
+		s->num_fds--;
+		tls_free(take_ptr(s->tls[s->num_fds]));
+		close_fd(&s->fds[s->num_fds]);
+	}
 }
 
 /*
@@ -419,14 +497,15 @@ static void close_all(struct send *s)
 static int ask_why(struct send *s, int r, struct err *err)
 {
 	struct err words = ERR_INIT;
+	int w;
 
 	if (r == -ECONNABORTED || r == -ECANCELED || s->control.fd < 0)
 		return r;
 	atomic_store(&s->control.patience_ns, LAST_WORDS_NS);
-	if ((r == -EPIPE || r == -ETIMEDOUT) &&
-	    link_get(&s->control, WIRE_LOADED, NULL, NULL, &words) ==
-		    -ECONNABORTED &&
-	    err)
+	if (r != -EPIPE && r != -ETIMEDOUT)
+		return r;
+	w = link_get(&s->control, WIRE_LOADED, NULL, NULL, &words);
+	if ((w == -ECONNABORTED || w == -EKEYREJECTED) && err)
 		*err = words;
 	return r;
 }
@@ -534,6 +613,7 @@ int migrate_send(struct vmm *v, const struct migrate_send_request *req,
 	r = migrate(&s, err ? err : &own);
 	ret->total_ns = clock_now_ns() - s.began_ns;
 	state_writer_fini(&s.state);
+	tls_credentials_free(s.credentials);
 	close_fd(&s.session_fd);
 	return r;
 }

@@ -25,6 +25,12 @@ struct migrate_send_request {
 	 */
 	const char *sockets;
 	const char *uri;
+	/*
+	 * With TLS: a directory of credentials (migrate/tls.h), or NULL; who
+	 * hands over the connections may do so with these instead. And whom the
+	 * destination has to be; NULL: the host of uri.
+	 */
+	const char *tls_dir, *tls_hostname;
 	unsigned int streams;	   /* without sockets; 0: 1 */
 	unsigned int downtime_ms;  /* 0: MIGRATE_DOWNTIME_MS */
 	uint64_t rate_bytes_per_s; /* 0: as fast as it goes */

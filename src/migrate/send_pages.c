@@ -439,6 +439,7 @@ static int start_sender(struct send_pages *p, unsigned int i, struct err *err)
 	s->p = p;
 	s->index = i + 1;
 	s->link.fd = p->cfg.fds[i];
+	s->link.tls = p->cfg.tls ? p->cfg.tls[i] : NULL;
 	s->link.patience_ns = p->cfg.patience_ns;
 	s->link.given_up = is_stopped;
 	s->link.ctx = p;

@@ -22,7 +22,8 @@ struct send_pages;
 struct send_pages_config {
 	const struct ram *ram;
 	struct dirty_tracker *dirty; /* tracking */
-	const int *fds; /* of the data streams; stay the caller's */
+	const int *fds;		/* of the data streams; stay the caller's */
+	struct tls *const *tls; /* of fds, each may be NULL; NULL: none */
 	unsigned int num;
 	uint64_t patience_ns;
 	uint64_t rate_bytes_per_s; /* all together; 0: as fast as it goes */
