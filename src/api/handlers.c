@@ -253,11 +253,14 @@ int api_vm_restore(struct vmm *vmm, void *arg, struct err *err)
 
 static json_t *migration_reply(const struct migrate_send_result *m)
 {
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i}",
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i}",
 			 "downtime_us", json_int_u64(m->downtime_ns / 1000),
 			 "total_us", json_int_u64(m->total_ns / 1000),
 			 "page_bytes", json_int_u64(m->page_bytes),
 			 "zero_bytes", json_int_u64(m->zero_bytes),
+			 "compressed_from_bytes",
+			 json_int_u64(m->pack_from_bytes),
+			 "compressed_to_bytes", json_int_u64(m->pack_to_bytes),
 			 "wire_bytes", json_int_u64(m->wire_bytes),
 			 "last_bytes", json_int_u64(m->last_bytes), "rounds",
 			 (int)m->rounds, "connections", (int)m->streams);
@@ -287,6 +290,7 @@ static int migration_request(const struct api_call *call,
 	const json_t *body = call->body;
 	const char *mode = json_string_value(json_object_get(body, "mode"));
 	uint64_t streams = 0, downtime = 0;
+	int pack = PACK_NONE;
 	int r = number_field(call, "connections", 1, WIRE_MAX_STREAMS, &streams,
 			     err);
 
@@ -304,6 +308,10 @@ static int migration_request(const struct api_call *call,
 	if (!r)
 		r = number_field(call, "bandwidth", 1, INT64_MAX,
 				 &ret->rate_bytes_per_s, err);
+	if (!r)
+		r = enum_field(call, "compress", pack_method_names,
+			       PACK_NUM_METHODS, &pack, err);
+	ret->pack = (enum pack_method)pack;
 	ret->streams = (unsigned int)streams;
 	ret->downtime_ms = (unsigned int)downtime;
 	if (!r && mode && strcmp(mode, "precopy") != 0)

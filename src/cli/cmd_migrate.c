@@ -64,6 +64,8 @@ static void help(void)
 	       "  --bandwidth SIZE  bytes per second at the most, as 100M, "
 	       "while the guest runs\n"
 	       "  --mode precopy  how memory is sent\n"
+	       "  --compress none|lz4|zstd  pages, where it makes them smaller "
+	       "(default none)\n"
 	       "  --tls DIR       TLS only, with DIR's client-cert.pem, to who "
 	       "its ca-cert.pem signed\n"
 	       "  --tls-hostname NAME  whom the certificate there is for "
@@ -86,6 +88,7 @@ static const struct option options[] = {
 	{ "downtime", required_argument, NULL, 'd' },
 	{ "bandwidth", required_argument, NULL, 'b' },
 	{ "mode", required_argument, NULL, 'm' },
+	{ "compress", required_argument, NULL, 'c' },
 	{ "tls", required_argument, NULL, 't' },
 	{ "tls-hostname", required_argument, NULL, 'n' },
 	{ "json", no_argument, NULL, 'j' },
@@ -131,6 +134,18 @@ static int set_bandwidth(struct migrate_args *a, const char *text)
 	return CLI_OK;
 }
 
+static int set_compress(struct migrate_args *a, const char *text)
+{
+	for (int i = 0; i < PACK_NUM_METHODS; i++) {
+		if (strcmp(text, pack_method_names[i]) != 0)
+			continue;
+		json_object_set_new(a->body, "compress", json_string(text));
+		return CLI_OK;
+	}
+	return cli_usage(&cmd_migrate, "--compress %s: not none, lz4 or zstd",
+			 text);
+}
+
 static int set_option(struct migrate_args *a, int opt, const char *value)
 {
 	switch (opt) {
@@ -148,6 +163,8 @@ static int set_option(struct migrate_args *a, int opt, const char *value)
 					 value);
 		json_object_set_new(a->body, "mode", json_string(value));
 		break;
+	case 'c':
+		return set_compress(a, value);
 	case 't':
 		a->tls_dir = value;
 		break;

@@ -23,7 +23,8 @@ struct converge {
 void converge_init(struct converge *c, uint64_t downtime_ns);
 
 /*
- * A round took ns, sent sent_bytes (what was on the wire), and left_bytes got
+ * A round took ns, sent sent_bytes (what was on the wire, or
+ * would have been without compression), and left_bytes got
  * dirty meanwhile.
  */
 void converge_round(struct converge *c, uint64_t sent_bytes, uint64_t ns,

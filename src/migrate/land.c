@@ -29,6 +29,7 @@
 #include "mem/hostmem_guard.h"
 #include "mem/host_fill.h"
 #include "mem/populate.h"
+#include "migrate/pack.h"
 
 #define BUFFER_BYTES (256u << 10)
 
@@ -50,6 +51,9 @@ struct stream {
 	/* What was read from the socket and not yet looked at. */
 	uint8_t *buffer;
 	size_t at, filled;
+	/* Compressed pages; NULL: there are none. */
+	uint8_t *packed;
+	struct unpacker *unpacker;
 	struct vm_landed landed;
 };
 
@@ -342,6 +346,28 @@ static int put_pages(struct stream *s, const struct wire_data_header *h,
 	return r ? explain(s, r, err) : 0;
 }
 
+/* Straight to where they belong: nobody else is there yet. */
+static int put_packed(struct stream *s, const struct wire_data_header *h,
+		      struct err *err)
+{
+	int r = have_pages(s, find_unit(s, h->gpa), h->gpa, h->len, err);
+
+	if (r)
+		return r;
+	s->landed.page_bytes += h->len;
+	r = read_bytes(s, s->packed, h->packed);
+	if (r)
+		return explain(s, r, err);
+	r = unpacker_unpack(s->unpacker,
+			    h->type == WIRE_PAGES_LZ4 ? PACK_LZ4 : PACK_ZSTD,
+			    s->packed, h->packed, s->land->ram->base + h->gpa,
+			    h->len);
+	return r ? err_set(err, EBADMSG,
+			   "stream %u: compressed memory at %#llx",
+			   s->wire.index, (unsigned long long)h->gpa)
+		 : 0;
+}
+
 /* Pages that are not populated are zero. */
 static void put_zero(struct stream *s, const struct wire_data_header *h)
 {
@@ -364,6 +390,9 @@ static int take_message(struct stream *s, const struct wire_data_header *h,
 	switch (h->type) {
 	case WIRE_PAGES:
 		return put_pages(s, h, err);
+	case WIRE_PAGES_LZ4:
+	case WIRE_PAGES_ZSTD:
+		return put_packed(s, h, err);
 	case WIRE_ZERO:
 		put_zero(s, h);
 		return 0;
@@ -420,9 +449,16 @@ const struct thread_class migrate_land_thread_class = {
 
 /* ---- the caller ---- */
 
+static int prepare_unpacking(struct stream *s)
+{
+	s->packed = malloc(WIRE_UNIT_BYTES);
+	return s->packed ? unpacker_new(&s->unpacker) : -ENOMEM;
+}
+
 static int prepare_stream(struct land *l, unsigned int i)
 {
 	struct stream *s = &l->streams[i];
+	int r;
 
 	s->land = l;
 	s->wire.index = i + 1;
@@ -440,7 +476,11 @@ static int prepare_stream(struct land *l, unsigned int i)
 	s->link.ctx = l;
 	s->port = l->num_ports ? i % l->num_ports : 0;
 	s->buffer = malloc(BUFFER_BYTES);
-	return s->buffer ? make_units(s) : -ENOMEM;
+	s->wire.features = l->cfg.features;
+	if (!s->buffer)
+		return -ENOMEM;
+	r = s->wire.features ? prepare_unpacking(s) : 0;
+	return r ? r : make_units(s);
 }
 
 static int start_stream(struct stream *s)
@@ -549,6 +589,8 @@ void land_free(struct land *l)
 	join(l);
 	for (unsigned int i = 0; i < l->cfg.num; i++) {
 		free(l->streams[i].buffer);
+		free(l->streams[i].packed);
+		unpacker_free(l->streams[i].unpacker);
 		free(l->streams[i].units);
 	}
 	for (unsigned int i = 0; i < l->num_ports; i++)

@@ -19,6 +19,7 @@ struct land_config {
 	const int *fds;		/* in the order of streams; stay the caller's */
 	struct tls *const *tls; /* of fds, each may be NULL; NULL: none */
 	unsigned int num;
+	uint64_t features;    /* of what comes, WIRE_FEATURE_* */
 	uint64_t patience_ns; /* for anything to come, on any of them */
 	/* Asked by the streams while they wait; any thread. NULL: never. */
 	bool (*given_up)(void *ctx);

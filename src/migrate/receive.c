@@ -202,6 +202,7 @@ static int start_landing(struct receive *r, struct err *err)
 		.fds = r->fds + 1,
 		.tls = r->tls + 1,
 		.num = r->preface.num_streams,
+		.features = r->theirs.features,
 		.patience_ns = PATIENCE_NS,
 		.given_up = is_ending,
 		.ctx = r,

@@ -110,11 +110,13 @@ static void report(struct send *s)
 	if (s->pages)
 		send_pages_read(s->pages, &count);
 	o = json_pack(
-		"{s:s, s:I, s:i, s:I, s:I, s:I, s:I, s:o, s:o}", "phase",
-		s->phase, "elapsed_ms",
+		"{s:s, s:I, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o}",
+		"phase", s->phase, "elapsed_ms",
 		(json_int_t)((clock_now_ns() - s->began_ns) / NSEC_PER_MSEC),
 		"rounds", (int)c->rounds, "sent_bytes",
-		json_int_u64(count.wire_bytes), "remaining_bytes",
+		json_int_u64(count.wire_bytes), "compressed_from_bytes",
+		json_int_u64(count.pack_from_bytes), "compressed_to_bytes",
+		json_int_u64(count.pack_to_bytes), "remaining_bytes",
 		json_int_u64(bytes_waiting(s) + count.in_hand_bytes),
 		"rate_bytes_per_s", (json_int_t)c->rate, "dirty_bytes_per_s",
 		(json_int_t)c->dirtying, "predicted_downtime_ms",
@@ -294,6 +296,11 @@ static int open_all(struct send *s, struct err *err)
 
 /* ---- on the control thread ---- */
 
+static const uint64_t pack_features[PACK_NUM_METHODS] = {
+	[PACK_LZ4] = WIRE_FEATURE_LZ4,
+	[PACK_ZSTD] = WIRE_FEATURE_ZSTD,
+};
+
 static int look_at(struct vmm *v, void *arg, struct err *err)
 {
 	struct send *s = arg;
@@ -302,6 +309,7 @@ static int look_at(struct vmm *v, void *arg, struct err *err)
 
 	if (!r)
 		migrate_shape(m, &s->shape);
+	s->shape.features = pack_features[s->req->pack];
 	return r;
 }
 
@@ -387,11 +395,18 @@ static int start_pages(struct send *s, struct err *err)
 		.num = s->num_fds - 1,
 		.patience_ns = PATIENCE_PAGES_NS,
 		.rate_bytes_per_s = s->req->rate_bytes_per_s,
+		.pack = s->req->pack,
 		.tick = tick,
 		.ctx = s,
 	};
 
 	return send_pages_start(&s->pages, &cfg, err);
+}
+
+/* On the wire, had nothing been compressed: what is left is counted so. */
+static uint64_t unpacked_bytes(const struct send_pages_count *c)
+{
+	return c->wire_bytes + c->pack_from_bytes - c->pack_to_bytes;
 }
 
 static int send_round(struct send *s, bool last, struct err *err)
@@ -411,7 +426,7 @@ static int send_round(struct send *s, bool last, struct err *err)
 		s->result->last_bytes = after.wire_bytes - before.wire_bytes;
 	else
 		converge_round(&s->converge,
-			       after.wire_bytes - before.wire_bytes,
+			       unpacked_bytes(&after) - unpacked_bytes(&before),
 			       clock_now_ns() - began, bytes_waiting(s));
 	return 0;
 }
@@ -586,6 +601,8 @@ static int migrate(struct send *s, struct err *err)
 	s->result->page_bytes = count.page_bytes;
 	s->result->zero_bytes = count.zero_bytes;
 	s->result->wire_bytes = count.wire_bytes;
+	s->result->pack_from_bytes = count.pack_from_bytes;
+	s->result->pack_to_bytes = count.pack_to_bytes;
 	s->result->rounds = s->converge.rounds + 1;
 	return hand_over(s, err);
 }

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "migrate/pack.h"
 
 struct vmm;
 
@@ -34,12 +35,15 @@ struct migrate_send_request {
 	unsigned int streams;	   /* without sockets; 0: 1 */
 	unsigned int downtime_ms;  /* 0: MIGRATE_DOWNTIME_MS */
 	uint64_t rate_bytes_per_s; /* 0: as fast as it goes */
+	enum pack_method pack;	   /* how pages are compressed */
 };
 
 struct migrate_send_result {
 	uint64_t total_ns;
 	uint64_t downtime_ns; /* until the destination said that it runs */
 	uint64_t page_bytes, zero_bytes, wire_bytes;
+	/* Of pages that were compressed: before, and on the wire. */
+	uint64_t pack_from_bytes, pack_to_bytes;
 	uint64_t last_bytes; /* of wire_bytes, while the guest stood still */
 	unsigned int rounds, streams;
 };

@@ -34,6 +34,7 @@
 #define PIECE_PAGES 16384u
 #define NUM_PIECES  4u
 #define TICK_NS	    (50 * NSEC_PER_MSEC)
+#define PACK_BYTES  (256u << 10)	/* are compressed together */
 #define SIGN_NS	    (15 * NSEC_PER_SEC) /* of life, where a rate is kept */
 #define MAX_IOV	    1024u /* what the kernel takes at once: UIO_MAXIOV */
 
@@ -59,6 +60,13 @@ struct sender {
 	uint8_t headers[WIRE_UNIT_PAGES + 1][WIRE_DATA_BYTES];
 	struct iovec iov[MAX_IOV];
 	unsigned int num_headers, num_iov;
+
+	/* NULL: nothing is compressed. */
+	struct packer *packer;
+	uint8_t *copy;	 /* PACK_BYTES, which no guest changes */
+	uint8_t *packed; /* of the unit; it never becomes larger */
+	size_t packed_len;
+	_Atomic uint64_t pack_from, pack_to;
 };
 
 struct send_pages {
@@ -106,14 +114,20 @@ static void deadline_at(struct timespec *ret, uint64_t ns)
 
 /* ---- a unit ---- */
 
-static void put_header(struct sender *s, enum wire_data type, uint64_t gpa,
-		       uint64_t len)
+static void put_packed_header(struct sender *s, enum wire_data type,
+			      uint64_t gpa, uint64_t len, uint32_t packed)
 {
-	const struct wire_data_header h = { type, gpa, len };
+	const struct wire_data_header h = { type, gpa, len, packed };
 	uint8_t *out = s->headers[s->num_headers++];
 
 	wire_put_data(out, &h);
 	s->iov[s->num_iov++] = (struct iovec){ out, WIRE_DATA_BYTES };
+}
+
+static void put_header(struct sender *s, enum wire_data type, uint64_t gpa,
+		       uint64_t len)
+{
+	put_packed_header(s, type, gpa, len, 0);
 }
 
 static int flush(struct sender *s, struct err *err)
@@ -125,25 +139,71 @@ static int flush(struct sender *s, struct err *err)
 		bytes += s->iov[i].iov_len;
 	r = link_send(&s->link, s->iov, s->num_iov);
 	s->num_iov = s->num_headers = 0;
+	s->packed_len = 0;
 	atomic_fetch_add(&s->wire_bytes, bytes);
 	if (r == -EPIPE)
 		return err_set(err, EPIPE, "the other side is gone");
 	return r ? err_errno(err, -r, "sending memory") : 0;
 }
 
+/*
+ * False: it is not worth it. What is compressed is a copy: the guest may write
+ * these pages meanwhile, and no compressor says what it does then.
+ */
+static bool put_packed(struct sender *s, uint64_t gpa, const char *from,
+		       size_t len)
+{
+	uint8_t *to = s->packed + s->packed_len;
+	size_t n;
+
+	memcpy(s->copy, from, len);
+	n = packer_pack(s->packer, s->copy, len, to, len - len / 16);
+	if (!n)
+		return false;
+	s->packed_len += n;
+	put_packed_header(s,
+			  s->p->cfg.pack == PACK_LZ4 ? WIRE_PAGES_LZ4
+						     : WIRE_PAGES_ZSTD,
+			  gpa, len, (uint32_t)n);
+	s->iov[s->num_iov++] = (struct iovec){ to, n };
+	atomic_fetch_add(&s->pack_from, len);
+	atomic_fetch_add(&s->pack_to, n);
+	return true;
+}
+
+static int put_run(struct sender *s, uint64_t gpa, const char *from,
+		   uint64_t len, struct err *err);
+
+/* In pieces that fit into the copy. */
+static int put_run_packed(struct sender *s, uint64_t gpa, const char *from,
+			  uint64_t len, struct err *err)
+{
+	int r = 0;
+
+	for (uint64_t at = 0; !r && at < len; at += PACK_BYTES)
+		r = put_run(s, gpa + at, from + at,
+			    MIN(len - at, (uint64_t)PACK_BYTES), err);
+	return r;
+}
+
 /* A run of pages that follow each other also in our memory; NULL: zeroes. */
 static int put_run(struct sender *s, uint64_t gpa, const char *from,
 		   uint64_t len, struct err *err)
 {
-	/* This one, and UNIT behind it. */
-	int r = s->num_iov + 3 > MAX_IOV ? flush(s, err) : 0;
+	int r;
 
+	if (s->packer && from && len > PACK_BYTES)
+		return put_run_packed(s, gpa, from, len, err);
+	/* This one, and UNIT behind it. */
+	r = s->num_iov + 3 > MAX_IOV ? flush(s, err) : 0;
 	if (r)
 		return r;
+	atomic_fetch_add(from ? &s->page_bytes : &s->zero_bytes, len);
+	if (s->packer && from && put_packed(s, gpa, from, len))
+		return 0;
 	put_header(s, from ? WIRE_PAGES : WIRE_ZERO, gpa, len);
 	if (from)
 		s->iov[s->num_iov++] = (struct iovec){ (char *)from, len };
-	atomic_fetch_add(from ? &s->page_bytes : &s->zero_bytes, len);
 	return 0;
 }
 
@@ -400,11 +460,23 @@ const struct thread_class migrate_send_thread_class = {
 	.num_prepare_calls = ARRAY_SIZE(prepare_calls),
 };
 
+static int prepare_packing(struct sender *s)
+{
+	int r = packer_new(&s->packer, s->p->cfg.pack);
+
+	if (r)
+		return r;
+	s->copy = malloc(PACK_BYTES);
+	s->packed = malloc(WIRE_UNIT_BYTES);
+	return s->copy && s->packed ? 0 : -ENOMEM;
+}
+
 static int prepare(void *arg)
 {
 	struct sender *s = arg;
+	int r = s->p->cfg.pack == PACK_NONE ? 0 : prepare_packing(s);
 
-	return unit_pages_init(&s->pages, s->p->cfg.ram, NULL, NULL);
+	return r ? r : unit_pages_init(&s->pages, s->p->cfg.ram, NULL, NULL);
 }
 
 /* ---- the caller ---- */
@@ -589,6 +661,14 @@ int send_pages_end(struct send_pages *p, struct err *err)
 	return p->error;
 }
 
+static void free_sender(struct sender *s)
+{
+	unit_pages_fini(&s->pages);
+	packer_free(s->packer);
+	free(s->copy);
+	free(s->packed);
+}
+
 void send_pages_free(struct send_pages *p)
 {
 	if (!p)
@@ -599,7 +679,7 @@ void send_pages_free(struct send_pages *p)
 	pthread_mutex_unlock(&p->lock);
 	join(p);
 	for (unsigned int i = 0; i < p->cfg.num; i++)
-		unit_pages_fini(&p->senders[i].pages);
+		free_sender(&p->senders[i]);
 	pthread_cond_destroy(&p->changed);
 	pthread_mutex_destroy(&p->lock);
 	free(p);
@@ -621,5 +701,7 @@ void send_pages_read(struct send_pages *p, struct send_pages_count *ret)
 		ret->page_bytes += atomic_load(&s->page_bytes);
 		ret->zero_bytes += atomic_load(&s->zero_bytes);
 		ret->wire_bytes += atomic_load(&s->wire_bytes);
+		ret->pack_from_bytes += atomic_load(&s->pack_from);
+		ret->pack_to_bytes += atomic_load(&s->pack_to);
 	}
 }

@@ -14,6 +14,7 @@
 #include "base/thread_class.h"
 #include "mem/dirty.h"
 #include "migrate/link.h"
+#include "migrate/pack.h"
 
 extern const struct thread_class migrate_send_thread_class;
 
@@ -26,6 +27,7 @@ struct send_pages_config {
 	struct tls *const *tls; /* of fds, each may be NULL; NULL: none */
 	unsigned int num;
 	uint64_t patience_ns;
+	enum pack_method pack;	   /* how pages are compressed */
 	uint64_t rate_bytes_per_s; /* all together; 0: as fast as it goes */
 	/*
 	 * Called on the caller's thread some times a second: a negative errno,
@@ -37,7 +39,9 @@ struct send_pages_config {
 
 struct send_pages_count {
 	uint64_t page_bytes, zero_bytes;
-	uint64_t wire_bytes;	/* with headers */
+	uint64_t wire_bytes; /* with headers */
+	/* Of pages that were compressed: before, and on the wire. */
+	uint64_t pack_from_bytes, pack_to_bytes;
 	uint64_t in_hand_bytes; /* out of the log, and not sent yet */
 };
 

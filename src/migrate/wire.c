@@ -186,6 +186,7 @@ size_t wire_put_machine(uint8_t *out, const struct wire_machine *m)
 	memset(out, 0, MACHINE_HEAD_BYTES);
 	le32_store(out, PAGE_4K);
 	le32_store(out + 4, WIRE_UNIT_BYTES);
+	le64_store(out + 8, m->features);
 	le64_store(out + 16, m->memory_bytes);
 	le32_store(out + 24, m->num_cpus);
 	le32_store(out + 28, m->threads_per_core);
@@ -267,12 +268,13 @@ int wire_parse_machine(const uint8_t *in, size_t bytes,
 	if (bytes < MACHINE_HEAD_BYTES || le32_load(in) != PAGE_4K ||
 	    le32_load(in + 4) != WIRE_UNIT_BYTES || !is_zero(in + 35, 5))
 		return err_set(err, EBADMSG, "MACHINE: its beginning");
-	if (le64_load(in + 8))
+	if (le64_load(in + 8) & ~WIRE_FEATURES)
 		return err_set(err, ENOTSUP,
 			       "the source wants features (%#llx) that this "
 			       "quire does not know",
 			       (unsigned long long)le64_load(in + 8));
 	*ret = (struct wire_machine){
+		.features = le64_load(in + 8),
 		.memory_bytes = le64_load(in + 16),
 		.num_cpus = le32_load(in + 24),
 		.threads_per_core = le32_load(in + 28),
@@ -400,7 +402,7 @@ void wire_put_data(uint8_t out[WIRE_DATA_BYTES],
 		   const struct wire_data_header *h)
 {
 	le32_store(out, h->type);
-	le32_store(out + 4, 0);
+	le32_store(out + 4, h->packed);
 	le64_store(out + 8, h->gpa);
 	le64_store(out + 16, h->len);
 }
@@ -436,6 +438,30 @@ static int check_range(const struct wire_stream *s,
 	return 0;
 }
 
+/* Smaller than what it becomes, which is a range of memory: never more. */
+static int check_packed(const struct wire_stream *s,
+			const struct wire_data_header *h, struct err *err)
+{
+	uint64_t feature = h->type == WIRE_PAGES_LZ4 ? WIRE_FEATURE_LZ4
+						     : WIRE_FEATURE_ZSTD;
+
+	if (!(s->features & feature))
+		return err_set(err, EBADMSG,
+			       "stream %u: compressed pages that were not "
+			       "announced",
+			       s->index);
+	if (!h->packed || h->packed >= h->len)
+		return err_set(err, EBADMSG,
+			       "stream %u: %#llx bytes of memory from %u",
+			       s->index, (unsigned long long)h->len, h->packed);
+	return check_range(s, h, err);
+}
+
+static bool is_packed(const struct wire_data_header *h)
+{
+	return h->type == WIRE_PAGES_LZ4 || h->type == WIRE_PAGES_ZSTD;
+}
+
 static int check_data(struct wire_stream *s, const struct wire_data_header *h,
 		      struct err *err)
 {
@@ -444,6 +470,9 @@ static int check_data(struct wire_stream *s, const struct wire_data_header *h,
 	case WIRE_ZERO:
 	case WIRE_UNIT:
 		return check_range(s, h, err);
+	case WIRE_PAGES_LZ4:
+	case WIRE_PAGES_ZSTD:
+		return check_packed(s, h, err);
 	case WIRE_ROUND:
 		if (h->gpa == s->rounds + 1 && h->gpa <= MAX_ROUNDS && !h->len)
 			return 0;
@@ -467,17 +496,18 @@ int wire_parse_data(const uint8_t in[WIRE_DATA_BYTES], struct wire_stream *s,
 		.type = (enum wire_data)le32_load(in),
 		.gpa = le64_load(in + 8),
 		.len = le64_load(in + 16),
+		.packed = le32_load(in + 4),
 	};
 	int r;
 
-	if (s->ended || le32_load(in + 4))
+	if (s->ended || (h.packed && !is_packed(&h)))
 		return err_set(err, EBADMSG, "stream %u: bytes %s", s->index,
 			       s->ended ? "after its end" : "in reserve");
 	r = check_data(s, &h, err);
 	if (r)
 		return r;
 	s->rounds += h.type == WIRE_ROUND;
-	s->page_bytes += h.type == WIRE_PAGES ? h.len : 0;
+	s->page_bytes += h.type == WIRE_PAGES || is_packed(&h) ? h.len : 0;
 	s->ended = h.type == WIRE_END;
 	*ret = h;
 	return 0;

@@ -87,6 +87,11 @@ struct wire_range {
 	uint64_t start, len;
 };
 
+/* Pages may come compressed. */
+#define WIRE_FEATURE_LZ4  (1ull << 8)
+#define WIRE_FEATURE_ZSTD (1ull << 9)
+#define WIRE_FEATURES	  (WIRE_FEATURE_LZ4 | WIRE_FEATURE_ZSTD)
+
 struct wire_device {
 	char cls[16];
 	char id[VM_MAX_NAME];
@@ -94,6 +99,7 @@ struct wire_device {
 
 /* What the two machines have to have in common before memory is sent. */
 struct wire_machine {
+	uint64_t features; /* of the stream, that the destination has to know */
 	uint64_t memory_bytes;
 	uint32_t num_cpus, threads_per_core;
 	uint8_t irqchip;
@@ -128,6 +134,8 @@ enum wire_data {
 	WIRE_UNIT,
 	WIRE_ROUND,
 	WIRE_END,
+	WIRE_PAGES_LZ4 = 16,
+	WIRE_PAGES_ZSTD,
 };
 
 #define WIRE_DATA_BYTES 24
@@ -135,6 +143,7 @@ enum wire_data {
 struct wire_data_header {
 	enum wire_data type;
 	uint64_t gpa, len; /* of END: rounds, bytes of pages */
+	uint32_t packed; /* bytes that follow, of compressed pages; below len */
 };
 
 /* What is known about a data stream, and what it has said so far. */
@@ -142,6 +151,7 @@ struct wire_stream {
 	unsigned int index, num; /* 1 to num */
 	struct wire_range regions[RAM_MAX_REGIONS];
 	unsigned int num_regions;
+	uint64_t features; /* that were announced */
 	uint64_t rounds, page_bytes;
 	bool ended;
 };

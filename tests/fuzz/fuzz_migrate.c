@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What a peer of a migration sends (migrate/wire.c): prefaces, control headers,
- * MACHINE, READY, text, and whole data streams. The first byte says which.
- * Checked: what is accepted is within its limits, a range of a stream is in its
- * memory and its own, and what is put again is what was read.
+ * MACHINE, READY, text, whole data streams, and compressed pages. The first
+ * byte says which. Checked: what is accepted is within its limits, a range of a
+ * stream is in its memory and its own, and what is put again is what was read.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -11,6 +11,7 @@
 
 #include "base/arith.h"
 #include "base/compiler.h"
+#include "migrate/pack.h"
 #include "migrate/wire.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -105,6 +106,7 @@ static void stream(const uint8_t *data, size_t size)
 {
 	struct wire_stream s = {
 		.num_regions = 2,
+		.features = WIRE_FEATURES,
 		.regions = { { 0, 9 * WIRE_UNIT_BYTES + 20480 },
 			     { 4 * GIB, 5 * WIRE_UNIT_BYTES } },
 	};
@@ -124,17 +126,44 @@ static void stream(const uint8_t *data, size_t size)
 		}
 		BUG_ON(s.rounds - rounds > 1);
 		if (h.type == WIRE_PAGES || h.type == WIRE_ZERO ||
-		    h.type == WIRE_UNIT)
+		    h.type == WIRE_UNIT || h.packed)
 			check_range(&s, &h);
+		BUG_ON(h.packed && h.packed >= h.len);
 		data += WIRE_DATA_BYTES;
 		size -= WIRE_DATA_BYTES;
 	}
 }
 
+/* Into as much as is said and no more; and there and back again. */
+static void packed(const uint8_t *data, size_t size)
+{
+	enum pack_method method = size && data[0] & 1 ? PACK_LZ4 : PACK_ZSTD;
+	size_t len = 4096 * (1 + (size ? data[0] >> 4 : 0)), n;
+	uint8_t *out = malloc(len), *small = malloc(size + 1);
+	struct unpacker *u;
+	struct packer *p;
+
+	if (!size || !out || !small || unpacker_new(&u))
+		goto out;
+	(void)!unpacker_unpack(u, method, data + 1, size - 1, out, len);
+	if (!packer_new(&p, method)) {
+		n = packer_pack(p, data, size, small, size);
+		packer_free(p);
+		if (n && size <= len) {
+			BUG_ON(unpacker_unpack(u, method, small, n, out, size));
+			BUG_ON(memcmp(out, data, size) != 0);
+		}
+	}
+	unpacker_free(u);
+out:
+	free(out);
+	free(small);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static void (*const parsers[])(const uint8_t *, size_t) = {
-		preface, control, machine, words, stream,
+		preface, control, machine, words, stream, packed,
 	};
 
 	if (size)

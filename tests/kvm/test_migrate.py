@@ -119,6 +119,26 @@ def test_goes_on(host, kind, cpus, page, streams):
     assert host.state("two") == "Running"
 
 
+@pytest.mark.parametrize("method", ["none", "lz4", "zstd"])
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+def test_compressed(host, kind, method):
+    boot(host, page="thp")
+    wait_passes(host.dir / "one.log")
+    uri = unix(host, "two") if kind == "unix" else f"tcp:127.0.0.1:{free_port()}"
+    incoming(host, "two", uri, page="thp")
+    report = json.loads(migrate(host, "one", uri, "--compress", method, "--streams", 2).stdout)
+    before, after = report["compressed_from_bytes"], report["compressed_to_bytes"]
+    if method == "none":
+        assert before == after == 0 and report["wire_bytes"] > report["page_bytes"]
+    else:
+        assert 0 < after < before <= report["page_bytes"]
+        assert report["page_bytes"] - before + after < report["wire_bytes"]
+        assert report["wire_bytes"] < report["page_bytes"]
+    wait_passes(host.dir / "two.log", 4)
+    is_follow_up(host, "one", "two")
+    assert stats(host, "two")["page_bytes"] == report["page_bytes"]
+
+
 @pytest.mark.parametrize("memory", ["shared=on", "dirty-log=ring", "dirty-log=bitmap"])
 def test_kinds_of_memory(host, memory):
     kw = {"size": f"128M,{memory}", "cpus": 3}
@@ -378,6 +398,7 @@ def test_wrong_usage(host):
                         (["one", "unix:/x", "--downtime", "1"], "from 10 to 60000"),
                         (["one", "unix:/x", "--streams", "65"], "from 1 to 64"),
                         (["one", "unix:/x", "--mode", "postcopy"], "precopy only"),
+                        (["one", "unix:/x", "--compress", "gzip"], "not none, lz4 or zstd"),
                         (["one", "unix:/x", "--bandwidth", "x"], "not a size")]:
         done = host.quire("migrate", *args, check=False)
         assert done.returncode == 2 and words in done.stderr, done.stderr

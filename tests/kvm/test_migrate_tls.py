@@ -123,6 +123,18 @@ def test_goes_on(host, certs, kind, streams):
     is_follow_up(host, "one", "two")
 
 
+@pytest.mark.parametrize("method", ["lz4", "zstd"])
+def test_compressed(host, certs, method):
+    boot(host)
+    wait_passes(host.dir / "one.log")
+    uri = tcp()
+    secure(host, "two", uri, certs.server)
+    report = json.loads(send(host, "one", uri, certs.client, "--compress", method).stdout)
+    assert 0 < report["compressed_to_bytes"] < report["compressed_from_bytes"]
+    wait_passes(host.dir / "two.log", 4)
+    is_follow_up(host, "one", "two")
+
+
 def test_back_and_forth(host, certs):
     boot(host, "vm0")
     for i in range(6):

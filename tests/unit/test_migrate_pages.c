@@ -58,9 +58,9 @@ static int fill(void *ctx, unsigned int port, struct gpa gpa, uint64_t len)
 	return 0;
 }
 
-static struct pair *pair_new_patient(unsigned int num, uint32_t ring,
-				     bool fills_host, uint64_t rate,
-				     uint64_t patience_ns)
+static struct pair *pair_make(unsigned int num, uint32_t ring, bool fills_host,
+			      uint64_t rate, uint64_t patience_ns,
+			      enum pack_method pack)
 {
 	struct pair *p = calloc(1, sizeof(*p));
 	const struct ram_config rc = {
@@ -73,6 +73,7 @@ static struct pair *pair_new_patient(unsigned int num, uint32_t ring,
 		.num = num,
 		.patience_ns = PATIENCE,
 		.rate_bytes_per_s = rate,
+		.pack = pack,
 		.tick = tick,
 		.ctx = p,
 	};
@@ -93,6 +94,7 @@ static struct pair *pair_new_patient(unsigned int num, uint32_t ring,
 		.name = "model", .num_ports = 2, .fill = fill, .ctx = p
 	};
 	lc.fds = p->in;
+	lc.features = pack == PACK_NONE ? 0 : WIRE_FEATURES;
 	lc.landing.ram = &p->to;
 	lc.landing.second_stage = &p->filler;
 	lc.landing.fills_host = fills_host;
@@ -108,7 +110,7 @@ static struct pair *pair_new_patient(unsigned int num, uint32_t ring,
 static struct pair *pair_new(unsigned int num, uint32_t ring, bool fills_host,
 			     uint64_t rate)
 {
-	return pair_new_patient(num, ring, fills_host, rate, PATIENCE);
+	return pair_make(num, ring, fills_host, rate, PATIENCE, PACK_NONE);
 }
 
 static void pair_free(struct pair *p)
@@ -268,6 +270,85 @@ static void test_many_runs(void **state)
 	pair_free(p);
 }
 
+/* Nothing makes such a page smaller. */
+static void store_noise(struct pair *p, uint64_t page)
+{
+	uint64_t *at = (uint64_t *)(p->from->ram.base + page * PAGE_4K);
+	uint64_t n = page + 1;
+
+	for (size_t i = 0; i < PAGE_4K / 8; i++) {
+		n = n * 6364136223846793005ull + 1442695040888963407ull;
+		at[i] = n ^ n >> 29;
+	}
+	store(p, page, n);
+}
+
+static void send_packed(enum pack_method pack)
+{
+	struct pair *p = pair_make(2, 0, false, 0, PATIENCE, pack);
+	struct send_pages_count count;
+	struct vm_landed landed;
+
+	/* Also a run that is longer than what is packed together. */
+	for (uint64_t page = 0; page < 300; page++)
+		store(p, page, page + 1);
+	for (uint64_t page = 600; page < 620; page++)
+		store_noise(p, page);
+	harvest(p);
+	round_ok(p, false);
+	for (uint64_t page = 0; page < PAGES; page += 3)
+		store(p, page, page % 2 ? page : 0);
+	harvest(p);
+	round_ok(p, true);
+	send_pages_read(p->send, &count);
+	finish(p, &landed);
+	check_mapped(p);
+	check_same(p);
+	assert_int_equal(landed.page_bytes, count.page_bytes);
+	/* All but the noise: 20 pages, of which 7 were sent again. */
+	assert_int_equal(count.pack_from_bytes,
+			 count.page_bytes - 27 * PAGE_4K);
+	assert_true(count.pack_to_bytes * 10 < count.pack_from_bytes);
+	assert_true(count.wire_bytes < 27 * PAGE_4K + count.pack_to_bytes +
+					       2 * PAGES * WIRE_DATA_BYTES);
+	pair_free(p);
+}
+
+static void test_packed(void **state)
+{
+	send_packed(PACK_LZ4);
+	send_packed(PACK_ZSTD);
+}
+
+/* What is not of the method, or not as long, ends it. */
+static void test_badly_packed(void **state)
+{
+	for (unsigned int i = 0; i < 4; i++) {
+		struct pair *p = pair_make(1, 0, false, 0, PATIENCE, PACK_LZ4);
+		struct {
+			uint8_t header[WIRE_DATA_BYTES];
+			uint8_t bytes[40];
+		} message = { .bytes = { 0 } };
+		const struct wire_data_header h = {
+			.type = i % 2 ? WIRE_PAGES_ZSTD : WIRE_PAGES_LZ4,
+			.gpa = 4 * PAGE_4K,
+			.len = 8 * PAGE_4K,
+			.packed = sizeof(message.bytes),
+		};
+		struct vm_landed landed;
+		struct err err = ERR_INIT;
+
+		if (i >= 2)
+			memset(message.bytes, 0xff, sizeof(message.bytes));
+		wire_put_data(message.header, &h);
+		assert_int_equal(write(p->out[0], &message, sizeof(message)),
+				 sizeof(message));
+		assert_int_equal(land_finish(p->land, &landed, &err), -EBADMSG);
+		assert_non_null(strstr(err.text, "compressed memory"));
+		pair_free(p);
+	}
+}
+
 /*
  * Memory that is sent while it is written is read as it is, on purpose, and
  * comes again: TSan is to look at the rest.
@@ -390,8 +471,8 @@ static void test_given_up(void **state)
 static void test_one_is_silent(void **state)
 {
 	/* A unit in 1.5 s, three on the first stream, none on the other. */
-	struct pair *p = pair_new_patient(2, 0, false, 4 * MIB * 2 / 3,
-					  3 * NSEC_PER_SEC);
+	struct pair *p = pair_make(2, 0, false, 4 * MIB * 2 / 3,
+				   3 * NSEC_PER_SEC, PACK_NONE);
 	struct vm_landed landed;
 
 	for (uint64_t page = 0; page < 5ull * 512; page++) {
@@ -409,7 +490,7 @@ static void test_one_is_silent(void **state)
 /* Nothing comes, and nobody hangs up. */
 static void test_all_are_silent(void **state)
 {
-	struct pair *p = pair_new_patient(2, 0, false, 0, NSEC_PER_SEC / 4);
+	struct pair *p = pair_make(2, 0, false, 0, NSEC_PER_SEC / 4, PACK_NONE);
 	struct vm_landed landed;
 	struct err err = ERR_INIT;
 
@@ -471,6 +552,8 @@ int main(void)
 		cmocka_unit_test(test_rounds),
 		cmocka_unit_test(test_populates),
 		cmocka_unit_test(test_many_runs),
+		cmocka_unit_test(test_packed),
+		cmocka_unit_test(test_badly_packed),
 		cmocka_unit_test(test_under_writes),
 		cmocka_unit_test(test_hung_up),
 		cmocka_unit_test(test_given_up),

@@ -281,7 +281,7 @@ static struct wire_stream a_stream(void)
 static int parse_data(struct wire_stream *s, uint32_t type, uint64_t gpa,
 		      uint64_t len)
 {
-	struct wire_data_header h = { (enum wire_data)type, gpa, len };
+	struct wire_data_header h = { (enum wire_data)type, gpa, len, 0 };
 	struct wire_stream before = *s;
 	uint8_t bytes[WIRE_DATA_BYTES];
 	struct err err = ERR_INIT;
@@ -443,6 +443,63 @@ static void test_uri(void **state)
 	assert_int_equal(migrate_uri_parse(&uri, longest, &err), -EINVAL);
 }
 
+/* Compressed pages: announced, smaller than what they become, and a range. */
+static int parse_packed(uint64_t features, uint32_t type, uint64_t len,
+			uint32_t packed)
+{
+	struct wire_stream s = {
+		.index = 1,
+		.num = 1,
+		.num_regions = 1,
+		.regions = { { 0, 8 * WIRE_UNIT_BYTES } },
+		.features = features,
+	};
+	const struct wire_data_header h = {
+		.type = (enum wire_data)type,
+		.gpa = WIRE_UNIT_BYTES,
+		.len = len,
+		.packed = packed,
+	};
+	struct wire_data_header back = { .len = 0 };
+	uint8_t bytes[WIRE_DATA_BYTES];
+	struct err err = ERR_INIT;
+	int r;
+
+	wire_put_data(bytes, &h);
+	r = wire_parse_data(bytes, &s, &back, &err);
+	assert_int_equal(s.page_bytes, r || type == WIRE_ZERO ? 0 : len);
+	assert_int_equal(back.packed, r ? 0 : packed);
+	return r;
+}
+
+static void test_packed(void **state)
+{
+	const uint64_t lz4 = WIRE_FEATURE_LZ4, zstd = WIRE_FEATURE_ZSTD;
+	const uint32_t unit = WIRE_UNIT_BYTES;
+
+	assert_int_equal(parse_packed(lz4, WIRE_PAGES_LZ4, unit, 1), 0);
+	assert_int_equal(parse_packed(lz4, WIRE_PAGES_LZ4, unit, unit - 1), 0);
+	assert_int_equal(parse_packed(zstd, WIRE_PAGES_ZSTD, 4096, 4095), 0);
+	assert_int_equal(parse_packed(zstd, WIRE_PAGES_LZ4, 4096, 9), -EBADMSG);
+	assert_int_equal(parse_packed(lz4, WIRE_PAGES_ZSTD, 4096, 9), -EBADMSG);
+	assert_int_equal(parse_packed(0, WIRE_PAGES_LZ4, 4096, 9), -EBADMSG);
+	assert_int_equal(parse_packed(lz4, WIRE_PAGES_LZ4, 4096, 0), -EBADMSG);
+	assert_int_equal(parse_packed(lz4, WIRE_PAGES_LZ4, 4096, 4096),
+			 -EBADMSG);
+	assert_int_equal(parse_packed(lz4, WIRE_PAGES_LZ4, 4096, UINT32_MAX),
+			 -EBADMSG);
+	assert_int_equal(parse_packed(lz4, WIRE_PAGES_LZ4, 4097, 9), -EBADMSG);
+	assert_int_equal(parse_packed(lz4, WIRE_PAGES_LZ4, 2 * WIRE_UNIT_BYTES,
+				      9),
+			 -EBADMSG);
+	assert_int_equal(parse_packed(lz4, WIRE_PAGES_LZ4, 1ull << 40, 9),
+			 -EBADMSG);
+	/* The others have no such length. */
+	assert_int_equal(parse_packed(lz4, WIRE_PAGES, 4096, 9), -EBADMSG);
+	assert_int_equal(parse_packed(lz4, WIRE_ZERO, 4096, 9), -EBADMSG);
+	assert_int_equal(parse_packed(lz4, WIRE_ZERO, 4096, 0), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -455,6 +512,7 @@ int main(void)
 		cmocka_unit_test(test_compare),
 		cmocka_unit_test(test_ready),
 		cmocka_unit_test(test_ranges),
+		cmocka_unit_test(test_packed),
 		cmocka_unit_test(test_rounds),
 		cmocka_unit_test(test_converges),
 		cmocka_unit_test(test_idle_guest),
