@@ -53,7 +53,7 @@ struct sender {
 	struct unit_pages pages;
 
 	uint64_t done, rounds; /* under the lock */
-	uint64_t pace_ns, pace_bytes;
+	uint64_t paced_bytes;  /* of wire_bytes, out of the budget */
 	_Atomic uint64_t page_bytes, zero_bytes, wire_bytes;
 
 	/* The unit that is being sent. */
@@ -79,6 +79,7 @@ struct send_pages {
 	pthread_cond_t changed;
 	struct piece pieces[NUM_PIECES]; /* those between done and taken */
 	uint64_t taken, rounds;		 /* published; closed */
+	uint64_t free_at_ns;		 /* the budget of bytes per second */
 	bool ended;
 	int error;
 	struct err err;
@@ -297,6 +298,27 @@ static bool wait_until(struct send_pages *p, uint64_t ns)
 }
 
 /*
+ * All streams draw on one budget, a unit at a time: what each has sent puts off
+ * when the next may go on, whosever that is. What a slow network, or a look
+ * through untouched memory, left unused is not made up for. Returns until when.
+ */
+static uint64_t spend(struct sender *s)
+{
+	struct send_pages *p = s->p;
+	uint64_t sent = atomic_load(&s->wire_bytes), now = clock_now_ns();
+	uint64_t bytes = sent - s->paced_bytes, until;
+
+	s->paced_bytes = sent;
+	pthread_mutex_lock(&p->lock);
+	until = MAX(p->free_at_ns, now) +
+		(uint64_t)((double)bytes * 1e9 /
+			   (double)p->cfg.rate_bytes_per_s);
+	p->free_at_ns = until;
+	pthread_mutex_unlock(&p->lock);
+	return until;
+}
+
+/*
  * Ahead of the rate that was asked for: wait, but not for longer than that, nor
  * silently for so long that the destination takes us for dead.
  */
@@ -304,14 +326,12 @@ static int keep_pace(struct sender *s, const struct mem_range *unit,
 		     struct err *err)
 {
 	struct send_pages *p = s->p;
-	uint64_t bytes = atomic_load(&s->wire_bytes) - s->pace_bytes;
-	double rate = (double)p->cfg.rate_bytes_per_s / p->cfg.num;
 	uint64_t until, now;
 	int r = 0;
 
 	if (!p->cfg.rate_bytes_per_s || atomic_load(&p->last))
 		return 0;
-	until = s->pace_ns + (uint64_t)((double)bytes / rate * 1e9);
+	until = spend(s);
 	while (!r && (now = clock_now_ns()) < until) {
 		if (!wait_until(p, MIN(until, now + SIGN_NS)))
 			return 0;
@@ -410,8 +430,6 @@ static int do_work(struct sender *s, enum work work, struct err *err)
 		return r;
 	case WORK_ROUND:
 		r = send_mark(s, WIRE_ROUND, s->rounds + 1, 0, err);
-		s->pace_ns = clock_now_ns();
-		s->pace_bytes = atomic_load(&s->wire_bytes);
 		count_done(s, &s->rounds);
 		return r;
 	case WORK_END:
@@ -430,7 +448,6 @@ static void *sender_main(void *arg)
 	enum work work;
 	int r = 0;
 
-	s->pace_ns = clock_now_ns();
 	do {
 		work = next_work(s);
 		r = do_work(s, work, &err);

@@ -331,11 +331,14 @@ def write(host, name, value):
     return path
 
 
-def test_bandwidth_and_progress(host):
+@pytest.mark.parametrize("streams", [1, 4])
+def test_bandwidth_and_progress(host, streams):
+    """The streams have it together."""
     boot(host, mib=32)
     uri = unix(host, "two")
     incoming(host, "two", uri, mib=32)
-    done = migrate(host, "one", uri, "--bandwidth", "8M", "--downtime", "60000")
+    done = migrate(host, "one", uri, "--bandwidth", "8M", "--downtime", "60000", "--streams",
+                   streams)
     report = json.loads(done.stdout)
     assert report["total_us"] > 2e6  # 32 MiB at 8 MiB/s
     lines = [json.loads(line) for line in done.stderr.splitlines()]
