@@ -19,6 +19,7 @@ import os
 import re
 import selectors
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -204,6 +205,82 @@ class Vm:
         if status:
             raise self.failure(f"exit status {status}")
         return time.monotonic() - self._began
+
+
+# ---- asking ----
+
+
+def run_quire(*argv):
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(done.stderr.strip())
+    return done.stdout
+
+
+QMP_SECONDS = 600  # for an answer; a hang, not a slow machine
+
+
+class Qmp:
+    """QEMU's control socket: one command, one answer; events are skipped."""
+
+    def __init__(self, path):
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(QMP_SECONDS)
+        self._socket.connect(path)
+        self._lines = self._socket.makefile("rw")
+        self._lines.readline()
+        self("qmp_capabilities")
+
+    def __call__(self, command, **arguments):
+        json.dump({"execute": command, "arguments": arguments}, self._lines)
+        self._lines.write("\n")
+        self._lines.flush()
+        while True:
+            line = self._lines.readline()
+            if not line:
+                raise BenchError(f"QEMU, {command}: it ended")
+            answer = json.loads(line)
+            if "error" in answer:
+                raise BenchError(f"QEMU, {command}: "
+                                        f"{answer['error']['desc']}")
+            if "return" in answer:
+                return answer["return"]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_exception):
+        self._lines.close()
+        self._socket.close()
+
+
+# ---- the host ----
+
+
+THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+KVM_STATISTICS = Path("/sys/kernel/debug/kvm")
+
+
+def set_thp(state):
+    try:
+        THP.write_text(state)
+    except OSError as error:
+        raise BenchError(f"{THP}: {error.strerror}: the host's huge "
+                                "pages have to be switched") from None
+
+
+def thp_state():
+    return re.search(r"\[(\w+)\]", THP.read_text())[1]
+
+
+def faults_of(pid):
+    """Second-stage faults of a VMM's VM so far, None where nobody says."""
+    for vm in KVM_STATISTICS.glob(f"{pid}-*"):
+        try:
+            return int((vm / "pf_taken").read_text())
+        except OSError:
+            pass
+    return None
 
 
 # A mapping's first line in smaps: the address range.
