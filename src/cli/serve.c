@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "api/service.h"
+#include "mem/ram.h"
 #include "vm/summary.h"
 #include "vm/vmm.h"
 
@@ -105,6 +106,8 @@ int cli_serve(const struct cli_serve *s)
 	struct vmm *vmm;
 	int status;
 
+	/* With one thread it is free; with more it waits for all CPUs. */
+	ram_dirty_prepare();
 	if (vmm_new(&vmm, &err))
 		return cli_fail(s->command, &err);
 	status = start(s, vmm, &api, &err) ? cli_fail(s->command, &err)
