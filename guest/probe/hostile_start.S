@@ -4,7 +4,9 @@
  * with every I/O port open, on the boot CPU and on each CPU woken later.
  *
  * Kernel mode is left as early as can be: where KVM emulates it, it is a
- * thousand times slower. There is no IDT, so any exception is a triple fault.
+ * thousand times slower. There is no IDT, so any exception is a triple fault;
+ * with PAYLOAD_SLEEPS there is one for the timer of the boot CPU's APIC, and for
+ * an interrupt by which the payload has that CPU sleep until the timer fires.
  * Sources: Xen docs/misc/pvh.pandoc; AMD64 APM volume 2, chapters 4, 5, 14.
  */
 #define MAX_CPUS    8
@@ -17,6 +19,16 @@
 #define SEL_USER_DATA 0x20
 #define SEL_USER_CODE 0x28
 #define SEL_TSS	      0x30
+
+#define VECTOR_TIMER 0x20
+#define VECTOR_SLEEP 0x21
+#define LAPIC_EOI    0xfee000b0
+
+#ifdef PAYLOAD_SLEEPS
+#define USER_FLAGS 0x3202	/* IOPL 3 */
+#else
+#define USER_FLAGS 0x3002	/* and no interrupts */
+#endif
 
 #define PDE_TABLE 0x67		/* present, write, user, accessed, dirty */
 #define PDE_2M	  0xe7		/* and page size */
@@ -100,10 +112,22 @@ enter_user:
 	ltr	%ax
 	movl	$0, tss_lock
 
+#ifdef PAYLOAD_SLEEPS
+	movl	$on_timer, %eax
+	movw	%ax, idt + VECTOR_TIMER * 16
+	shrl	$16, %eax
+	movw	%ax, idt + VECTOR_TIMER * 16 + 6
+	movl	$on_sleep, %eax
+	movw	%ax, idt + VECTOR_SLEEP * 16
+	shrl	$16, %eax
+	movw	%ax, idt + VECTOR_SLEEP * 16 + 6
+	lidt	idt_pointer
+#endif
+
 	leaq	-8(%rsp), %rax		/* as after a call */
 	pushq	$(SEL_USER_DATA + 3)
 	pushq	%rax
-	pushq	$0x3002			/* IOPL 3, no interrupts */
+	pushq	$USER_FLAGS
 	pushq	$(SEL_USER_CODE + 3)
 	pushq	$hostile_main
 	iretq
@@ -111,6 +135,25 @@ park:
 	cli
 	hlt
 	jmp	park
+
+#ifdef PAYLOAD_SLEEPS
+on_sleep:
+	pushq	%rax
+	movl	$LAPIC_EOI, %eax
+	movl	$0, (%rax)
+	sti
+	hlt
+	cli
+	incl	times_slept
+	popq	%rax
+	iretq
+on_timer:
+	pushq	%rax
+	movl	$LAPIC_EOI, %eax
+	movl	$0, (%rax)
+	popq	%rax
+	iretq
+#endif
 
 	/* Copied to TRAMPOLINE; entered there in real mode by SIPI. */
 	.code16
@@ -149,11 +192,31 @@ gdt_pointer:
 
 	.balign	8
 tss:					/* with leave to use every port */
-	.fill	102
+	.long	0
+	.quad	kernel_stack_end	/* RSP0 */
+	.fill	90
 	.word	104
 	.fill	8192
 	.byte	0xff
 tss_end:
+
+#ifdef PAYLOAD_SLEEPS
+	.balign	16
+idt:
+	.fill	VECTOR_TIMER * 16
+	.word	0, SEL_CODE64
+	.byte	0, 0x8e			/* interrupt gate */
+	.fill	10
+	.word	0, SEL_CODE64
+	.byte	0, 0x8e
+	.fill	10
+idt_end:
+idt_pointer:
+	.word	idt_end - idt - 1
+	.quad	idt
+	.globl	times_slept
+times_slept:	.long 0
+#endif
 
 	.globl	start_info
 start_info:	.long 0
@@ -167,5 +230,7 @@ pml4:	.skip	0x1000
 pdpt:	.skip	0x1000
 pds:	.skip	0x5000
 stacks:	.skip	MAX_CPUS << STACK_SHIFT
+	.skip	0x1000
+kernel_stack_end:
 
 	.section .note.GNU-stack, "", @progbits

@@ -20,6 +20,7 @@
 struct option;
 
 extern const struct cli_command cmd_bench_dirty;
+extern const struct cli_command cmd_bench_migrate;
 extern const struct cli_command cmd_bench_pager;
 extern const struct cli_command cmd_bench_populate;
 extern const struct cli_command cmd_bench_restore;

@@ -9,10 +9,9 @@
 #include "cli/commands.h"
 
 static const struct cli_command *const benches[] = {
-	&cmd_bench_touch,    &cmd_bench_populate,
-	&cmd_bench_walk,     &cmd_bench_dirty,
-	&cmd_bench_pager,    &cmd_bench_restore,
-	&cmd_bench_snapshot, NULL,
+	&cmd_bench_touch,    &cmd_bench_populate, &cmd_bench_walk,
+	&cmd_bench_dirty,    &cmd_bench_pager,	  &cmd_bench_restore,
+	&cmd_bench_snapshot, &cmd_bench_migrate,  NULL,
 };
 
 /* "touch" of "bench touch" */
