@@ -14,6 +14,11 @@
  * passes differ by that alone.  Mapping is timed in every pass, unmapping in
  * none.
  *
+ * With --ask a pass after the first begins when a line has come on standard
+ * input: what the host did to the memory in between is then the pass's to find.
+ * A rehearsal on a little memory of its own, which is not timed, comes before:
+ * the pass is to tell of its memory, not of code that has not run for a while.
+ *
  * The result is one line of JSON, on standard output.
  */
 #define _GNU_SOURCE
@@ -41,10 +46,12 @@ struct run {
 	bool huge;
 	bool fresh;
 	bool progress;
+	bool ask;
 	pthread_barrier_t barrier;
 	/* Written by the first thread only, between barriers. */
 	double seconds[PASSES_MAX];
 	atomic_int failed;
+	unsigned char rehearsal[16 * PAGE_BYTES];
 };
 
 struct worker {
@@ -107,6 +114,25 @@ static void end_pass(struct run *run, unsigned int pass, double began)
 			run->seconds[pass]);
 }
 
+static void rehearse(struct run *run)
+{
+	(void)tools_seconds();
+	touch(run->rehearsal, sizeof(run->rehearsal), 1);
+}
+
+/* The others wait at the barrier. */
+static void wait_line(struct run *run)
+{
+	int c;
+
+	do
+		c = getchar();
+	while (c != '\n' && c != EOF);
+	if (c == EOF)
+		atomic_store(&run->failed, EPIPE);
+	rehearse(run);
+}
+
 static void *work(void *arg)
 {
 	struct worker *worker = arg;
@@ -117,9 +143,13 @@ static void *work(void *arg)
 	void *at = NULL;
 
 	pin(worker->index);
+	if (run->ask && !worker->index)
+		rehearse(run); /* so that it finds its memory later */
 	if (!run->fresh)
 		at = map_memory(run, bytes);
 	for (pass = 0; pass < run->passes; pass++) {
+		if (run->ask && pass && !worker->index)
+			wait_line(run);
 		pthread_barrier_wait(&run->barrier);
 		if (!worker->index)
 			began = tools_seconds();
@@ -186,11 +216,13 @@ static void print_result(const struct run *run)
 static int usage(void)
 {
 	fputs("usage: memtouch [--threads N] [--mib M] [--passes P] [--huge]\n"
-	      "                [--fresh] [--progress]\n"
+	      "                [--fresh] [--progress] [--ask]\n"
 	      "  N threads (2) each write M MiB (256) of fresh memory,\n"
 	      "  one write per 4 KiB page, P times (2); with --fresh each\n"
 	      "  pass maps it anew.  --progress: a line after each pass, on\n"
-	      "  standard error\n",
+	      "  standard error; --ask: a pass after the first waits for a "
+	      "line\n"
+	      "  on standard input\n",
 	      stderr);
 	return 2;
 }
@@ -204,6 +236,7 @@ int memtouch_main(int argc, char **argv)
 		{ "huge", no_argument, NULL, 'h' },
 		{ "fresh", no_argument, NULL, 'f' },
 		{ "progress", no_argument, NULL, 'v' },
+		{ "ask", no_argument, NULL, 'a' },
 		{ 0 },
 	};
 	struct run run = { .threads = 2, .mib = 256, .passes = 2 };
@@ -224,6 +257,8 @@ int memtouch_main(int argc, char **argv)
 			run.fresh = true;
 		else if (opt == 'v')
 			run.progress = true;
+		else if (opt == 'a')
+			run.ask = true;
 		else
 			ok = false;
 	}

@@ -16,6 +16,7 @@ import pytest
 BENCH = pathlib.Path(__file__).resolve().parent.parent.parent / "bench"
 SCRIPTS = sorted(path.name for path in BENCH.glob("*-vs-*"))
 RESTORE = BENCH / "restore-vs-qemu"
+MIGRATE = BENCH / "migrate-vs-qemu"
 ENOUGH = 60  # seconds; a hang, not a slow machine
 
 # Does on the console what quire and the guest do, as far as the script sees it.
@@ -133,14 +134,44 @@ def test_restore_that_is_interrupted_leaves_nothing(stand_in, number):
     assert_nothing_left(stand_in)
 
 
-def test_ratio_is_of_the_medians():
-    loader = importlib.machinery.SourceFileLoader("restore_vs_qemu", str(RESTORE))
+def load(path):
+    """The script as a module."""
+    loader = importlib.machinery.SourceFileLoader(path.name.replace("-", "_"), str(path))
     spec = importlib.util.spec_from_loader(loader.name, loader)
     script = importlib.util.module_from_spec(spec)
     loader.exec_module(script)
+    return script
+
+
+def test_ratio_is_of_the_medians():
+    script = load(RESTORE)
     took = [script.result_of("private", [{"first_s": t, "pass_s": 4, "all_s": None}
                                          for t in (1, 2, 90)]),
             script.result_of("qemu", [{"first_s": t, "pass_s": 2, "all_s": t}
                                       for t in (3, 6, 7)])]
     assert script.ratios_of(took) == {"private": {"first_s": 3.0, "pass_s": 0.5}}
     assert script.ratios_of(took[:1]) == {}
+
+
+@pytest.mark.parametrize("words", [["--sides", "quire-fill,xen"], ["--streams", "0"],
+                                   ["--memory", "64", "--mib", "64"], ["--thp", "sometimes"]])
+def test_migrate_refuses(words):
+    done = subprocess.run([MIGRATE, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("migrate-vs-qemu: ") and done.stderr.count("\n") == 1
+
+
+def test_migrate_compares_within_one_state_of_huge_pages():
+    script = load(MIGRATE)
+
+    def run(total, first, steady, faults):
+        return {"total_s": total, "downtime_s": total / 10, "first_s": first,
+                "steady_s": steady, "faults": faults}
+    results = script.results_of({
+        ("never", "quire-fill"): [run(2, 1, 1, 0), run(4, 3, 1, 0), run(90, 2, 1, 4)],
+        ("never", "qemu-multifd"): [run(8, 30, 2, None)],
+        ("always", "qemu-precopy"): [run(1, 1, 1, 5)]})
+    assert [r["faults"] for r in results] == [0, None, 5]
+    assert results[0]["first_by_steady"] == 2
+    assert script.ratios_of(results) == [{"host_thp": "never", "qemu": "qemu-multifd",
+                                          "total_s": 2.0, "downtime_s": 2.0, "first_s": 15.0}]

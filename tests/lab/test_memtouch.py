@@ -82,3 +82,18 @@ def test_usage(tool, arguments):
     status, out, errors, _ = run(tool, *arguments)
     assert status == 2 and out == ""
     assert "usage: memtouch" in errors
+
+
+def test_asked_passes_wait_for_a_line(tool):
+    status, out, errors, faults = run(tool, "--progress", "--passes", "3", "--ask",
+                                      stdin=subprocess.DEVNULL)
+    assert (status, out) == (1, "") and "Broken pipe" in errors
+    with subprocess.Popen([tool, "--mib", "8", "--progress", "--passes", "3", "--ask"],
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True) as process:
+        for number in (1, 2, 3):
+            assert f"memtouch: pass {number} took" in process.stderr.readline()
+            if number < 3:
+                process.stdin.write("go\n")
+                process.stdin.flush()
+        assert len(json.loads(process.stdout.read())["passes_s"]) == 3
