@@ -552,6 +552,7 @@ static void test_fault_overtakes(void **state)
 
 	rig_init(&rig, 48 * MIB, RAM_PAGE_4K, false);
 	rig.cfg.sweep = true;
+	rig.cfg.fillers = rig.cfg.sweepers = 2;
 	rig.fake.held_back = true;
 	rig.fake.hold_below = 32 * MIB;
 	rig_start(&rig);
@@ -847,6 +848,7 @@ static void test_free_wakes(void **state)
 
 	rig_init(&rig, 48 * MIB, RAM_PAGE_4K, false);
 	rig.cfg.sweep = true;
+	rig.cfg.fillers = rig.cfg.sweepers = 2;
 	rig.fake.held_back = true;
 	rig.fake.hold_below = UINT64_MAX;
 	rig_start(&rig);
