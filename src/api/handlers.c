@@ -347,7 +347,6 @@ static int migration_credentials(const struct api_call *call,
 				 struct tls_credentials **ret, struct err *err)
 {
 	const char *dir = json_string_value(json_object_get(call->body, "tls"));
-
 	int r = dir ? tls_credentials_load(ret, TLS_DESTINATION, dir, err) : 0;
 
 	if (r == -EACCES && thread_is_caged())
