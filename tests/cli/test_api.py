@@ -666,7 +666,7 @@ def test_completion_of_commands_and_options(script):
     assert listed <= options
     assert complete(script, "run", "--ker") == {"--kernel"}
     assert complete(script, "bench", "") == {"touch", "populate", "walk", "dirty", "pager",
-                                             "restore", "snapshot"}
+                                             "migrate", "restore", "snapshot"}
     assert "--vcpus" in complete(script, "bench", "touch", "--")
     assert complete(script, "completion", "") == {"bash", "zsh"}
     assert complete(script, "doctor", "--j") == {"--json"}

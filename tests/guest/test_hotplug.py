@@ -199,21 +199,37 @@ def test_generation_id(quire):
         guest.stop()
 
 
+def connect_when_it_listens(guest):
+    """The socket of a quire that has just been started: a file first, a listener next."""
+    api, deadline = Api(guest.socket), time.monotonic() + BOOT_SECONDS
+    api.timeout = BOOT_SECONDS
+    while True:
+        try:
+            api.connect()
+            return api
+        except (FileNotFoundError, ConnectionRefusedError):
+            assert time.monotonic() < deadline and guest.process.poll() is None
+            time.sleep(0.02)
+
+
+def events_until(guest, last):
+    """The events of a guest from its start to the one named last, or all it had."""
+    events, seen = connect_when_it_listens(guest), []
+    events.request("GET", "/api/v1/vm.events")
+    stream = events.getresponse()
+    while last not in seen:
+        line = stream.readline()
+        if not line:
+            break
+        seen.append(json.loads(line).get("event"))
+    events.close()
+    return seen
+
+
 def test_panic_is_an_event(quire):
     guest = Guest(quire, "true", end="panic", cmdline="panic=0 quire.modules=pvpanic_mmio")
     try:
-        events = Api(guest.socket)
-        deadline = time.monotonic() + BOOT_SECONDS
-        while not guest.socket.exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        events.request("GET", "/api/v1/vm.events")
-        stream = events.getresponse()
-        while True:
-            line = stream.readline()
-            assert line, "the stream ended without a panic"
-            if json.loads(line).get("event") == "panic":
-                break
-        events.close()
+        seen = events_until(guest, "panic")
+        assert "panic" in seen, guest.process.communicate(timeout=BOOT_SECONDS)
     finally:
         guest.stop()
