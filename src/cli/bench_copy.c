@@ -227,21 +227,20 @@ static int copy_mapped(struct copy *c, enum migrate_uri_kind kind,
 int bench_copy(enum migrate_uri_kind kind, unsigned int streams, uint64_t bytes,
 	       enum ram_page page, double *ret_s, struct err *err)
 {
-	_cleanup_free_ struct copy *c = calloc(1, sizeof(*c));
+	struct copy c = {
+		.streams = streams,
+		.bytes = bytes,
+		.from = map(bytes, page),
+		.to = map(bytes, page),
+	};
 	int r = -ENOMEM;
 
 	BUG_ON(streams > BENCH_COPY_MAX_STREAMS);
-	if (c) {
-		c->streams = streams;
-		c->bytes = bytes;
-		c->from = map(bytes, page);
-		c->to = map(bytes, page);
-		if (c->from && c->to)
-			r = copy_mapped(c, kind, ret_s);
-		if (c->from)
-			(void)munmap(c->from, bytes);
-		if (c->to)
-			(void)munmap(c->to, bytes);
-	}
+	if (c.from && c.to)
+		r = copy_mapped(&c, kind, ret_s);
+	if (c.from)
+		(void)munmap(c.from, bytes);
+	if (c.to)
+		(void)munmap(c.to, bytes);
 	return r ? err_errno(err, -r, "copying memory over sockets") : 0;
 }

@@ -134,18 +134,15 @@ static void become(const struct child *c, const int fds[2], int log_fd,
 }
 
 /* fds[0]: its input; fds[1]: its output; log takes what it has to say. */
-static int spawn(const struct mover_place *p, const struct child *c,
-		 const int fds[2], const char *log, pid_t *ret_pid)
+static int spawn_with(const struct mover_place *p, const struct child *c,
+		      const int fds[2], const char *log, char **env,
+		      pid_t *ret_pid)
 {
-	_cleanup_free_ char **env = NULL;
 	_cleanup_close_ int log_fd = -1;
-	char own[80], path[80];
+	char path[80];
 	pid_t pid;
 
 	path_in(p, log, ".log", path);
-	env = make_environment(p, own);
-	if (!env)
-		return -ENOMEM;
 	log_fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 	if (log_fd < 0)
 		return -errno;
@@ -156,6 +153,17 @@ static int spawn(const struct mover_place *p, const struct child *c,
 		become(c, fds, log_fd, env);
 	*ret_pid = pid;
 	return 0;
+}
+
+static int spawn(const struct mover_place *p, const struct child *c,
+		 const int fds[2], const char *log, pid_t *ret_pid)
+{
+	char own[80];
+	char **env = make_environment(p, own);
+	int r = env ? spawn_with(p, c, fds, log, env, ret_pid) : -ENOMEM;
+
+	free(env);
+	return r;
 }
 
 /* Its last line that is not progress. */

@@ -35,13 +35,33 @@ static int set(const struct bench_option *o, const char *text, void *args,
 	return 0;
 }
 
+static int read_with(const struct option *table, const struct cli_command *cmd,
+		     const struct bench_option *options, int argc, char **argv,
+		     void *args)
+{
+	struct err err = ERR_INIT;
+	int opt, i = 0;
+
+	opterr = 0;
+	optind = 1;
+	while ((opt = getopt_long(argc, argv, ":", table, &i)) != -1) {
+		if (opt == '?' || opt == ':')
+			return cli_bad_option(cmd, argc, argv);
+		if (set(&options[i], optarg, args, &err))
+			return cli_usage(cmd, "%s", err.text);
+	}
+	if (optind < argc)
+		return cli_usage(cmd, "unexpected argument '%s'", argv[optind]);
+	return CLI_OK;
+}
+
 int bench_option_read(const struct cli_command *cmd,
 		      const struct bench_option *options, size_t num, int argc,
 		      char **argv, void *args)
 {
-	_cleanup_free_ struct option *table = calloc(num + 1, sizeof(*table));
+	struct option *table = calloc(num + 1, sizeof(*table));
 	struct err err = ERR_INIT;
-	int opt, i = 0;
+	int status;
 
 	if (!table) {
 		err_set(&err, ENOMEM, "out of memory");
@@ -54,17 +74,9 @@ int bench_option_read(const struct cli_command *cmd,
 						  : no_argument,
 			.val = 'x',
 		};
-	opterr = 0;
-	optind = 1;
-	while ((opt = getopt_long(argc, argv, ":", table, &i)) != -1) {
-		if (opt == '?' || opt == ':')
-			return cli_bad_option(cmd, argc, argv);
-		if (set(&options[i], optarg, args, &err))
-			return cli_usage(cmd, "%s", err.text);
-	}
-	if (optind < argc)
-		return cli_usage(cmd, "unexpected argument '%s'", argv[optind]);
-	return CLI_OK;
+	status = read_with(table, cmd, options, argc, argv, args);
+	free(table);
+	return status;
 }
 
 static void print_text(const char *text)

@@ -168,8 +168,10 @@ int tls_credentials_new(struct tls_credentials **ret, enum tls_side side,
 {
 	struct tls_credentials *c = calloc(1, sizeof(*c));
 	struct file files[TLS_NUM_FILES] = { { .bytes = NULL } };
-	int r = c ? 0 : err_set(err, ENOMEM, "out of memory");
+	int r = 0;
 
+	if (!c)
+		return err_set(err, ENOMEM, "out of memory");
 	for (unsigned int i = 0; !r && i < TLS_NUM_FILES; i++)
 		r = read_file(&files[i], fds[i], file_names[side][i], err);
 	if (!r) {

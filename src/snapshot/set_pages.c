@@ -123,7 +123,7 @@ static int save_unit(struct saving *s, int fd, uint64_t i, struct err *err)
 	if (r)
 		return r;
 	bytes = pack(s, u, len, record);
-	le64_store(record + WORKING_SET_WORDS * 8, sum_kept(s->packed, bytes));
+	le64_store(record + sizeof(u->pages), sum_kept(s->packed, bytes));
 	r = io_pwrite_full(fd, s->packed, bytes, s->end);
 	if (r)
 		return err_errno(err, -r, "writing it");
@@ -221,7 +221,7 @@ static int parse_unit(const uint8_t *p, const struct working_set_unit *of,
 		if (ret->pages[w] & ~of->pages[w])
 			return -EBADMSG;
 	}
-	ret->sum = le64_load(p + WORKING_SET_WORDS * 8);
+	ret->sum = le64_load(p + sizeof(ret->pages));
 	return ret->sum || !all ? 0 : -EBADMSG;
 }
 
@@ -302,16 +302,17 @@ static int read_head(int fd, uint64_t file_len, const struct working_set *set,
 		     struct err *err)
 {
 	size_t len = set_pages_head_bytes(set);
-	_cleanup_free_ void *bytes = malloc(len);
+	_cleanup_free_ void *bytes = NULL;
 	int r;
 
-	if (!bytes)
-		return err_set(err, ENOMEM, "out of memory");
 	if (file_len < len)
 		return err_set(err, EBADMSG,
 			       SNAPSHOT_SET_PAGES
 			       ": ends at offset %llu, in its records",
 			       (unsigned long long)file_len);
+	bytes = malloc(len);
+	if (!bytes)
+		return err_set(err, ENOMEM, "out of memory");
 	r = io_pread_full(fd, bytes, len, 0);
 	if (r)
 		return err_errno(err, -r, "reading " SNAPSHOT_SET_PAGES);

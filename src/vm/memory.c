@@ -323,10 +323,10 @@ int vm_memory_begin_landing(struct vm_memory *m, struct kvm_vcpu *const *vcpus,
 	if (m->cfg->stage2 == STAGE2_NONE)
 		return 0;
 	/* Borrowed until it is closed, the caller's list may be gone then. */
-	m->landing_vcpus = calloc(num_vcpus, sizeof(struct kvm_vcpu *));
+	m->landing_vcpus = calloc(num_vcpus, sizeof(void *));
 	if (!m->landing_vcpus)
 		return err_set(err, ENOMEM, "out of memory");
-	memcpy(m->landing_vcpus, vcpus, num_vcpus * sizeof(vcpus[0]));
+	memcpy(m->landing_vcpus, vcpus, num_vcpus * sizeof(void *));
 	env.vcpus = m->landing_vcpus;
 	r = stage2_open(&m->landing, STAGE2_IOCTL, &env, &reason);
 	if (r == -ENOTSUP) {
