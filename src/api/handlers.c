@@ -253,17 +253,33 @@ int api_vm_restore(struct vmm *vmm, void *arg, struct err *err)
 
 static json_t *migration_reply(const struct migrate_send_result *m)
 {
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i}",
-			 "downtime_us", json_int_u64(m->downtime_ns / 1000),
-			 "total_us", json_int_u64(m->total_ns / 1000),
-			 "page_bytes", json_int_u64(m->page_bytes),
-			 "zero_bytes", json_int_u64(m->zero_bytes),
-			 "compressed_from_bytes",
-			 json_int_u64(m->pack_from_bytes),
-			 "compressed_to_bytes", json_int_u64(m->pack_to_bytes),
-			 "wire_bytes", json_int_u64(m->wire_bytes),
-			 "last_bytes", json_int_u64(m->last_bytes), "rounds",
-			 (int)m->rounds, "connections", (int)m->streams);
+	return json_pack(
+		"{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:I, "
+		"s:I, s:b}",
+		"downtime_us", json_int_u64(m->downtime_ns / 1000), "total_us",
+		json_int_u64(m->total_ns / 1000), "page_bytes",
+		json_int_u64(m->page_bytes), "zero_bytes",
+		json_int_u64(m->zero_bytes), "compressed_from_bytes",
+		json_int_u64(m->pack_from_bytes), "compressed_to_bytes",
+		json_int_u64(m->pack_to_bytes), "wire_bytes",
+		json_int_u64(m->wire_bytes), "last_bytes",
+		json_int_u64(m->last_bytes), "rounds", (int)m->rounds,
+		"connections", (int)m->streams, "followed_bytes",
+		json_int_u64(m->followed_bytes), "urgent_pages",
+		json_int_u64(m->urgent_pages), "ended_there",
+		(int)m->ended_there);
+}
+
+static int mode_field(const char *text, enum migrate_mode *ret, struct err *err)
+{
+	for (unsigned int i = 0; i < ARRAY_SIZE(migrate_mode_names); i++) {
+		if (text && strcmp(text, migrate_mode_names[i]) != 0)
+			continue;
+		*ret = (enum migrate_mode)i;
+		return 0;
+	}
+	return err_set(err, EINVAL,
+		       "mode %.40s: not precopy, postcopy or hybrid", text);
 }
 
 /* A number in [min, max], if there is one. */
@@ -314,10 +330,7 @@ static int migration_request(const struct api_call *call,
 	ret->pack = (enum pack_method)pack;
 	ret->streams = (unsigned int)streams;
 	ret->downtime_ms = (unsigned int)downtime;
-	if (!r && mode && strcmp(mode, "precopy") != 0)
-		r = err_set(err, EINVAL,
-			    "mode %.40s: this quire knows precopy only", mode);
-	return r;
+	return r ? r : mode_field(mode, &ret->mode, err);
 }
 
 int api_vm_send_migration(struct vmm *vmm, void *arg, struct err *err)
@@ -327,7 +340,9 @@ int api_vm_send_migration(struct vmm *vmm, void *arg, struct err *err)
 	struct migrate_send_result result;
 	int r = migration_request(call, &req, err);
 
-	if (!r)
+	if (!r && json_is_true(json_object_get(call->body, "recover")))
+		r = migrate_recover(vmm, &req, &result, err);
+	else if (!r)
 		r = migrate_send(vmm, &req, &result, err);
 	if (!r)
 		call->reply = migration_reply(&result);

@@ -46,6 +46,7 @@ static const struct api_field send_fields[] = {
 	{ "compress", API_STRING, false },
 	{ "tls", API_STRING, false },
 	{ "tls_hostname", API_STRING, false },
+	{ "recover", API_BOOL, false },
 };
 
 static const struct api_field receive_fields[] = {

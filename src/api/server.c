@@ -37,7 +37,9 @@
 #include "base/thread.h"
 #include "kvm/uapi.h"
 #include "mem/pagemap_scan.h"
+#include "migrate/follow.h"
 #include "migrate/land.h"
+#include "migrate/push.h"
 #include "migrate/receive.h"
 #include "migrate/send_pages.h"
 #include "snapshot/reader.h"
@@ -413,6 +415,8 @@ const struct thread_class *const api_thread_classes[] = {
 	&migrate_send_thread_class,
 	&migrate_receive_thread_class,
 	&migrate_land_thread_class,
+	&migrate_push_thread_class,
+	&migrate_follow_thread_class,
 	NULL,
 };
 

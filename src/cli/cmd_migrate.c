@@ -37,6 +37,7 @@ struct migrate_args {
 	json_t *body;
 	const char *tls_dir, *tls_hostname; /* NULL: not given */
 	unsigned int streams; /* 0: as many as there are CPUs, to a limit */
+	bool urgent;	      /* with post-copy: one more */
 	bool json;
 };
 
@@ -63,7 +64,13 @@ static void help(void)
 	       "                  60000 (default 300)\n"
 	       "  --bandwidth SIZE  bytes per second at the most, as 100M, "
 	       "while the guest runs\n"
-	       "  --mode precopy  how memory is sent\n"
+	       "  --mode MODE     when memory is sent: precopy, before the VM "
+	       "(default); postcopy,\n"
+	       "                  after it; hybrid, what is written meanwhile "
+	       "after it\n"
+	       "  --recover       bring the memory that an interrupted "
+	       "postcopy or hybrid has left\n"
+	       "                  here to the VM, which waits for it at URI\n"
 	       "  --compress none|lz4|zstd  pages, where it makes them smaller "
 	       "(default none)\n"
 	       "  --tls DIR       TLS only, with DIR's client-cert.pem, to who "
@@ -91,6 +98,7 @@ static const struct option options[] = {
 	{ "compress", required_argument, NULL, 'c' },
 	{ "tls", required_argument, NULL, 't' },
 	{ "tls-hostname", required_argument, NULL, 'n' },
+	{ "recover", no_argument, NULL, 'r' },
 	{ "json", no_argument, NULL, 'j' },
 	{ NULL, 0, NULL, 0 },
 };
@@ -146,6 +154,19 @@ static int set_compress(struct migrate_args *a, const char *text)
 			 text);
 }
 
+static int set_mode(struct migrate_args *a, const char *text)
+{
+	for (unsigned int i = 0; i < ARRAY_SIZE(migrate_mode_names); i++) {
+		if (strcmp(text, migrate_mode_names[i]) != 0)
+			continue;
+		a->urgent = i != MIGRATE_PRECOPY;
+		json_object_set_new(a->body, "mode", json_string(text));
+		return CLI_OK;
+	}
+	return cli_usage(&cmd_migrate,
+			 "--mode %s: not precopy, postcopy or hybrid", text);
+}
+
 static int set_option(struct migrate_args *a, int opt, const char *value)
 {
 	switch (opt) {
@@ -156,12 +177,10 @@ static int set_option(struct migrate_args *a, int opt, const char *value)
 	case 'b':
 		return set_bandwidth(a, value);
 	case 'm':
-		if (strcmp(value, "precopy") != 0)
-			return cli_usage(&cmd_migrate,
-					 "--mode %s: this quire knows precopy "
-					 "only",
-					 value);
-		json_object_set_new(a->body, "mode", json_string(value));
+		return set_mode(a, value);
+	case 'r':
+		a->urgent = true;
+		json_object_set_new(a->body, "recover", json_true());
 		break;
 	case 'c':
 		return set_compress(a, value);
@@ -379,7 +398,7 @@ static int connect_all(struct migrating *m, struct err *err)
 
 	if (!num)
 		num = MIN(cpus_allowed(), MAX_AUTO_STREAMS);
-	while (!r && m->num_fds < num + 1) {
+	while (!r && m->num_fds < num + 1 + m->args->urgent) {
 		r = migrate_uri_connect(&m->args->uri, &m->fds[m->num_fds],
 					err);
 		m->num_fds += !r;
@@ -454,6 +473,31 @@ static int migrate(struct migrating *m)
 	return finish(m);
 }
 
+static void print_sent(const struct migrate_args *a, const json_t *root)
+{
+	double followed = number(root, "followed_bytes");
+
+	if (json_object_get(a->body, "recover"))
+		printf("%s: all of its memory is at %s: %.1f MiB sent over "
+		       "%.0f connections",
+		       a->vm, a->uri_text, number(root, "wire_bytes") / 0x1p20,
+		       number(root, "connections"));
+	else
+		printf("%s: runs at %s: %.1f MiB sent in %.0f rounds over "
+		       "%.0f connections, guest stopped for %.3f s",
+		       a->vm, a->uri_text, number(root, "wire_bytes") / 0x1p20,
+		       number(root, "rounds"), number(root, "connections"),
+		       number(root, "downtime_us") / 1e6);
+	if (followed > 0)
+		printf(", %.1f MiB after it, of which it waited for %.0f "
+		       "pages",
+		       followed / 0x1p20, number(root, "urgent_pages"));
+	printf(", done after %.3f s\n", number(root, "total_us") / 1e6);
+	if (json_is_true(json_object_get(root, "ended_there")))
+		printf("%s: it ended there before all of its memory came\n",
+		       a->vm);
+}
+
 static void print_result(const struct migrate_args *a,
 			 const struct api_answer *answer)
 {
@@ -463,13 +507,7 @@ static void print_result(const struct migrate_args *a,
 		json_dumpf(root, stdout, JSON_INDENT(2));
 		putchar('\n');
 	} else {
-		printf("%s: runs at %s: %.1f MiB sent in %.0f rounds over %.0f "
-		       "connections, guest stopped for %.3f s, done after "
-		       "%.3f s\n",
-		       a->vm, a->uri_text, number(root, "wire_bytes") / 0x1p20,
-		       number(root, "rounds"), number(root, "connections"),
-		       number(root, "downtime_us") / 1e6,
-		       number(root, "total_us") / 1e6);
+		print_sent(a, root);
 	}
 	json_decref(root);
 }
@@ -539,6 +577,12 @@ static int parse(struct migrate_args *a, int argc, char **argv)
 	}
 	if (optind + 2 != argc)
 		return cli_usage(&cmd_migrate, "a VM and a URI are needed");
+	if (json_object_get(a->body, "recover") &&
+	    (json_object_get(a->body, "mode") ||
+	     json_object_get(a->body, "downtime_ms")))
+		return cli_usage(&cmd_migrate,
+				 "--recover goes on with what was begun: no "
+				 "--mode, no --downtime");
 	a->vm = argv[optind];
 	a->uri_text = argv[optind + 1];
 	if (migrate_uri_parse(&a->uri, a->uri_text, &err))

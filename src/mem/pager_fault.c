@@ -275,6 +275,9 @@ static const struct thread_call handler_calls[] = {
 	/* The source: a snapshot. */
 	CALL(pread64),
 	RARE("its data is in very many pieces, or it was cut off", lseek),
+	/* Or a migration. */
+	RARE("a page is asked for that another host has", sendmsg),
+	RARE("so are very many", poll),
 };
 
 const struct thread_class pager_handler_thread_class = {

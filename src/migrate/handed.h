@@ -20,7 +20,8 @@
 #include "migrate/tls.h"
 #include "migrate/wire.h"
 
-#define MIGRATE_MAX_CONNECTIONS (WIRE_MAX_STREAMS + 1)
+/* Of control, of data, and the urgent one. */
+#define MIGRATE_MAX_CONNECTIONS (WIRE_MAX_STREAMS + 2)
 
 /*
  * Connect to path and take the sockets: fds, which are the caller's, has room

@@ -401,6 +401,8 @@ static int take_message(struct stream *s, const struct wire_data_header *h,
 	case WIRE_ROUND:
 		return end_round(s, err);
 	case WIRE_END:
+	case WIRE_REQUEST: /* not on such a stream */
+	case WIRE_DONE:
 		break;
 	}
 	return 0;
@@ -479,7 +481,7 @@ static int prepare_stream(struct land *l, unsigned int i)
 	s->wire.features = l->cfg.features;
 	if (!s->buffer)
 		return -ENOMEM;
-	r = s->wire.features ? prepare_unpacking(s) : 0;
+	r = s->wire.features & WIRE_FEATURES_PACKED ? prepare_unpacking(s) : 0;
 	return r ? r : make_units(s);
 }
 

@@ -2,14 +2,17 @@
 #include "migrate/receive.h"
 
 #include <errno.h>
+#include <linux/userfaultfd.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 
 #include "base/arith.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "mem/populate.h"
+#include "migrate/follow.h"
 #include "migrate/greet.h"
 #include "migrate/handed.h"
 #include "migrate/land.h"
@@ -17,22 +20,41 @@
 
 #define PATIENCE_NS (60 * NSEC_PER_SEC)
 /* The source has its word ready, and its guest stands still without disks. */
-#define COMMIT_NS      (10 * NSEC_PER_SEC)
-#define CONNECTIONS_NS (30 * NSEC_PER_SEC) /* until all are there */
-#define LOOK_SLICES    5 /* from one look at our VM to the next */
+#define COMMIT_NS	(10 * NSEC_PER_SEC)
+#define CONNECTIONS_NS	(30 * NSEC_PER_SEC) /* until all are there */
+#define LOOK_SLICES	5 /* from one look at our VM to the next */
+#define FREE_NS		(10 * NSEC_PER_SEC) /* for the source to know */
+#define FOLLOW_SLICE_NS (100 * NSEC_PER_MSEC)
 
 struct receive {
 	struct vmm *vmm;
 	struct greeter *greeter;
-	struct wire_preface preface;	  /* of the control connection */
-	int fds[MIGRATE_MAX_CONNECTIONS]; /* by stream; -1: not there yet */
+	struct wire_preface preface; /* of the control connection */
+	/* By stream, and as the last the urgent one; -1: not there yet */
+	int fds[MIGRATE_MAX_CONNECTIONS];
 	struct tls *tls[MIGRATE_MAX_CONNECTIONS]; /* NULL: plain */
 	struct link control;
 	struct wire_machine theirs;
 	struct vmm_landing landing;
 	struct land *land;
-	bool begun; /* held: go or drop has to follow */
+	struct pager *pager;
+	struct follow *follow; /* with post-copy; NULL: not yet */
+	bool again;	       /* the VM is here, and waits for memory */
+	uint64_t until_ns;     /* so long it does; 0: for ever */
+	bool begun;	       /* held: go or drop has to follow */
 };
+
+#define URGENT (MIGRATE_MAX_CONNECTIONS - 1)
+
+/* Who waits for memory again gives up when nobody wants it any more. */
+static bool is_over(const struct receive *r)
+{
+	enum follow_state state = follow_look(r->follow, NULL);
+
+	if (r->until_ns && clock_now_ns() > r->until_ns)
+		return true;
+	return state == FOLLOW_ENDED || (state == FOLLOW_BROKEN && !r->again);
+}
 
 static bool is_ending(void *ctx)
 {
@@ -46,17 +68,25 @@ static bool is_given_up(void *ctx)
 {
 	struct receive *r = ctx;
 
-	return is_ending(r) || (r->land && land_failed(r->land, NULL));
+	return is_ending(r) || (r->land && land_failed(r->land, NULL)) ||
+	       (r->follow && is_over(r));
 }
 
 /* ---- connections ---- */
+
+static unsigned int place_of(const struct wire_preface *p)
+{
+	return p->stream == WIRE_URGENT ? URGENT : p->stream;
+}
 
 static bool is_wanted(const struct receive *r, const struct wire_preface *p)
 {
 	/* The control connection comes first. */
 	if (r->fds[0] < 0)
-		return !p->stream;
-	return p->stream && r->fds[p->stream] < 0 &&
+		return !p->stream && (!r->again || !memcmp(p->id, r->preface.id,
+							   sizeof(p->id)));
+	/* As the source says, which may be about to say it. */
+	return p->stream && r->fds[place_of(p)] < 0 &&
 	       p->num_streams == r->preface.num_streams &&
 	       !memcmp(p->id, r->preface.id, sizeof(p->id));
 }
@@ -79,8 +109,8 @@ static int take_connection(struct receive *r)
 	}
 	if (!g.preface.stream)
 		r->preface = g.preface;
-	r->fds[g.preface.stream] = g.fd;
-	r->tls[g.preface.stream] = g.tls;
+	r->fds[place_of(&g.preface)] = g.fd;
+	r->tls[place_of(&g.preface)] = g.tls;
 	return 0;
 }
 
@@ -101,7 +131,7 @@ static int wait_control(struct receive *r, struct err *err)
 	while (!n && r->fds[0] < 0) {
 		if (is_given_up(r))
 			return err_set(err, ECANCELED, "cancelled");
-		if (++slices % LOOK_SLICES == 0) {
+		if (++slices % LOOK_SLICES == 0 && !r->again) {
 			n = vmm_call(r->vmm, still_created, NULL, err);
 			if (n)
 				return n;
@@ -118,13 +148,18 @@ static int wait_control(struct receive *r, struct err *err)
 	return 0;
 }
 
+static bool follows(const struct receive *r)
+{
+	return r->theirs.features & WIRE_FEATURE_POSTCOPY;
+}
+
 static bool has_all(const struct receive *r)
 {
 	for (unsigned int i = 0; i <= r->preface.num_streams; i++) {
 		if (r->fds[i] < 0)
 			return false;
 	}
-	return true;
+	return !follows(r) || r->fds[URGENT] >= 0;
 }
 
 static int wait_streams(struct receive *r, struct err *err)
@@ -149,8 +184,10 @@ static int begin(struct vmm *v, void *arg, struct err *err)
 {
 	struct receive *r = arg;
 	struct wire_machine ours;
-	int n = vmm_receive_begin(v, &r->landing, err);
+	int n;
 
+	r->landing.follows = follows(r);
+	n = vmm_receive_begin(v, &r->landing, err);
 	r->begun = !n;
 	if (n)
 		return n;
@@ -233,23 +270,70 @@ static int check_total(const struct vm_landed *landed,
 		       (unsigned long long)landed->rounds);
 }
 
+static int page(struct vmm *v, void *arg, struct err *err)
+{
+	struct receive *r = arg;
+	const struct vmm_origin origin = {
+		.memory = { .source = follow_source(r->follow) },
+		.release = follow_unref,
+		.describe = follow_info,
+		.ctx = r->follow,
+	};
+
+	follow_ref(r->follow);
+	return vmm_receive_page(v, &origin, &r->pager, err);
+}
+
+static int connect_follow(struct receive *r, uint64_t features, struct err *err)
+{
+	const struct follow_connections c = {
+		.fds = r->fds + 1,
+		.tls = r->tls + 1,
+		.num = r->preface.num_streams,
+		.urgent_fd = r->fds[URGENT],
+		.urgent_tls = r->tls[URGENT],
+		.features = features & WIRE_FEATURES_PACKED,
+	};
+
+	return follow_connect(r->follow, &c, err);
+}
+
+/* The memory that came is in its place, for what is to follow to be missing. */
+static int start_following(struct receive *r, const uint8_t *map, size_t bytes,
+			   struct err *err)
+{
+	int n = follow_new(&r->follow, (struct ram *)r->landing.ram, map, bytes,
+			   err);
+
+	if (!n)
+		n = vmm_call(r->vmm, page, r, err);
+	if (!n)
+		n = follow_begin(r->follow, r->pager, err);
+	return n ? n : connect_follow(r, r->theirs.features, err);
+}
+
 static int receive_all(struct receive *r, struct wire_ready *ready,
 		       struct err *err)
 {
-	_cleanup_free_ uint8_t *state = NULL;
+	_cleanup_free_ uint8_t *state = NULL, *map = NULL;
 	struct loading loading = { .bytes = 0 };
+	size_t map_bytes = 0;
 	int n;
 
 	/* As long as it takes to send memory; land.c sees to silence. */
 	atomic_store(&r->control.patience_ns, UINT64_MAX);
 	n = link_get(&r->control, WIRE_STATE, &state, &loading.bytes, err);
 	atomic_store(&r->control.patience_ns, PATIENCE_NS);
+	if (!n && follows(r))
+		n = link_get(&r->control, WIRE_PENDING, &map, &map_bytes, err);
 	if (!n)
 		n = get_ready(r, ready, err);
 	if (!n)
 		n = land_finish(r->land, &loading.landed, err);
 	if (!n)
 		n = check_total(&loading.landed, ready, err);
+	if (!n && follows(r))
+		n = start_following(r, map, map_bytes, err);
 	loading.state = state;
 	return n ? n : vmm_call(r->vmm, load, &loading, err);
 }
@@ -264,6 +348,9 @@ static int take_over(struct receive *r, const struct wire_ready *ready,
 	atomic_store(&r->control.patience_ns, COMMIT_NS);
 	if (!n)
 		n = link_get(&r->control, WIRE_COMMIT, NULL, NULL, err);
+	/* Not without memory: the source hears of it, and has it still. */
+	if (!n && r->follow && !follow_commit(r->follow, err))
+		n = -EPIPE;
 	if (!n)
 		n = vmm_call(r->vmm, go, &run, err);
 	if (n)
@@ -300,11 +387,17 @@ static void close_all(struct receive *r)
 		tls_free(take_ptr(r->tls[i]));
 		close_fd(&r->fds[i]);
 	}
+	r->control.fd = -1;
+	r->control.tls = NULL;
+	r->control.is_stuck = false;
 }
 
 /* A stream's failure is why the control connection was given up. */
 static int find_cause(struct receive *r, int n, struct err *err)
 {
+	if (n == -ECANCELED && r->follow &&
+	    follow_look(r->follow, err) == FOLLOW_BROKEN)
+		return -EPIPE;
 	if (n == -ECANCELED && r->land && land_failed(r->land, err))
 		return -err->code;
 	return n;
@@ -316,9 +409,12 @@ static int give_up(struct receive *r, int n, struct err *err)
 	if (n != -ECONNABORTED && r->control.fd >= 0)
 		link_put_failure(&r->control, WIRE_FAILED, err);
 	land_free(take_ptr(r->land));
+	if (r->follow)
+		follow_disconnect(r->follow);
 	close_all(r);
 	if (r->begun && vmm_call(r->vmm, drop, r, NULL) == -ESHUTDOWN)
 		vmm_release(r->vmm);
+	follow_unref(take_ptr(r->follow));
 	return n;
 }
 
@@ -354,6 +450,131 @@ static int wait_source(struct receive *r, struct err *err)
 	}
 }
 
+/* ---- memory that follows ---- */
+
+/* The source has nothing to say on it: what is there to read is its end. */
+static enum follow_state follow_until(struct receive *r, struct err *err)
+{
+	enum follow_state state;
+
+	do {
+		state = follow_wait(r->follow, FOLLOW_SLICE_NS, err);
+		if (state != FOLLOW_GOES_ON)
+			return state;
+		if (vmm_is_ending(r->vmm))
+			return FOLLOW_ENDED;
+	} while (!link_is_readable(&r->control));
+	(void)err_set(err, EPIPE, "the source is gone (control)");
+	return FOLLOW_BROKEN;
+}
+
+static int send_missing(struct receive *r, struct err *err)
+{
+	const struct page_map *map = follow_pending(r->follow);
+	size_t bytes = wire_map_bytes(map);
+	_cleanup_free_ uint8_t *payload = malloc(bytes);
+
+	if (!payload)
+		return err_set(err, ENOMEM, "out of memory");
+	wire_put_map(payload, map);
+	return link_put(&r->control, WIRE_MISSING, payload, bytes, err);
+}
+
+static int get_again(struct receive *r, uint64_t *ret, struct err *err)
+{
+	_cleanup_free_ uint8_t *payload = NULL;
+	int n = link_get(&r->control, WIRE_AGAIN, &payload, NULL, err);
+
+	return n ? n : wire_parse_again(payload, ret, err);
+}
+
+static int follow_again(struct receive *r, struct err *err)
+{
+	uint64_t features = 0;
+	int n = wait_control(r, err);
+
+	if (!n)
+		n = get_again(r, &features, err);
+	if (!n)
+		n = wait_streams(r, err);
+	if (!n)
+		n = connect_follow(r, features, err);
+	/* Nothing comes before the source has it. */
+	return n ? n : send_missing(r, err);
+}
+
+/* As often as it takes; until nobody waits for memory any more. */
+static void find_source(struct receive *r)
+{
+	struct err err = ERR_INIT;
+
+	r->again = true;
+	follow_disconnect(r->follow);
+	close_all(r);
+	while (!is_given_up(r) && follow_again(r, &err)) {
+		if (!is_given_up(r))
+			log_warn("migration: no memory from this source: %s",
+				 err.text);
+		if (r->control.fd >= 0)
+			link_put_failure(&r->control, WIRE_FAILED, &err);
+		follow_disconnect(r->follow);
+		close_all(r);
+		(void)follow_wait(r->follow, FOLLOW_SLICE_NS, NULL);
+	}
+}
+
+/*
+ * Until the source has said that it knows. A connection that breaks just now is
+ * waited for a while, for the sake of a source that would keep memory nobody
+ * needs.
+ */
+static int put_complete(struct receive *r, enum wire_complete how,
+			struct err *err)
+{
+	uint8_t payload[WIRE_COMPLETE_BYTES];
+	int n;
+
+	wire_put_complete(payload, how);
+	atomic_store(&r->control.patience_ns, FREE_NS);
+	n = link_put(&r->control, WIRE_COMPLETE, payload, sizeof(payload), err);
+	return n || how == WIRE_VM_ENDED
+		       ? n
+		       : link_get(&r->control, WIRE_FREE, NULL, NULL, err);
+}
+
+static void tell_complete(struct receive *r)
+{
+	struct err err = ERR_INIT;
+
+	r->until_ns = clock_now_ns() + PATIENCE_NS;
+	while (r->control.fd >= 0 && put_complete(r, WIRE_ALL_CAME, &err)) {
+		find_source(r);
+		if (r->control.fd < 0)
+			log_warn("migration: all memory is here, but the "
+				 "source does not know: %s",
+				 err.text);
+	}
+}
+
+static void follow_to_end(struct receive *r)
+{
+	enum follow_state state;
+	struct err err = ERR_INIT;
+
+	while ((state = follow_until(r, &err)) == FOLLOW_BROKEN) {
+		log_error("migration: memory does not follow any more: %s; who "
+			  "needs it waits until its source connects again",
+			  err.text);
+		find_source(r);
+	}
+	if (state == FOLLOW_COMPLETE)
+		tell_complete(r);
+	else if (r->control.fd >= 0)
+		(void)!put_complete(r, WIRE_VM_ENDED, &err);
+	follow_disconnect(r->follow);
+	follow_unref(take_ptr(r->follow));
+}
+
 int migrate_receive(struct vmm *v, int listen_fd,
 		    const struct tls_credentials *tls, struct err *err)
 {
@@ -370,7 +591,9 @@ int migrate_receive(struct vmm *v, int listen_fd,
 	if (n) {
 		n = give_up(&r, n, err);
 	} else {
-		land_free(r.land);
+		land_free(take_ptr(r.land));
+		if (r.follow)
+			follow_to_end(&r);
 		close_all(&r);
 	}
 	greeter_free(greeter);
@@ -385,6 +608,8 @@ static const struct thread_call receive_calls[] = {
 	RARE("it fails", sendto),
 	RARE("with TLS", getrandom),
 	RARE("a connection is refused", shutdown),
+	RARE_IOCTL("memory follows the VM", UFFDIO_WAKE),
+	RARE("shared memory came that is to come again", fallocate),
 };
 
 const struct thread_class migrate_receive_thread_class = {

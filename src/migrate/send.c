@@ -13,54 +13,26 @@
 
 #include "base/arith.h"
 #include "base/cleanup.h"
-#include "base/clock.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/thread.h"
-#include "migrate/converge.h"
-#include "migrate/handed.h"
-#include "migrate/send_pages.h"
+#include "migrate/send_priv.h"
 #include "migrate/shape.h"
 #include "migrate/uri.h"
-#include "state/state.h"
-#include "vm/vmm.h"
 
-/* Nothing moves for so long: it is given up. */
-#define PATIENCE_NS (30 * NSEC_PER_SEC)
 /* Of memory: a destination that populates all of its own takes none so long. */
 #define PATIENCE_PAGES_NS (300 * NSEC_PER_SEC)
-#define PATIENCE_STILL_NS (10 * NSEC_PER_SEC) /* the guest stands still */
 #define HANDSHAKE_NS	  (10 * NSEC_PER_SEC)
 #define LAST_WORDS_NS	  (1 * NSEC_PER_SEC)
+/*
+ * The first round is all of memory; another catches what was written in it,
+ * while what is hot is left to follow.
+ */
+#define HYBRID_ROUNDS 2u
 /* Longer than a destination waits for COMMIT, which keeps the disks so long. */
 #define RECLAIM_NS	 (15 * NSEC_PER_SEC)
 #define RECLAIM_SLICE_MS 50
 #define REPORT_NS	 (NSEC_PER_SEC / 2)
-
-struct send {
-	struct vmm *vmm;
-	const struct migrate_send_request *req;
-	struct migrate_send_result *result;
-
-	int fds[MIGRATE_MAX_CONNECTIONS]; /* the first is for control */
-	unsigned int num_fds;
-	struct tls_credentials *credentials;	  /* NULL: no TLS */
-	struct tls *tls[MIGRATE_MAX_CONNECTIONS]; /* of fds */
-	char host[TLS_MAX_NAME + 3];
-	struct wire_preface preface;
-	int session_fd; /* who asked; -1: nobody listens */
-	struct link control;
-
-	struct wire_machine shape;
-	const struct machine *machine;
-	struct send_pages *pages;
-	struct converge converge;
-	struct state_writer state;
-	struct vmm_stopped stopped;
-	const char *phase;
-	uint64_t began_ns, reported_ns;
-	bool begun; /* held: done, undo or doubt has to follow */
-};
 
 /* ---- giving up, and telling how it goes ---- */
 
@@ -71,7 +43,7 @@ static bool is_over(int fd)
 	return fd >= 0 && poll(&pfd, 1, 0) > 0;
 }
 
-static bool is_given_up(void *ctx)
+bool send_is_given_up(void *ctx)
 {
 	struct send *s = ctx;
 
@@ -88,6 +60,14 @@ static uint64_t bytes_waiting(const struct send *s)
 	return stats.pages_waiting * PAGE_4K;
 }
 
+static uint64_t bytes_pending(const struct send *s, const struct push_count *c)
+{
+	uint64_t all = page_map_count(&s->pending) * PAGE_4K;
+
+	/* Some go twice. */
+	return all - MIN(all, c->page_bytes + c->zero_bytes);
+}
+
 /* null where it is never, or not known. */
 static json_t *ms_json(uint64_t ns)
 {
@@ -97,10 +77,11 @@ static json_t *ms_json(uint64_t ns)
 }
 
 /* Who does not read as fast misses some: it never waits. */
-static void report(struct send *s)
+static void tell(struct send *s)
 {
 	const struct converge *c = &s->converge;
-	struct send_pages_count count = { 0 };
+	struct send_pages_count count = s->count;
+	struct push_count pushed = { 0 };
 	_cleanup_free_ char *text = NULL;
 	json_t *o;
 	size_t len;
@@ -109,15 +90,21 @@ static void report(struct send *s)
 		return;
 	if (s->pages)
 		send_pages_read(s->pages, &count);
+	if (s->push)
+		push_read(s->push, &pushed);
 	o = json_pack(
 		"{s:s, s:I, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o}",
 		"phase", s->phase, "elapsed_ms",
 		(json_int_t)((clock_now_ns() - s->began_ns) / NSEC_PER_MSEC),
 		"rounds", (int)c->rounds, "sent_bytes",
-		json_int_u64(count.wire_bytes), "compressed_from_bytes",
-		json_int_u64(count.pack_from_bytes), "compressed_to_bytes",
-		json_int_u64(count.pack_to_bytes), "remaining_bytes",
-		json_int_u64(bytes_waiting(s) + count.in_hand_bytes),
+		json_int_u64(count.wire_bytes + pushed.wire_bytes),
+		"compressed_from_bytes",
+		json_int_u64(count.pack_from_bytes + pushed.pack_from_bytes),
+		"compressed_to_bytes",
+		json_int_u64(count.pack_to_bytes + pushed.pack_to_bytes),
+		"remaining_bytes",
+		json_int_u64(s->push ? bytes_pending(s, &pushed)
+				     : bytes_waiting(s) + count.in_hand_bytes),
 		"rate_bytes_per_s", (json_int_t)c->rate, "dirty_bytes_per_s",
 		(json_int_t)c->dirtying, "predicted_downtime_ms",
 		c->rounds ? ms_json(converge_downtime_ns(c)) : json_null(),
@@ -132,6 +119,14 @@ static void report(struct send *s)
 	(void)!send(s->session_fd, text, len + 1, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
+void send_report(struct send *s)
+{
+	if (clock_now_ns() - s->reported_ns <= REPORT_NS)
+		return;
+	s->reported_ns = clock_now_ns();
+	tell(s);
+}
+
 /*
  * The destination says nothing while memory is sent, so what comes says that it
  * is over there.
@@ -140,17 +135,14 @@ static int tick(void *ctx, struct err *err)
 {
 	struct send *s = ctx;
 
-	if (is_given_up(s))
+	if (send_is_given_up(s))
 		return err_set(err, ECANCELED, "cancelled");
 	if (link_is_readable(&s->control)) {
 		int r = link_get(&s->control, WIRE_LOADED, NULL, NULL, err);
 
 		return r ? r : err_set(err, EBADMSG, "LOADED came too early");
 	}
-	if (clock_now_ns() - s->reported_ns > REPORT_NS) {
-		s->reported_ns = clock_now_ns();
-		report(s);
-	}
+	send_report(s);
 	return 0;
 }
 
@@ -158,7 +150,8 @@ static int tick(void *ctx, struct err *err)
 
 static int connect_all(struct send *s, struct err *err)
 {
-	unsigned int num = (s->req->streams ? s->req->streams : 1) + 1;
+	unsigned int num = (s->req->streams ? s->req->streams : 1) + 1 +
+			   send_follows(s);
 	struct migrate_uri uri;
 	int r = migrate_uri_parse(&uri, s->req->uri, err);
 
@@ -214,35 +207,47 @@ static int begin_connection(struct send *s, unsigned int i, struct err *err)
 {
 	uint8_t bytes[WIRE_PREFACE_BYTES];
 	struct iovec iov = { bytes, sizeof(bytes) };
+	struct wire_preface p = {
+		.stream = i && i == s->urgent ? WIRE_URGENT : i,
+		.num_streams = s->num_streams,
+	};
 	struct link link = {
 		.fd = s->fds[i],
-		.patience_ns = s->credentials ? HANDSHAKE_NS : PATIENCE_NS,
-		.given_up = is_given_up,
+		.patience_ns = s->credentials ? HANDSHAKE_NS : SEND_PATIENCE_NS,
+		.given_up = send_is_given_up,
 		.ctx = s,
 	};
 	int r = s->credentials ? make_session(s, &link, i, err) : 0;
 
 	if (r)
 		return r;
-	s->preface.stream = i;
-	wire_put_preface(bytes, &s->preface);
+	memcpy(p.id, s->id, sizeof(p.id));
+	wire_put_preface(bytes, &p);
 	r = link_send(&link, &iov, 1);
 	return r ? err_errno(err, -r, "connection %u", i) : 0;
+}
+
+static int make_id(struct send *s, struct err *err)
+{
+	static const uint8_t none[WIRE_ID_BYTES];
+
+	if (memcmp(s->id, none, sizeof(none)) != 0)
+		return 0;
+	return getrandom(s->id, sizeof(s->id), 0) == sizeof(s->id)
+		       ? 0
+		       : err_errno(err, errno, "random numbers");
 }
 
 static int begin_control(struct send *s, struct err *err)
 {
 	int r = s->credentials ? find_host(s, err) : 0;
 
-	s->preface.num_streams = s->num_fds - 1;
-	if (!r && getrandom(s->preface.id, sizeof(s->preface.id), 0) !=
-			  sizeof(s->preface.id))
-		r = err_errno(err, errno, "random numbers");
+	if (!r)
+		r = make_id(s, err);
 	return r ? r : begin_connection(s, 0, err);
 }
 
-/* The destination has heard who it is. */
-static int begin_streams(struct send *s, struct err *err)
+int send_begin_streams(struct send *s, struct err *err)
 {
 	int r = 0;
 
@@ -278,28 +283,37 @@ static int load_credentials(struct send *s, struct err *err)
 	return r;
 }
 
-static int open_all(struct send *s, struct err *err)
+int send_open_all(struct send *s, struct err *err)
 {
 	int r = load_credentials(s, err);
 
 	if (!r)
 		r = s->req->sockets ? take_all(s, err) : connect_all(s, err);
+	if (!r && s->num_fds < 2u + send_follows(s))
+		r = err_set(err, EPROTO, "too few connections");
 	if (r)
 		return r;
 	s->control.fd = s->fds[0];
-	s->control.patience_ns = PATIENCE_NS;
-	s->control.given_up = is_given_up;
+	s->control.patience_ns = SEND_PATIENCE_NS;
+	s->control.given_up = send_is_given_up;
 	s->control.ctx = s;
-	s->result->streams = s->num_fds - 1;
+	s->urgent = send_follows(s) ? s->num_fds - 1 : 0;
+	s->num_streams = s->num_fds - 1 - send_follows(s);
+	s->result->streams = s->num_streams;
 	return begin_control(s, err);
 }
 
 /* ---- on the control thread ---- */
 
-static const uint64_t pack_features[PACK_NUM_METHODS] = {
-	[PACK_LZ4] = WIRE_FEATURE_LZ4,
-	[PACK_ZSTD] = WIRE_FEATURE_ZSTD,
-};
+uint64_t send_pack_features(const struct send *s)
+{
+	static const uint64_t features[PACK_NUM_METHODS] = {
+		[PACK_LZ4] = WIRE_FEATURE_LZ4,
+		[PACK_ZSTD] = WIRE_FEATURE_ZSTD,
+	};
+
+	return features[s->req->pack];
+}
 
 static int look_at(struct vmm *v, void *arg, struct err *err)
 {
@@ -309,7 +323,8 @@ static int look_at(struct vmm *v, void *arg, struct err *err)
 
 	if (!r)
 		migrate_shape(m, &s->shape);
-	s->shape.features = pack_features[s->req->pack];
+	s->shape.features = send_pack_features(s) |
+			    (send_follows(s) ? WIRE_FEATURE_POSTCOPY : 0);
 	return r;
 }
 
@@ -332,7 +347,7 @@ static int leave(struct vmm *v, void *arg, struct err *err)
 	return vmm_send_leave(v, err);
 }
 
-static int done(struct vmm *v, void *arg, struct err *err)
+int send_done(struct vmm *v, void *arg, struct err *err)
 {
 	return vmm_send_done(v, err);
 }
@@ -352,10 +367,9 @@ static int doubt(struct vmm *v, void *arg, struct err *err)
 	return vmm_send_doubt(v, err);
 }
 
-/* One of the three above. When quire ends it has nothing left to do. */
-static int let_go(struct send *s,
-		  int (*by)(struct vmm *v, void *arg, struct err *err),
-		  struct err *err)
+int send_let_go(struct send *s,
+		int (*by)(struct vmm *v, void *arg, struct err *err),
+		struct err *err)
 {
 	int r;
 
@@ -381,7 +395,7 @@ static int introduce(struct send *s, struct err *err)
 	bytes = wire_put_machine(payload, &s->shape);
 	r = link_put(&s->control, WIRE_MACHINE, payload, bytes, err);
 	if (!r)
-		r = begin_streams(s, err);
+		r = send_begin_streams(s, err);
 	return r ? r : link_get(&s->control, WIRE_ACCEPT, NULL, NULL, err);
 }
 
@@ -392,7 +406,7 @@ static int start_pages(struct send *s, struct err *err)
 		.dirty = s->machine->memory.dirty,
 		.fds = s->fds + 1,
 		.tls = s->tls + 1,
-		.num = s->num_fds - 1,
+		.num = s->num_streams,
 		.patience_ns = PATIENCE_PAGES_NS,
 		.rate_bytes_per_s = s->req->rate_bytes_per_s,
 		.pack = s->req->pack,
@@ -431,6 +445,21 @@ static int send_round(struct send *s, bool last, struct err *err)
 	return 0;
 }
 
+/* Post-copy sends nothing before, and a hybrid what pays. */
+static bool is_time_to_stop(const struct send *s)
+{
+	switch (s->req->mode) {
+	case MIGRATE_POSTCOPY:
+		return true;
+	case MIGRATE_HYBRID:
+		return s->converge.rounds >= HYBRID_ROUNDS ||
+		       converge_is_near(&s->converge);
+	case MIGRATE_PRECOPY:
+		break;
+	}
+	return converge_is_near(&s->converge);
+}
+
 /* The guest runs. */
 static int send_beforehand(struct send *s, struct err *err)
 {
@@ -440,22 +469,21 @@ static int send_beforehand(struct send *s, struct err *err)
 	if (!r)
 		r = start_pages(s, err);
 	s->phase = "pre-copy";
-	while (!r && !converge_is_near(&s->converge))
+	while (!r && !is_time_to_stop(s))
 		r = send_round(s, false, err);
 	return r;
 }
 
 static int send_ready(struct send *s, struct err *err)
 {
-	struct send_pages_count count;
 	struct wire_ready ready = {
 		.ran = s->stopped.ran,
-		.rounds = s->converge.rounds + 1,
+		.rounds = s->converge.rounds + !send_follows(s),
 	};
 	uint8_t payload[WIRE_READY_BYTES];
 
-	send_pages_read(s->pages, &count);
-	ready.page_bytes = count.page_bytes;
+	send_pages_read(s->pages, &s->count);
+	ready.page_bytes = s->count.page_bytes;
 	wire_put_ready(payload, &ready);
 	return link_put(&s->control, WIRE_READY, payload, sizeof(payload), err);
 }
@@ -466,17 +494,22 @@ static int send_rest(struct send *s, struct err *err)
 	int r = vmm_call(s->vmm, stop, s, err);
 
 	s->phase = "stopped";
-	atomic_store(&s->control.patience_ns, PATIENCE_STILL_NS);
-	send_pages_set_patience(s->pages, PATIENCE_STILL_NS);
+	atomic_store(&s->control.patience_ns, SEND_PATIENCE_STILL_NS);
+	send_pages_set_patience(s->pages, SEND_PATIENCE_STILL_NS);
 	if (!r)
-		r = send_round(s, true, err);
+		r = send_follows(s) ? send_find_pending(s, err)
+				    : send_round(s, true, err);
 	if (!r)
 		r = send_pages_end(s->pages, err);
 	if (!r)
 		r = link_put(&s->control, WIRE_STATE, s->state.data,
 			     s->state.bytes, err);
+	if (!r && send_follows(s))
+		r = send_pending(s, err);
 	if (!r)
 		r = vmm_call(s->vmm, leave, s, err);
+	if (!r && send_follows(s))
+		r = send_start_push(s, err);
 	if (!r)
 		r = send_ready(s, err);
 	return r ? r : link_get(&s->control, WIRE_LOADED, NULL, NULL, err);
@@ -496,7 +529,7 @@ static int commit(struct send *s, struct err *err)
 
 /* ---- the end ---- */
 
-static void close_all(struct send *s)
+void send_close_all(struct send *s)
 {
 	while (s->num_fds) {
 		s->num_fds--;
@@ -505,11 +538,7 @@ static void close_all(struct send *s)
 	}
 }
 
-/*
- * What broke here may be for something that broke there, which its words say
- * better: they may be just behind.
- */
-static int ask_why(struct send *s, int r, struct err *err)
+int send_ask_why(struct send *s, int r, struct err *err)
 {
 	struct err words = ERR_INIT;
 	int w;
@@ -543,13 +572,14 @@ static int give_up(struct send *s, int r, struct err *err)
 {
 	struct err undone = ERR_INIT;
 
-	r = ask_why(s, r, err);
+	r = send_ask_why(s, r, err);
 	if (s->control.fd >= 0 && r != -ECONNABORTED)
 		link_put_failure(&s->control, WIRE_ABORT, err);
+	push_free(take_ptr(s->push));
 	send_pages_free(take_ptr(s->pages));
-	close_all(s);
+	send_close_all(s);
 	reclaim_disks(s);
-	if (let_go(s, undo, &undone) && undone.text[0]) {
+	if (send_let_go(s, undo, &undone) && undone.text[0]) {
 		log_error("migration: the VM stays paused: %s", undone.text);
 		err_append(err, "the VM stays paused, since: ");
 		err_append(err, undone.text);
@@ -569,21 +599,26 @@ static int hand_over(struct send *s, struct err *err)
 	if (r == -ECONNABORTED)
 		return give_up(s, r, err);
 	send_pages_free(take_ptr(s->pages));
-	close_all(s);
+	if (!r && send_follows(s))
+		return send_rest_after(s, err);
+	push_free(take_ptr(s->push));
+	send_close_all(s);
 	if (!r) {
-		(void)!let_go(s, done, NULL);
+		(void)!send_let_go(s, send_done, NULL);
 		return 0;
 	}
 	err_append(err, "the VM may run at the destination, and stays paused "
 			"here; resume it only if it does not run there");
-	(void)!let_go(s, doubt, NULL);
+	if (send_follows(s))
+		send_doubt_after(s);
+	else
+		(void)!send_let_go(s, doubt, NULL);
 	return -EREMOTEIO;
 }
 
 static int migrate(struct send *s, struct err *err)
 {
-	struct send_pages_count count;
-	int r = open_all(s, err);
+	int r = send_open_all(s, err);
 
 	if (!r)
 		r = vmm_call(s->vmm, look_at, s, err);
@@ -597,13 +632,15 @@ static int migrate(struct send *s, struct err *err)
 		r = commit(s, err);
 	if (r)
 		return give_up(s, r, err);
-	send_pages_read(s->pages, &count);
-	s->result->page_bytes = count.page_bytes;
-	s->result->zero_bytes = count.zero_bytes;
-	s->result->wire_bytes = count.wire_bytes;
-	s->result->pack_from_bytes = count.pack_from_bytes;
-	s->result->pack_to_bytes = count.pack_to_bytes;
-	s->result->rounds = s->converge.rounds + 1;
+	if (s->push)
+		push_go(s->push);
+	send_pages_read(s->pages, &s->count);
+	s->result->page_bytes = s->count.page_bytes;
+	s->result->zero_bytes = s->count.zero_bytes;
+	s->result->wire_bytes = s->count.wire_bytes;
+	s->result->pack_from_bytes = s->count.pack_from_bytes;
+	s->result->pack_to_bytes = s->count.pack_to_bytes;
+	s->result->rounds = s->converge.rounds + !send_follows(s);
 	return hand_over(s, err);
 }
 
@@ -630,6 +667,7 @@ int migrate_send(struct vmm *v, const struct migrate_send_request *req,
 	r = migrate(&s, err ? err : &own);
 	ret->total_ns = clock_now_ns() - s.began_ns;
 	state_writer_fini(&s.state);
+	page_map_fini(&s.pending);
 	tls_credentials_free(s.credentials);
 	close_fd(&s.session_fd);
 	return r;

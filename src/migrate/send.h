@@ -19,7 +19,17 @@ struct vmm;
 #define MIGRATE_MIN_DOWNTIME_MS 10u
 #define MIGRATE_MAX_DOWNTIME_MS 60000u
 
+enum migrate_mode {
+	MIGRATE_PRECOPY,  /* all of memory before the VM */
+	MIGRATE_POSTCOPY, /* all of it after */
+	MIGRATE_HYBRID,	  /* some rounds before, what was written since after */
+};
+
+/* "precopy", "postcopy", "hybrid" */
+extern const char *const migrate_mode_names[3];
+
 struct migrate_send_request {
+	enum migrate_mode mode;
 	/*
 	 * Where who asks hands over the connections (migrate/handed.h), or
 	 * NULL: uri is connected to from here.
@@ -46,16 +56,30 @@ struct migrate_send_result {
 	uint64_t pack_from_bytes, pack_to_bytes;
 	uint64_t last_bytes; /* of wire_bytes, while the guest stood still */
 	unsigned int rounds, streams;
+	/* Of page_bytes and the others, what followed the VM. */
+	uint64_t followed_bytes, urgent_pages;
+	bool ended_there; /* before all of its memory came */
 };
 
 /*
  * Any thread but the control thread. 0: it runs there, and is gone from here.
  * Otherwise it goes on here as before, or, as the text says, stays paused. As
  * snapshot_take(), -ECANCELED: quire or the guest is ending, or who asked has
- * gone.
+ * gone. With post-copy, -EREMOTEIO: it may run there already, and the rest of
+ * its memory is here: migrate_recover().
  */
 __must_check int migrate_send(struct vmm *v,
 			      const struct migrate_send_request *req,
 			      struct migrate_send_result *ret, struct err *err);
+
+/*
+ * Go on where post-copy lost its connections, over new ones (of req: how, and
+ * the rate). 0: the VM has all of its memory, and is gone from here. Otherwise
+ * it can be tried again.
+ */
+__must_check int migrate_recover(struct vmm *v,
+				 const struct migrate_send_request *req,
+				 struct migrate_send_result *ret,
+				 struct err *err);
 
 #endif

@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,6 +49,11 @@ struct tls {
 	int fd;
 	char *host; /* NULL: of a destination */
 	bool done;  /* the handshake */
+	/*
+	 * Of all below, and the session: with post-copy one thread asks for
+	 * pages while another takes them. Nobody waits for the socket with it.
+	 */
+	pthread_mutex_t lock;
 	uint64_t handshake_bytes;
 	int error;   /* errno of the socket */
 	bool unsent; /* a record is on its way */
@@ -343,6 +349,7 @@ int tls_new(struct tls **ret, const struct tls_credentials *c, int fd,
 
 	if (!t)
 		return err_set(err, ENOMEM, "out of memory");
+	pthread_mutex_init(&t->lock, NULL);
 	t->fd = fd;
 	t->side = c->side;
 	t->host = host ? strdup(host) : NULL;
@@ -361,6 +368,7 @@ void tls_free(struct tls *t)
 		return;
 	if (t->session)
 		gnutls_deinit(t->session);
+	pthread_mutex_destroy(&t->lock);
 	free(t->host);
 	free(t);
 }
@@ -458,30 +466,41 @@ short tls_wants(const struct tls *t)
 int tls_send(struct tls *t, const void *buf, size_t len)
 {
 	ssize_t n;
+	int r;
 
+	pthread_mutex_lock(&t->lock);
 	do {
 		n = gnutls_record_send(t->session, t->unsent ? NULL : buf,
 				       t->unsent ? 0 : len);
 		t->unsent = n == GNUTLS_E_AGAIN || n == GNUTLS_E_INTERRUPTED;
 	} while (n == GNUTLS_E_INTERRUPTED);
-	return n < 0 ? error_of(t, n) : 0;
+	r = n < 0 ? error_of(t, n) : 0;
+	pthread_mutex_unlock(&t->lock);
+	return r;
 }
 
 ssize_t tls_recv(struct tls *t, void *buf, size_t size)
 {
 	ssize_t n;
 
+	pthread_mutex_lock(&t->lock);
 	do {
 		n = gnutls_record_recv(t->session, buf, size);
 	} while (n == GNUTLS_E_INTERRUPTED);
-	if (n > 0)
-		return n;
-	return n ? error_of(t, n) : -EPIPE;
+	if (n <= 0)
+		n = n ? error_of(t, n) : -EPIPE;
+	pthread_mutex_unlock(&t->lock);
+	return n;
 }
 
-bool tls_has_more(const struct tls *t)
+bool tls_has_more(struct tls *t)
 {
-	return gnutls_record_check_pending(t->session) > 0;
+	bool more;
+
+	pthread_mutex_lock(&t->lock);
+	more = gnutls_record_check_pending(t->session) > 0;
+	pthread_mutex_unlock(&t->lock);
+	return more;
 }
 
 /* An alert, fatal: unexpected_message. RFC 8446, sections 5.1 and 6. */

@@ -6,7 +6,8 @@
  * keys are made and stay in the process whose memory is sent or arrives.
  *
  * A session never waits: what has to is -EAGAIN. One thread uses a session at a
- * time; credentials are not changed by their use, and outlive their sessions.
+ * time, but for one that sends while another receives, once the handshake is
+ * done; credentials are not changed by their use, and outlive their sessions.
  *
  * Errors: -EPIPE, the other closed the connection; -EKEYREJECTED, it refuses
  * us, and says why (tls_refusal()); -EBADMSG, it breaks TLS, or somebody
@@ -86,7 +87,7 @@ __must_check int tls_send(struct tls *t, const void *buf, size_t len);
 /* At least a byte. */
 __must_check ssize_t tls_recv(struct tls *t, void *buf, size_t size);
 /* Are there bytes that were read from the socket, but not by tls_recv()? */
-bool tls_has_more(const struct tls *t);
+bool tls_has_more(struct tls *t);
 
 /* In words, after -EKEYREJECTED. */
 const char *tls_refusal(const struct tls *t);

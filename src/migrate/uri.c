@@ -7,10 +7,14 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/arith.h"
 #include "base/cleanup.h"
 #include "base/size.h"
 
 #define BACKLOG 64
+/* Another host that says nothing at all for 30 s is gone. */
+#define KEEPALIVE_S	 5
+#define KEEPALIVE_PROBES 6
 
 /* What is behind "tcp:" or "tcp://"; NULL: it is not that. */
 static const char *behind(const char *text, const char *scheme)
@@ -80,12 +84,28 @@ static int look_up(const struct migrate_uri *uri, bool passive,
 		 : 0;
 }
 
-/* Messages are whole, and pages large: nothing is won by waiting for more. */
-static void set_no_delay(int fd)
+/*
+ * Messages are whole, and pages large: nothing is won by waiting for more. And
+ * memory that follows its VM may have nothing to say for long: that the other
+ * host is gone is then seen by the kernel alone. What is accepted inherits it.
+ */
+static void set_options(int fd)
 {
-	int one = 1;
+	static const struct {
+		int level, name, value;
+	} options[] = {
+		{ IPPROTO_TCP, TCP_NODELAY, 1 },
+		{ SOL_SOCKET, SO_KEEPALIVE, 1 },
+		{ IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_S },
+		{ IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_S },
+		{ IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES },
+		{ IPPROTO_TCP, TCP_USER_TIMEOUT,
+		  KEEPALIVE_S * KEEPALIVE_PROBES * 1000 },
+	};
 
-	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	for (size_t i = 0; i < ARRAY_SIZE(options); i++)
+		(void)setsockopt(fd, options[i].level, options[i].name,
+				 &options[i].value, sizeof(options[i].value));
 }
 
 static int try_connect(const struct addrinfo *ai, int *ret_fd)
@@ -95,7 +115,7 @@ static int try_connect(const struct addrinfo *ai, int *ret_fd)
 
 	if (fd < 0 || connect(fd, ai->ai_addr, ai->ai_addrlen))
 		return -errno;
-	set_no_delay(fd);
+	set_options(fd);
 	*ret_fd = take_fd(&fd);
 	return 0;
 }
@@ -133,6 +153,7 @@ static int try_listen(const struct addrinfo *ai, int *ret_fd)
 		return -errno;
 	/* A destination before this one may have ended just now. */
 	(void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	set_options(fd);
 	if (bind(fd, ai->ai_addr, ai->ai_addrlen) || listen(fd, BACKLOG))
 		return -errno;
 	*ret_fd = take_fd(&fd);

@@ -58,7 +58,8 @@ int wire_parse_preface(const uint8_t in[WIRE_PREFACE_BYTES],
 	};
 	memcpy(ret->id, in + 16, WIRE_ID_BYTES);
 	if (!ret->num_streams || ret->num_streams > WIRE_MAX_STREAMS ||
-	    ret->stream > ret->num_streams || is_zero(ret->id, WIRE_ID_BYTES))
+	    (ret->stream > ret->num_streams && ret->stream != WIRE_URGENT) ||
+	    is_zero(ret->id, WIRE_ID_BYTES))
 		return err_set(err, EBADMSG,
 			       "a connection that says it is stream %u of %u",
 			       ret->stream, ret->num_streams);
@@ -80,6 +81,12 @@ static const struct {
 	[WIRE_RUNNING] = { "RUNNING", 0, 0 },
 	[WIRE_FAILED] = { "FAILED", 0, WIRE_MAX_TEXT },
 	[WIRE_ABORT] = { "ABORT", 0, WIRE_MAX_TEXT },
+	[WIRE_PENDING] = { "PENDING", 8, WIRE_MAX_MAP },
+	[WIRE_COMPLETE] = { "COMPLETE", WIRE_COMPLETE_BYTES,
+			    WIRE_COMPLETE_BYTES },
+	[WIRE_AGAIN] = { "AGAIN", WIRE_AGAIN_BYTES, WIRE_AGAIN_BYTES },
+	[WIRE_MISSING] = { "MISSING", 8, WIRE_MAX_MAP },
+	[WIRE_FREE] = { "FREE", 0, 0 },
 };
 
 const char *wire_control_name(uint32_t type)
@@ -90,7 +97,8 @@ const char *wire_control_name(uint32_t type)
 static bool is_of_source(enum wire_control type)
 {
 	return type == WIRE_MACHINE || type == WIRE_STATE ||
-	       type == WIRE_READY || type == WIRE_COMMIT;
+	       type == WIRE_READY || type == WIRE_COMMIT ||
+	       type == WIRE_PENDING || type == WIRE_AGAIN || type == WIRE_FREE;
 }
 
 void wire_put_control(uint8_t out[WIRE_CONTROL_BYTES], enum wire_control type,
@@ -391,6 +399,87 @@ int wire_parse_ready(const uint8_t in[WIRE_READY_BYTES], struct wire_ready *ret,
 	return 0;
 }
 
+/* ---- maps, and what ends post-copy ---- */
+
+size_t wire_map_bytes(const struct page_map *map)
+{
+	size_t words = 0;
+
+	for (unsigned int i = 0; i < map->num_regions; i++)
+		words += page_map_words(&map->regions[i]);
+	return words * sizeof(uint64_t);
+}
+
+void wire_put_map(uint8_t *out, const struct page_map *map)
+{
+	for (unsigned int i = 0; i < map->num_regions; i++) {
+		const struct page_map_region *r = &map->regions[i];
+
+		for (uint64_t w = 0; w < page_map_words(r); w++, out += 8)
+			le64_store(out, atomic_load(&r->words[w]));
+	}
+}
+
+int wire_parse_map(const uint8_t *in, size_t bytes, struct page_map *map,
+		   struct err *err)
+{
+	if (bytes != wire_map_bytes(map))
+		return err_set(err, EBADMSG,
+			       "a map of %zu bytes for memory that needs %zu",
+			       bytes, wire_map_bytes(map));
+	for (unsigned int i = 0; i < map->num_regions; i++) {
+		const struct page_map_region *r = &map->regions[i];
+
+		for (uint64_t w = 0; w < page_map_words(r); w++, in += 8) {
+			uint64_t word = le64_load(in), left;
+
+			left = r->pages - w * 64;
+			if (left < 64 && word >> left)
+				return err_set(err, EBADMSG,
+					       "a map of pages behind the end "
+					       "of memory");
+			atomic_store(&r->words[w], word);
+		}
+	}
+	return 0;
+}
+
+void wire_put_again(uint8_t out[WIRE_AGAIN_BYTES], uint64_t features)
+{
+	le64_store(out, features);
+}
+
+int wire_parse_again(const uint8_t in[WIRE_AGAIN_BYTES], uint64_t *ret,
+		     struct err *err)
+{
+	uint64_t features = le64_load(in);
+
+	if (features & ~WIRE_FEATURES_PACKED)
+		return err_set(err, ENOTSUP,
+			       "AGAIN: features (%#llx) that this quire does "
+			       "not know",
+			       (unsigned long long)features);
+	*ret = features;
+	return 0;
+}
+
+void wire_put_complete(uint8_t out[WIRE_COMPLETE_BYTES], enum wire_complete how)
+{
+	le64_store(out, how);
+}
+
+int wire_parse_complete(const uint8_t in[WIRE_COMPLETE_BYTES],
+			enum wire_complete *ret, struct err *err)
+{
+	uint64_t how = le64_load(in);
+
+	if (how != WIRE_ALL_CAME && how != WIRE_VM_ENDED)
+		return err_set(err, EBADMSG, "COMPLETE: %llu",
+			       (unsigned long long)how);
+	*ret = (enum wire_complete)how;
+	return 0;
+}
+
 /* ---- data ---- */
 
 unsigned int wire_stream_of(uint64_t gpa, unsigned int num)
@@ -431,7 +520,8 @@ static int check_range(const struct wire_stream *s,
 			       "stream %u: %#llx bytes of memory at %#llx",
 			       s->index, (unsigned long long)h->len,
 			       (unsigned long long)h->gpa);
-	if (wire_stream_of(h->gpa, s->num) != s->index)
+	if (s->index != WIRE_URGENT &&
+	    wire_stream_of(h->gpa, s->num) != s->index)
 		return err_set(err, EBADMSG,
 			       "stream %u: memory at %#llx is another stream's",
 			       s->index, (unsigned long long)h->gpa);
@@ -481,6 +571,9 @@ static int check_data(struct wire_stream *s, const struct wire_data_header *h,
 		if (h->gpa == s->rounds && h->len == s->page_bytes)
 			return 0;
 		break;
+	case WIRE_REQUEST:
+	case WIRE_DONE:
+		break;
 	}
 	return err_set(err, EBADMSG,
 		       "stream %u: message %u (%#llx, %#llx) after %llu rounds",
@@ -489,17 +582,24 @@ static int check_data(struct wire_stream *s, const struct wire_data_header *h,
 		       (unsigned long long)s->rounds);
 }
 
-int wire_parse_data(const uint8_t in[WIRE_DATA_BYTES], struct wire_stream *s,
-		    struct wire_data_header *ret, struct err *err)
+static void load_data(const uint8_t in[WIRE_DATA_BYTES],
+		      struct wire_data_header *ret)
 {
-	const struct wire_data_header h = {
+	*ret = (struct wire_data_header){
 		.type = (enum wire_data)le32_load(in),
 		.gpa = le64_load(in + 8),
 		.len = le64_load(in + 16),
 		.packed = le32_load(in + 4),
 	};
+}
+
+int wire_parse_data(const uint8_t in[WIRE_DATA_BYTES], struct wire_stream *s,
+		    struct wire_data_header *ret, struct err *err)
+{
+	struct wire_data_header h;
 	int r;
 
+	load_data(in, &h);
 	if (s->ended || (h.packed && !is_packed(&h)))
 		return err_set(err, EBADMSG, "stream %u: bytes %s", s->index,
 			       s->ended ? "after its end" : "in reserve");
@@ -509,6 +609,74 @@ int wire_parse_data(const uint8_t in[WIRE_DATA_BYTES], struct wire_stream *s,
 	s->rounds += h.type == WIRE_ROUND;
 	s->page_bytes += h.type == WIRE_PAGES || is_packed(&h) ? h.len : 0;
 	s->ended = h.type == WIRE_END;
+	*ret = h;
+	return 0;
+}
+
+/* ---- post-copy ---- */
+
+/* What a range that follows may be. */
+static int check_following(const struct wire_stream *s,
+			   const struct wire_data_header *h, struct err *err)
+{
+	if (is_packed(h))
+		return check_packed(s, h, err);
+	if ((h->type != WIRE_PAGES && h->type != WIRE_ZERO) || h->packed)
+		return err_set(err, EBADMSG,
+			       "stream %u: message %u while memory follows",
+			       s->index, (unsigned int)h->type);
+	return check_range(s, h, err);
+}
+
+int wire_parse_follow(const uint8_t in[WIRE_DATA_BYTES], struct wire_stream *s,
+		      const struct page_map *pending,
+		      struct wire_data_header *ret, struct err *err)
+{
+	struct wire_data_header h;
+	int r;
+
+	load_data(in, &h);
+	if (h.type == WIRE_DONE && s->index != WIRE_URGENT && !s->ended &&
+	    !h.gpa && !h.len && !h.packed) {
+		s->ended = true;
+		*ret = h;
+		return 0;
+	}
+	if (s->ended)
+		return err_set(err, EBADMSG, "stream %u: bytes after its end",
+			       s->index);
+	r = check_following(s, &h, err);
+	if (r)
+		return r;
+	if (!page_map_has(pending, h.gpa, h.len))
+		return err_set(err, EBADMSG,
+			       "stream %u: %#llx bytes of memory at %#llx that "
+			       "were not pending",
+			       s->index, (unsigned long long)h.len,
+			       (unsigned long long)h.gpa);
+	s->page_bytes += h.type == WIRE_ZERO ? 0 : h.len;
+	*ret = h;
+	return 0;
+}
+
+int wire_parse_request(const uint8_t in[WIRE_DATA_BYTES],
+		       const struct page_map *pending, struct page_map *asked,
+		       struct wire_data_header *ret, struct err *err)
+{
+	struct wire_data_header h;
+
+	load_data(in, &h);
+	if (h.type != WIRE_REQUEST || h.packed || h.len != PAGE_4K ||
+	    !is_aligned(h.gpa, PAGE_4K) || !page_map_test(pending, h.gpa))
+		return err_set(err, EBADMSG,
+			       "a request (%u) for %#llx bytes of memory at "
+			       "%#llx",
+			       (unsigned int)h.type, (unsigned long long)h.len,
+			       (unsigned long long)h.gpa);
+	if (!page_map_set(asked, h.gpa, PAGE_4K))
+		return err_set(err, EBADMSG,
+			       "a second request for memory at %#llx",
+			       (unsigned long long)h.gpa);
 	*ret = h;
 	return 0;
 }

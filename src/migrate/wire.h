@@ -17,6 +17,7 @@
 
 #include "base/err.h"
 #include "mem/ram.h"
+#include "migrate/page_map.h"
 #include "vm/config.h"
 
 #define WIRE_VERSION	 1u
@@ -29,8 +30,11 @@
 
 #define WIRE_PREFACE_BYTES 32
 
+/* The connection of pages that somebody waits for, with post-copy. */
+#define WIRE_URGENT 0xffffu
+
 struct wire_preface {
-	unsigned int stream;	  /* 0: control */
+	unsigned int stream;	  /* 0: control; WIRE_URGENT */
 	unsigned int num_streams; /* of data, 1 to WIRE_MAX_STREAMS */
 	uint8_t id[WIRE_ID_BYTES];
 };
@@ -52,13 +56,22 @@ enum wire_control {
 	WIRE_RUNNING,
 	WIRE_FAILED,
 	WIRE_ABORT,
+	/* With post-copy. */
+	WIRE_PENDING,
+	WIRE_COMPLETE,
+	WIRE_AGAIN,
+	WIRE_MISSING,
+	WIRE_FREE,
 };
 
-#define WIRE_CONTROL_BYTES 16
-#define WIRE_MAX_TEXT	   400u
-#define WIRE_MAX_MACHINE   (64u << 10)
-#define WIRE_MAX_STATE	   (256ull << 20)
-#define WIRE_READY_BYTES   24
+#define WIRE_CONTROL_BYTES  16
+#define WIRE_MAX_TEXT	    400u
+#define WIRE_MAX_MACHINE    (64u << 10)
+#define WIRE_MAX_STATE	    (256ull << 20)
+#define WIRE_MAX_MAP	    (256ull << 20)
+#define WIRE_READY_BYTES    24
+#define WIRE_COMPLETE_BYTES 8
+#define WIRE_AGAIN_BYTES    8
 
 /* "MACHINE"; "?" for what there is not. */
 const char *wire_control_name(uint32_t type);
@@ -87,10 +100,12 @@ struct wire_range {
 	uint64_t start, len;
 };
 
-/* Pages may come compressed. */
-#define WIRE_FEATURE_LZ4  (1ull << 8)
-#define WIRE_FEATURE_ZSTD (1ull << 9)
-#define WIRE_FEATURES	  (WIRE_FEATURE_LZ4 | WIRE_FEATURE_ZSTD)
+/* Memory may follow its VM; pages may come compressed. */
+#define WIRE_FEATURE_POSTCOPY (1ull << 0)
+#define WIRE_FEATURE_LZ4      (1ull << 8)
+#define WIRE_FEATURE_ZSTD     (1ull << 9)
+#define WIRE_FEATURES_PACKED  (WIRE_FEATURE_LZ4 | WIRE_FEATURE_ZSTD)
+#define WIRE_FEATURES	      (WIRE_FEATURE_POSTCOPY | WIRE_FEATURES_PACKED)
 
 struct wire_device {
 	char cls[16];
@@ -99,7 +114,8 @@ struct wire_device {
 
 /* What the two machines have to have in common before memory is sent. */
 struct wire_machine {
-	uint64_t features; /* of the stream, that the destination has to know */
+	uint64_t
+		features; /* WIRE_FEATURE_*, that the destination has to know */
 	uint64_t memory_bytes;
 	uint32_t num_cpus, threads_per_core;
 	uint8_t irqchip;
@@ -126,6 +142,28 @@ void wire_put_ready(uint8_t out[WIRE_READY_BYTES], const struct wire_ready *r);
 __must_check int wire_parse_ready(const uint8_t in[WIRE_READY_BYTES],
 				  struct wire_ready *ret, struct err *err);
 
+/*
+ * A map of pages: of PENDING, what is still to come, and of MISSING, what has
+ * not come. Of the map's memory, word by word; map is of this VM.
+ */
+size_t wire_map_bytes(const struct page_map *map);
+void wire_put_map(uint8_t *out, const struct page_map *map);
+__must_check int wire_parse_map(const uint8_t *in, size_t bytes,
+				struct page_map *map, struct err *err);
+
+/* What the pages may be that come after AGAIN: of WIRE_FEATURES_PACKED. */
+void wire_put_again(uint8_t out[WIRE_AGAIN_BYTES], uint64_t features);
+__must_check int wire_parse_again(const uint8_t in[WIRE_AGAIN_BYTES],
+				  uint64_t *ret, struct err *err);
+
+/* Why no more memory is wanted: all has come, or the VM has ended. */
+enum wire_complete { WIRE_ALL_CAME = 1, WIRE_VM_ENDED };
+
+void wire_put_complete(uint8_t out[WIRE_COMPLETE_BYTES],
+		       enum wire_complete how);
+__must_check int wire_parse_complete(const uint8_t in[WIRE_COMPLETE_BYTES],
+				     enum wire_complete *ret, struct err *err);
+
 /* ---- data ---- */
 
 enum wire_data {
@@ -134,6 +172,10 @@ enum wire_data {
 	WIRE_UNIT,
 	WIRE_ROUND,
 	WIRE_END,
+	/* With post-copy. */
+	WIRE_REQUEST,
+	WIRE_DONE,
+	/* Compressed. */
 	WIRE_PAGES_LZ4 = 16,
 	WIRE_PAGES_ZSTD,
 };
@@ -148,7 +190,7 @@ struct wire_data_header {
 
 /* What is known about a data stream, and what it has said so far. */
 struct wire_stream {
-	unsigned int index, num; /* 1 to num */
+	unsigned int index, num; /* 1 to num; or WIRE_URGENT */
 	struct wire_range regions[RAM_MAX_REGIONS];
 	unsigned int num_regions;
 	uint64_t features; /* that were announced */
@@ -168,5 +210,25 @@ void wire_put_data(uint8_t out[WIRE_DATA_BYTES],
 __must_check int wire_parse_data(const uint8_t in[WIRE_DATA_BYTES],
 				 struct wire_stream *s,
 				 struct wire_data_header *ret, struct err *err);
+
+/*
+ * After END, with post-copy, on a data stream or the urgent connection: PAGES,
+ * compressed or not, or ZERO of pages that PENDING named, or on a data stream
+ * DONE.
+ */
+__must_check int wire_parse_follow(const uint8_t in[WIRE_DATA_BYTES],
+				   struct wire_stream *s,
+				   const struct page_map *pending,
+				   struct wire_data_header *ret,
+				   struct err *err);
+/*
+ * What the destination asks for on the urgent connection: a page of pending
+ * that it has not asked for on this connection, which asked says and is told.
+ */
+__must_check int wire_parse_request(const uint8_t in[WIRE_DATA_BYTES],
+				    const struct page_map *pending,
+				    struct page_map *asked,
+				    struct wire_data_header *ret,
+				    struct err *err);
 
 #endif

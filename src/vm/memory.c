@@ -103,6 +103,7 @@ int vm_memory_map(struct vm_memory *m, const struct vm_config *cfg,
 	m->method = STAGE2_NONE;
 	m->track.ram = &m->ram;
 	m->track.dirty = m->dirty;
+	m->paging.expected = origin && origin->paged_later;
 	r = have_ram(m, origin, err);
 	if (!r && origin)
 		r = vm_paging_start(&m->paging, &m->ram, origin, cfg->num_cpus,
@@ -244,7 +245,7 @@ int vm_memory_prepare_keeper(struct vm_memory *m, const struct cpu_model *model,
 			     unsigned int first_id, struct err *err)
 {
 	if ((!wants_keeper(m->cfg) && !m->cfg->may_populate_later &&
-	     !m->paging.pager) ||
+	     !m->paging.pager && !m->paging.expected) ||
 	    m->cfg->stage2 == STAGE2_NONE)
 		return 0;
 	stage2_helpers_init(&m->helpers, m->vm, model, first_id,
@@ -350,6 +351,16 @@ int vm_memory_end_landing(struct vm_memory *m, struct err *err)
 
 	free(take_ptr(m->landing_vcpus));
 	return r;
+}
+
+int vm_memory_page(struct vm_memory *m, const struct vm_memory_origin *origin,
+		   struct err *err)
+{
+	int r = vm_memory_end_landing(m, err);
+
+	return r ? r
+		 : vm_paging_start(&m->paging, &m->ram, origin,
+				   m->cfg->num_cpus, err);
 }
 
 void vm_memory_stop(struct vm_memory *m)

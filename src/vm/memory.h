@@ -88,6 +88,9 @@ struct vm_memory_origin {
 	const struct working_set_store *store; /* of ahead; NULL: none */
 	bool record;			       /* what the guest touches */
 	struct uffd_opener *opener;	       /* may be NULL */
+	bool fed; /* the source: what it has not cannot be read from it */
+	/* There is none yet, but there will be: vm_memory_page(). */
+	bool paged_later;
 };
 
 /*
@@ -148,6 +151,14 @@ vm_memory_begin_landing(struct vm_memory *m, struct kvm_vcpu *const *vcpus,
 			const struct second_stage_filler **ret_filler,
 			struct err *err);
 __must_check int vm_memory_end_landing(struct vm_memory *m, struct err *err);
+
+/*
+ * Landing has ended, and what has not come follows while the guest runs: from
+ * source, which is fed. There was origin.paged_later.
+ */
+__must_check int vm_memory_page(struct vm_memory *m,
+				const struct vm_memory_origin *origin,
+				struct err *err);
 
 /*
  * No background work any more; the helper vCPUs are gone, and so is the pager:

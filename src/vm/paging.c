@@ -83,7 +83,7 @@ int vm_paging_start(struct vm_paging *p, struct ram *ram,
 		.source = origin->source,
 		.opener = origin->opener,
 		.impatient = true,
-		.sweep = true,
+		.sweep = !origin->fed,
 		.num_vcpus = num_vcpus,
 		.ahead = origin->ahead,
 		.store = origin->store,
@@ -102,6 +102,7 @@ int vm_paging_start(struct vm_paging *p, struct ram *ram,
 		return 0;
 	r = pager_new(&p->pager, &cfg, err);
 	p->was_paged = !r;
+	p->fed = origin->fed;
 	p->recorded = !r && origin->record;
 	return r;
 }

@@ -50,6 +50,8 @@ struct vm_paging {
 	uint64_t began_ns;
 	struct pager *pager; /* NULL: there is none (any more) */
 	bool was_paged, recorded;
+	bool fed;      /* the source has only what has come */
+	bool expected; /* it will be paged; nothing is here yet */
 	_Atomic(struct keeper *) keeper; /* maps what has come; may be NULL */
 	struct pager_stats last;	 /* when the pager went */
 	/* Posts to the control thread; from the pager's threads. */

@@ -155,6 +155,7 @@ void vmm_stop_machine(struct vmm *v)
 	vmm_forget_asked_devices(v);
 	v->populating = false;
 	v->sending = v->sent_ran = v->receiving = v->disks_left = false;
+	v->left = v->has_left_id = false;
 }
 
 /* ---- life ---- */
@@ -356,6 +357,7 @@ static int resume(struct vmm *v, struct err *err)
 	if (!machine_resume(v->machine))
 		return vmm_check_paging(v, "resume", err);
 	vmm_begin_recording(v);
+	v->has_left_id = false;
 	v->state = VMM_RUNNING;
 	vmm_emit(v, "vm", "resumed", NULL);
 	/* Its end may have been posted just before the pause. */

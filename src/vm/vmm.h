@@ -255,6 +255,8 @@ struct vmm_origin {
 	unsigned int record_s;
 	int (*save_working_set)(void *ctx, const struct working_set *set,
 				const _Atomic bool *stop, struct err *err);
+	/* "migration" in vmm_info(), a new reference. NULL: nothing to tell. */
+	json_t *(*describe)(void *ctx);
 	/* The machine that came from here is gone, or was not to be. */
 	void (*release)(void *ctx);
 	void *ctx;
@@ -281,6 +283,11 @@ int vmm_restore(struct vmm *v, struct vm_config *cfg,
  *	undo	it goes on here, if it ran; instead of any of the others. Fails
  *		where somebody has taken a disk: PAUSED then
  *	doubt	it may run elsewhere: PAUSED, until vmm_resume()
+ *	left	post-copy has lost its connection: PAUSED for good, its memory
+ *		being wanted elsewhere; or, with doubt, as above, too
+ *
+ * After left, begin_again holds the machine again, until done or left. id is
+ * the migration's.
  *
  * The machine that begin returns stays until then. vmm_hold_cancelled(): the
  * guest has ended, or quire is to: undo. When a call fails with -ESHUTDOWN,
@@ -301,12 +308,21 @@ int vmm_send_reclaim(struct vmm *v, struct err *err);
 int vmm_send_undo(struct vmm *v, struct err *err);
 int vmm_send_doubt(struct vmm *v, struct err *err);
 
+#define VMM_MIGRATION_ID_BYTES 16
+
+int vmm_send_left(struct vmm *v, const uint8_t *id, bool doubt,
+		  struct err *err);
+int vmm_send_begin_again(struct vmm *v, const struct machine **ret, uint8_t *id,
+			 bool *ret_doubt, struct err *err);
+
 /*
  * A VM comes from another process (migrate/receive.h), into one that is
  * CREATED. Control thread:
  *
  *	begin	the machine is built and held; its memory, all zero, is for
  *		others to fill
+ *	page	with landing.follows: what did not come is missing, until source
+ *		brings it; release(ctx) once the machine is gone
  *	load	the disks are its own, the state is loaded: PAUSED, held still
  *	go	it runs, or with run false is PAUSED; not held any more
  *	drop	instead of go: CREATED, as if nothing had been
@@ -319,8 +335,11 @@ struct vmm_landing {
 	/* Maps what has come ahead of the guest; NULL: that cannot be. */
 	const struct second_stage_filler *second_stage;
 	bool fills_host; /* host pages are wanted for all of memory */
+	bool follows;	 /* the caller's: page will be called */
 };
 int vmm_receive_begin(struct vmm *v, struct vmm_landing *ret, struct err *err);
+int vmm_receive_page(struct vmm *v, const struct vmm_origin *origin,
+		     struct pager **ret, struct err *err);
 int vmm_receive_load(struct vmm *v, const void *state, size_t bytes,
 		     const struct vm_landed *landed, struct err *err);
 int vmm_receive_go(struct vmm *v, bool run, struct err *err);
@@ -339,7 +358,8 @@ int vmm_fail(struct vmm *v, const struct err *why);
  * vmm_info: {"config", "state", "memory_actual_size", "boots", "leaving": [ids
  * of devices that the guest was asked for and has not let go], and
  * "memory_error" while memory cannot be brought, "tracked_since": [ids of
- * snapshots] while what the guest writes is noted} vmm_counters:
+ * snapshots] while what the guest writes is noted, "migration": what its
+ * memory comes from, or who wants it} vmm_counters:
  * {"_disk0": {"requests", "kicks", "interrupts", "errors", and what a class
  * counts besides, as "rx_bytes"}, ...,
  * "_vm": {...}}, all integers
@@ -354,10 +374,10 @@ json_t *vmm_memory_stats(struct vmm *v);
  * not call verbs. source "vm": "created", "booted", "paused", "resumed",
  * "rebooted", "restored", "resident", "memory-failed",
  * "working-set-recorded", "migration-started", "migration-failed",
- * "migration-in-doubt", "migrated", "received", "shutdown", "crashed",
- * "failed", "panic", "populated", "deleted", "ended" (quire ends); source
- * "device": "device-added", "device-removed". The object properties has what
- * else is known ("reason", "error", "id"); it is borrowed and may be NULL.
+ * "migration-in-doubt", "migration-paused", "migrated", "received", "shutdown",
+ * "crashed", "failed", "panic", "populated", "deleted", "ended" (quire ends);
+ * source "device": "device-added", "device-removed". The object properties has
+ * what else is known ("reason", "error", "id"); it is borrowed and may be NULL.
  * Listeners stay until vmm_free(). -ENOSPC.
  */
 int vmm_listen(struct vmm *v,

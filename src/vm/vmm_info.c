@@ -51,10 +51,23 @@ static json_t *tracked(const struct machine *m)
 	return ids;
 }
 
+/* Of post-copy, while either side has to do with it. */
+static json_t *migration(struct vmm *v)
+{
+	if (v->sending || v->has_left_id)
+		return json_pack("{s:s, s:s}", "role", "source", "state",
+				 v->sending ? "active"
+				 : v->left  ? "postcopy-paused"
+					    : "in-doubt");
+	return v->machine && v->origin.describe
+		       ? v->origin.describe(v->origin.ctx)
+		       : NULL;
+}
+
 json_t *vmm_info(struct vmm *v)
 {
 	struct err error = ERR_INIT;
-	json_t *config, *o;
+	json_t *config, *o, *moving;
 
 	if (v->state == VMM_EMPTY)
 		return NULL;
@@ -65,6 +78,9 @@ json_t *vmm_info(struct vmm *v)
 		      "boots", (int)(v->summary.boots + (v->machine != NULL)));
 	if (o && v->machine && v->machine->memory.track.num)
 		json_object_set_new(o, "tracked_since", tracked(v->machine));
+	moving = o ? migration(v) : NULL;
+	if (moving)
+		json_object_set_new(o, "migration", moving);
 	if (o && v->machine &&
 	    vm_paging_failed(&v->machine->memory.paging, &error))
 		json_object_set_new(o, "memory_error", json_string(error.text));

@@ -156,11 +156,57 @@ int vmm_send_undo(struct vmm *v, struct err *err)
 	return r;
 }
 
+int vmm_send_left(struct vmm *v, const uint8_t *id, bool doubt, struct err *err)
+{
+	int r = 0;
+
+	if (doubt)
+		r = vmm_send_doubt(v, err);
+	else if (end_sending(v))
+		vmm_release(v);
+	else
+		return 0;
+	v->sent_ran = false;
+	memcpy(v->left_id, id, sizeof(v->left_id));
+	v->has_left_id = true;
+	v->left = !doubt;
+	if (!doubt) {
+		log_error("migration: the connection was lost while memory "
+			  "followed the VM: the rest of it is here, and the VM "
+			  "needs it: quire migrate --recover");
+		vmm_emit(v, "vm", "migration-paused", NULL);
+	}
+	return r;
+}
+
+int vmm_send_begin_again(struct vmm *v, const struct machine **ret, uint8_t *id,
+			 bool *ret_doubt, struct err *err)
+{
+	int r = v->left ? 0
+			: vmm_check_state(v, "migrate", VMM_IN(VMM_PAUSED),
+					  err);
+
+	if (!r && v->sending)
+		r = err_set(err, EBUSY, "migrate: its memory is being sent");
+	if (!r && !v->has_left_id)
+		r = err_set(err, EBADFD,
+			    "migrate: no migration of this VM waits for a "
+			    "connection");
+	if (r)
+		return r;
+	memcpy(id, v->left_id, sizeof(v->left_id));
+	*ret = v->machine;
+	*ret_doubt = !v->left;
+	v->sending = true;
+	vmm_begin_hold(v, "the VM's memory is being sent");
+	return 0;
+}
+
 int vmm_send_done(struct vmm *v, struct err *err)
 {
 	if (!v->sending)
 		return 0;
-	v->sending = false;
+	v->sending = v->left = v->has_left_id = false;
 	v->disks_left = false;
 	vmm_release(v);
 	vmm_emit(v, "vm", "migrated", NULL);
@@ -233,6 +279,18 @@ static int begin_landing(struct vmm *v, struct vmm_landing *ret,
 		return err_set(err, ENOMEM, "out of memory");
 	for (unsigned int i = 0; i < m->num_vcpus; i++)
 		vcpus[i] = vcpu_kvm(m->vcpus[i]);
+	if (ret->follows && ram_page_is_hugetlb(v->cfg.page))
+		return err_set(err, ENOTSUP,
+			       "memory in %s pages cannot follow its VM: use "
+			       "mode precopy",
+			       ram_page_names[v->cfg.page]);
+	if (ret->follows && !vmm_uffds(v))
+		return err_set(
+			err, EPERM,
+			"this process got no userfaultfd when it "
+			"started, so memory cannot follow its VM: grant "
+			"read and write on /dev/userfaultfd, or use mode "
+			"precopy");
 	ret->machine = m;
 	ret->ram = &m->memory.ram;
 	ret->fills_host = v->cfg.populate == POPULATE_HOST ||
@@ -255,7 +313,8 @@ int vmm_receive_begin(struct vmm *v, struct vmm_landing *ret, struct err *err)
 	v->origin = (struct vmm_origin){
 		.memory = { .load = load_nothing,
 			    .mode = "migration",
-			    .began_ns = clock_now_ns() },
+			    .began_ns = clock_now_ns(),
+			    .paged_later = ret->follows },
 		.state = "",
 	};
 	r = vmm_build_machine(v, err);
@@ -288,6 +347,25 @@ static uint64_t faults_of(const struct machine *m)
 		kvm_stats_close(stats);
 	}
 	return sum;
+}
+
+int vmm_receive_page(struct vmm *v, const struct vmm_origin *origin,
+		     struct pager **ret, struct err *err)
+{
+	struct vm_memory *memory = &v->machine->memory;
+	struct vm_memory_origin *own = &v->origin.memory;
+	int r;
+
+	BUG_ON(!v->receiving);
+	own->source = origin->memory.source;
+	own->opener = vmm_uffds(v);
+	own->fed = true;
+	v->origin.release = origin->release;
+	v->origin.describe = origin->describe;
+	v->origin.ctx = origin->ctx;
+	r = vm_memory_page(memory, own, err);
+	*ret = r ? NULL : memory->paging.pager;
+	return r;
 }
 
 int vmm_receive_load(struct vmm *v, const void *state, size_t bytes,

@@ -100,6 +100,10 @@ struct vmm {
 	/* Migration: the machine goes, it ran when it was stopped; or comes. */
 	bool sending, sent_ran, receiving;
 	bool disks_left; /* it may not go on before vmm_take_disks() */
+	/* Post-copy lost its connection: for vmm_again_begin(). */
+	bool has_left_id;
+	uint8_t left_id[VMM_MIGRATION_ID_BYTES];
+	bool left; /* the VM runs elsewhere, of memory that is still here */
 
 	struct vmm_calls calls;
 	struct vmm_hold hold;

@@ -31,6 +31,13 @@ int vmm_check_held(struct vmm *v, const char *verb, struct err *err)
 {
 	const char *why;
 
+	/* Not the control thread's to ask: it is the only one that asks. */
+	if (v->left && !v->ending)
+		return err_set(err, EBUSY,
+			       "%s: not now: the VM runs elsewhere, and needs "
+			       "its memory, which is still here (quire migrate "
+			       "--recover)",
+			       verb);
 	pthread_mutex_lock(&v->hold.lock);
 	why = v->hold.why;
 	pthread_mutex_unlock(&v->hold.lock);
@@ -239,6 +246,11 @@ int vmm_hold(struct vmm *v, const struct vmm_save_request *req,
 		r = vmm_check_paging(v, "snapshot", err);
 	if (!r)
 		r = check_since(v, req->since, err);
+	if (!r && v->machine->memory.paging.fed &&
+	    vm_paging_is_active(&v->machine->memory.paging))
+		r = err_set(err, EBUSY,
+			    "snapshot: the VM's memory has not all come yet; "
+			    "wait for the event \"resident\"");
 	if (r)
 		return r;
 	*ret = (struct vmm_saved){ .ram = &v->machine->memory.ram };

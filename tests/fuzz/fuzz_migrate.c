@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What a peer of a migration sends (migrate/wire.c): prefaces, control headers,
- * MACHINE, READY, text, whole data streams, and compressed pages. The first
- * byte says which. Checked: what is accepted is within its limits, a range of a
- * stream is in its memory and its own, and what is put again is what was read.
+ * MACHINE, READY, text, maps of pages, whole data streams, what follows a VM,
+ * and compressed pages. The first byte says which.
+ * Checked: what is accepted is within its limits, a range of a stream is in its
+ * memory and its own, and what is put again is what was read.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -27,7 +28,8 @@ static void preface(const uint8_t *data, size_t size)
 		BUG_ON(!err.text[0]);
 		return;
 	}
-	BUG_ON(p.num_streams > WIRE_MAX_STREAMS || p.stream > p.num_streams);
+	BUG_ON(p.num_streams > WIRE_MAX_STREAMS ||
+	       (p.stream > p.num_streams && p.stream != WIRE_URGENT));
 	wire_put_preface(out, &p);
 	BUG_ON(memcmp(in, out, sizeof(in)) != 0);
 }
@@ -39,7 +41,9 @@ static void control(const uint8_t *data, size_t size)
 	struct err err = ERR_INIT;
 
 	memcpy(in, data, MIN(size, sizeof(in)));
-	for (int wanted = WIRE_MACHINE; wanted <= WIRE_RUNNING; wanted++) {
+	for (int wanted = WIRE_MACHINE; wanted <= WIRE_FREE; wanted++) {
+		if (wanted == WIRE_FAILED || wanted == WIRE_ABORT)
+			continue;
 		if (wire_parse_control(in, (enum wire_control)wanted, &h,
 				       &err)) {
 			BUG_ON(!err.text[0]);
@@ -160,10 +164,115 @@ out:
 	free(small);
 }
 
+/* Regions that do not end with a unit, nor with a word of a map. */
+static const struct ram memory = {
+	.num_regions = 2,
+	.regions = { { .base = { 0 }, .size = 2 * WIRE_UNIT_BYTES + 20480 },
+		     { .base = { 4 * GIB }, .size = WIRE_UNIT_BYTES } },
+};
+
+static void map(const uint8_t *data, size_t size)
+{
+	struct page_map m;
+	struct err err = ERR_INIT;
+	uint8_t *out;
+
+	BUG_ON(page_map_init(&m, &memory));
+	if (wire_parse_map(data, size, &m, &err)) {
+		BUG_ON(!err.text[0]);
+	} else {
+		BUG_ON(size != wire_map_bytes(&m));
+		BUG_ON(page_map_count(&m) > 3 * WIRE_UNIT_PAGES + 5);
+		out = malloc(size);
+		BUG_ON(!out);
+		wire_put_map(out, &m);
+		BUG_ON(memcmp(out, data, size) != 0);
+		free(out);
+	}
+	page_map_fini(&m);
+}
+
+static void complete(const uint8_t *data, size_t size)
+{
+	uint8_t in[WIRE_COMPLETE_BYTES] = { 0 }, out[WIRE_COMPLETE_BYTES];
+	enum wire_complete how;
+
+	memcpy(in, data, MIN(size, sizeof(in)));
+	if (wire_parse_complete(in, &how, NULL))
+		return;
+	wire_put_complete(out, how);
+	BUG_ON(memcmp(in, out, sizeof(in)) != 0);
+}
+
+static void again(const uint8_t *data, size_t size)
+{
+	uint8_t in[WIRE_AGAIN_BYTES] = { 0 }, out[WIRE_AGAIN_BYTES];
+	uint64_t features;
+
+	memcpy(in, data, MIN(size, sizeof(in)));
+	if (wire_parse_again(in, &features, NULL))
+		return;
+	BUG_ON(features & ~WIRE_FEATURES_PACKED);
+	wire_put_again(out, features);
+	BUG_ON(memcmp(in, out, sizeof(in)) != 0);
+}
+
+static void follow_one(struct wire_stream *s, struct page_map *pending,
+		       struct page_map *asked, const uint8_t *data)
+{
+	struct wire_data_header h;
+	struct err err = ERR_INIT;
+	bool ended = s->ended;
+
+	if (wire_parse_follow(data, s, pending, &h, &err)) {
+		BUG_ON(!err.text[0]);
+	} else if (h.type != WIRE_DONE) {
+		BUG_ON(ended || !page_map_has(pending, h.gpa, h.len));
+		BUG_ON(h.packed && h.packed >= h.len);
+		BUG_ON(h.packed && !s->features);
+		if (s->index != WIRE_URGENT)
+			check_range(s, &h);
+	}
+	if (!wire_parse_request(data, pending, asked, &h, &err)) {
+		BUG_ON(!page_map_test(pending, h.gpa));
+		/* Once. */
+		BUG_ON(!wire_parse_request(data, pending, asked, &h, &err));
+	}
+}
+
+static void follow(const uint8_t *data, size_t size)
+{
+	struct wire_stream s = { .num_regions = memory.num_regions };
+	struct page_map pending, asked;
+
+	if (size < 1)
+		return;
+	for (unsigned int i = 0; i < memory.num_regions; i++)
+		s.regions[i] = (struct wire_range){
+			.start = memory.regions[i].base.v,
+			.len = memory.regions[i].size,
+		};
+	s.num = 1 + (data[0] & 3u);
+	s.index = data[0] & 4 ? WIRE_URGENT : 1 + (data[0] >> 3) % s.num;
+	s.features = data[0] & 0x80 ? WIRE_FEATURES_PACKED : 0;
+	BUG_ON(page_map_init(&pending, &memory) ||
+	       page_map_init(&asked, &memory));
+	page_map_set(&pending, 8 * PAGE_4K, WIRE_UNIT_BYTES);
+	page_map_set(&pending, 4 * GIB, PAGE_4K);
+	for (data++, size--; size >= WIRE_DATA_BYTES;) {
+		follow_one(&s, &pending, &asked, data);
+		data += WIRE_DATA_BYTES;
+		size -= WIRE_DATA_BYTES;
+	}
+	page_map_fini(&pending);
+	page_map_fini(&asked);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static void (*const parsers[])(const uint8_t *, size_t) = {
-		preface, control, machine, words, stream, packed,
+		preface, control, machine,  words, stream,
+		packed,	 map,	  complete, again, follow,
 	};
 
 	if (size)

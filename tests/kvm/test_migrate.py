@@ -25,7 +25,8 @@ pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK),
                                 reason="no usable /dev/kvm")
 MIB = 1 << 20
 CONTROL = {1: "MACHINE", 2: "ACCEPT", 3: "STATE", 4: "READY", 5: "LOADED", 6: "COMMIT",
-           7: "RUNNING", 8: "FAILED", 9: "ABORT"}
+           7: "RUNNING", 8: "FAILED", 9: "ABORT", 10: "PENDING", 11: "COMPLETE", 12: "AGAIN",
+           13: "MISSING", 14: "FREE"}
 BACK = {2, 5, 7, 8}
 
 
@@ -400,7 +401,8 @@ def test_wrong_usage(host):
     for args, words in [(["one"], "a VM and a URI"), (["one", "http://x"], "not tcp:HOST:PORT"),
                         (["one", "unix:/x", "--downtime", "1"], "from 10 to 60000"),
                         (["one", "unix:/x", "--streams", "65"], "from 1 to 64"),
-                        (["one", "unix:/x", "--mode", "postcopy"], "precopy only"),
+                        (["one", "unix:/x", "--mode", "x"], "not precopy, postcopy or hybrid"),
+                        (["one", "unix:/x", "--recover", "--mode", "hybrid"], "no --mode"),
                         (["one", "unix:/x", "--compress", "gzip"], "not none, lz4 or zstd"),
                         (["one", "unix:/x", "--bandwidth", "x"], "not a size")]:
         done = host.quire("migrate", *args, check=False)
@@ -488,7 +490,7 @@ def start_slow(host, uri, *args):
     client = subprocess.Popen([QUIRE, "migrate", "one", uri, "--bandwidth", "1M", *args],
                               env=host.env, text=True, stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE)
-    wait_for("tracking", lambda: host.ask("one", "vm.memory-stats")["dirty_log"]["tracking"])
+    wait_for("its begin", lambda: host.ask("one", "info").get("migration"))
     return client
 
 

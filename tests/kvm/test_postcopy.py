@@ -1,0 +1,409 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Post-copy and hybrid migration of a walking guest (test_migrate.py says how it tells
+that a page is lost, old or from elsewhere)."""
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import threading
+
+import pytest
+
+from test_migrate import (MIB, Relay, boot, free_port, host, incoming, is_follow_up,  # noqa: F401
+                          is_listening, migrate, preface, refused, unix)
+from test_restore import LONG, QUIRE, log, passes, wait_for, wait_passes
+
+pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK),
+                                reason="no usable /dev/kvm")
+
+
+def info(host, name):
+    return host.ask(name, "info").get("migration")
+
+
+@pytest.mark.parametrize("mode", ["postcopy", "hybrid"])
+@pytest.mark.parametrize("cpus,page,streams", [(1, "4k", 1), (2, "4k", 2), (2, "thp", 3)])
+def test_goes_on(host, mode, cpus, page, streams):
+    kw = {"cpus": cpus, "page": page}
+    source = boot(host, **kw)
+    wait_passes(host.dir / "one.log")
+    uri = unix(host, "two")
+    incoming(host, "two", uri, **kw)
+    done = json.loads(migrate(host, "one", uri, "--streams", streams, "--mode", mode).stdout)
+    assert done["connections"] == streams
+    assert done["rounds"] == (0 if mode == "postcopy" else 2) or done["rounds"] == 1
+    assert done["page_bytes"] >= 24 * MIB and not done["ended_there"]
+    assert done["followed_bytes"] > 0
+    assert source.wait(LONG) == 0, host.said(source)
+    wait_passes(host.dir / "two.log", 4)
+    is_follow_up(host, "one", "two")
+    assert info(host, "two")["postcopy"] == "complete"
+    assert host.ask("two", "vm.memory-stats")["restore"] is not None
+
+
+def test_kinds_of_memory(host):
+    """In a file: what is discarded is a hole then."""
+    kw = {"size": "128M,shared=on", "cpus": 2}
+    for old, new, mode in (("one", "two", "postcopy"), ("two", "three", "hybrid")):
+        if old == "one":
+            boot(host, **kw)
+        uri = unix(host, new)
+        incoming(host, new, uri, **kw)
+        migrate(host, old, uri, "--mode", mode)
+        wait_passes(host.dir / f"{new}.log", 4)
+        is_follow_up(host, old, new)
+
+
+def test_hugetlb_is_refused(host):
+    """By the destination: 4K of it cannot be missing."""
+    boot(host)
+    with open("/proc/sys/vm/nr_hugepages") as f:
+        if int(f.read()) < 64:
+            pytest.skip("no hugetlb pages")
+    uri = unix(host, "two")
+    vm = incoming(host, "two", uri, page="2M")
+    refused(migrate(host, "one", uri, "--mode", "postcopy", check=False), "cannot follow")
+    assert vm.wait(LONG) == 1
+    wait_passes(host.dir / "one.log", 3)
+
+
+def test_back_and_forth(host):
+    boot(host, "vm0", cpus=2, page="thp")
+    for i in range(12):
+        old, new = f"vm{i}", f"vm{i + 1}"
+        wait_passes(host.dir / f"{old}.log", 2)
+        uri = unix(host, new) if i % 2 else f"tcp:127.0.0.1:{free_port()}"
+        incoming(host, new, uri, cpus=2, page="thp")
+        mode = ("postcopy", "hybrid", "precopy")[i % 3]
+        # What came by post-copy goes on only when all of it is here.
+        done = migrate(host, old, uri, "--mode", mode, "--streams", i % 3 + 1, check=False)
+        while done.returncode:
+            refused(done, "not all come yet")
+            done = migrate(host, old, uri, "--mode", mode, check=False)
+        wait_passes(host.dir / f"{new}.log", 2)
+        is_follow_up(host, old, new)
+
+
+def test_paused_stays_paused(host):
+    """All of its memory comes nevertheless."""
+    boot(host)
+    host.ask("one", "pause")
+    uri = unix(host, "two")
+    incoming(host, "two", uri)
+    migrate(host, "one", uri, "--mode", "postcopy")
+    assert host.state("two") == "Paused" and log(host.dir / "two.log") == ""
+    host.ask("two", "resume")
+    wait_passes(host.dir / "two.log", 3)
+
+
+# ---- connections that break ----
+
+class Cable:
+    """Passes bytes on, until it is cut."""
+
+    def __init__(self, path, to):
+        self.to, self.sockets, self.lock = to, [], threading.Lock()
+        self.urgent = None  # the source's end of that connection
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(path)
+        self.listener.listen(16)
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try:
+                a, _ = self.listener.accept()
+            except OSError:
+                return
+            b = socket.socket(socket.AF_UNIX)
+            b.connect(self.to)
+            first = Relay.read(a, 32)
+            b.sendall(first)
+            with self.lock:
+                self.sockets += [a, b]
+                if first[12:14] == b"\xff\xff":
+                    self.urgent = a
+            for x, y in ((a, b), (b, a)):
+                threading.Thread(target=self.move, args=(x, y), daemon=True).start()
+
+    def move(self, x, y):
+        try:
+            while data := x.recv(1 << 16):
+                y.sendall(data)
+        except OSError:
+            pass
+        for s in (x, y):
+            try:
+                s.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def cut(self):
+        self.listener.close()
+        with self.lock:
+            for s in self.sockets:
+                try:
+                    s.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass
+                s.close()
+
+
+def start(host, uri, *args):
+    return subprocess.Popen([QUIRE, "migrate", "one", uri, "--json", *map(str, args)],
+                            env=host.env, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE)
+
+
+def start_slow(host, there, mode="postcopy", paused=True, **kw):
+    """Memory follows the VM slowly, over a cable. A guest that is not paused asks for most
+    of it."""
+    source = boot(host, **kw)
+    wait_passes(host.dir / "one.log")
+    if paused:
+        host.ask("one", "pause")
+    vm = incoming(host, "two", there, **kw)
+    cable = Cable(f"{host.dir}/cable", there[5:])
+    client = start(host, f"unix:{host.dir}/cable", "--mode", mode, "--bandwidth", "2M")
+    wait_for("the VM there", lambda: (info(host, "two") or {}).get("postcopy") == "active"
+             and host.state("two") == ("Paused" if paused else "Running"))
+    return source, vm, cable, client
+
+
+def recovers(host, uri, *args):
+    return host.quire("migrate", "one", uri, "--recover", "--json", *args, check=False)
+
+
+@pytest.mark.parametrize("cpus,page", [(1, "4k"), (2, "thp")])
+def test_is_cut_and_recovers(host, cpus, page):
+    """More than once; no page is lost, and nobody runs it here meanwhile."""
+    there = unix(host, "two")
+    source, vm, cable, client = start_slow(host, there, paused=False, cpus=cpus, page=page,
+                                           mib=160, size="256M")
+    cable.cut()
+    said = client.communicate(timeout=LONG)[1]
+    assert client.returncode == 1 and "--recover" in said, said
+    for i in range(3):
+        wait_for("the break", lambda: info(host, "two")["postcopy"] == "paused")
+        assert info(host, "one")["state"] == "postcopy-paused"
+        for verb in ("resume", "reboot", "shutdown", "delete"):
+            done = host.quire("ctl", "one", verb, check=False)
+            assert done.returncode == 1 and "runs elsewhere" in done.stderr, done.stderr
+        assert host.state("one") == "Paused"
+        # Nobody else is taken for the source.
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(there[5:])
+            s.sendall(preface(0, 1))
+            assert s.recv(1) == b""
+        if i == 2:
+            break
+        os.unlink(f"{host.dir}/cable")
+        cable = Cable(f"{host.dir}/cable", there[5:])
+        again = start(host, f"unix:{host.dir}/cable", "--recover", "--bandwidth", "2M")
+        wait_for("the connection", lambda: info(host, "two")["postcopy"] == "active")
+        cable.cut()
+        said = again.communicate(timeout=LONG)[1]
+        assert again.returncode == 1 and "--recover" in said, said
+    done = recovers(host, there)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["followed_bytes"] > 0
+    assert source.wait(LONG) == 0, host.said(source)
+    wait_passes(host.dir / "two.log", 4)
+    is_follow_up(host, "one", "two")
+    assert info(host, "two")["breaks"] >= 3
+
+
+def test_recover_without_reason(host):
+    boot(host)
+    uri = unix(host, "two")
+    incoming(host, "two", uri)
+    refused(recovers(host, uri), "waits for a connection|state is Running")
+    host.ask("one", "pause")
+    refused(recovers(host, uri), "waits for a connection")
+
+
+def test_interrupted(host):
+    """Ctrl-C leaves the memory here, and does not stop the VM there."""
+    there = unix(host, "two")
+    source, vm, cable, client = start_slow(host, there)
+    client.send_signal(signal.SIGINT)
+    client.communicate(timeout=LONG)
+    assert client.returncode == 130
+    assert info(host, "one")["state"] == "postcopy-paused"
+    done = recovers(host, there)
+    assert done.returncode == 0, done.stderr
+    host.ask("two", "resume")
+    wait_passes(host.dir / "two.log", 4)
+    is_follow_up(host, "one", "two")
+
+
+def test_verbs_meanwhile(host):
+    there = unix(host, "two")
+    source, vm, cable, client = start_slow(host, there)
+    done = host.quire("snapshot", "two", host.dir / "snap", check=False)
+    assert done.returncode == 1 and "not all come yet" in done.stderr
+    host.ask("two", "resume")
+    host.ask("two", "pause")
+    client.kill()
+    client.communicate()
+    wait_for("the break", lambda: info(host, "two")["postcopy"] == "paused")
+    done = recovers(host, there)
+    assert done.returncode == 0, done.stderr
+    host.ask("two", "resume")
+    wait_passes(host.dir / "two.log", 4)
+    is_follow_up(host, "one", "two")
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["connected", "cut"])
+def test_vm_ends_there(host, cut):
+    """Nobody wants its memory any more: the source is free, and not hung by it."""
+    there = unix(host, "two")
+    source, vm, cable, client = start_slow(host, there)
+    if cut:
+        cable.cut()
+        client.communicate(timeout=LONG)
+        wait_for("the break", lambda: info(host, "two")["postcopy"] == "paused")
+    vm.send_signal(signal.SIGINT)
+    assert vm.wait(LONG) == 130, host.said(vm)
+    if cut:
+        source.send_signal(signal.SIGINT)
+        assert source.wait(LONG) == 130
+    else:
+        out, said = client.communicate(timeout=LONG)
+        assert client.returncode == 0, said
+        assert json.loads(out)["ended_there"]
+        assert source.wait(LONG) == 0
+
+
+def test_source_is_killed(host):
+    """The VM there waits for ever for what only the source had; it can be ended."""
+    there = unix(host, "two")
+    source, vm, cable, client = start_slow(host, there)
+    source.kill()
+    client.communicate(timeout=LONG)
+    wait_for("the break", lambda: info(host, "two")["postcopy"] == "paused")
+    host.ask("two", "resume")
+    assert host.state("two") == "Running"
+    vm.send_signal(signal.SIGINT)
+    assert vm.wait(LONG) == 130, host.said(vm)
+
+
+def test_urgent_pages_are_asked_for(host):
+    """The walker walks faster than memory is pushed."""
+    there = unix(host, "two")
+    source, vm, cable, client = start_slow(host, there, paused=False, mib=160, size="256M")
+    out, said = client.communicate(timeout=LONG)
+    assert client.returncode == 0, said
+    done = json.loads(out)
+    there = info(host, "two")
+    assert done["urgent_pages"] > 0 and there["urgent_pages"] == done["urgent_pages"]
+    assert there["requests"] == done["urgent_pages"]
+    assert 0 < there["urgent_p50_us"] <= there["urgent_p99_us"]
+    wait_passes(host.dir / "two.log", 3)
+    is_follow_up(host, "one", "two")
+
+
+@pytest.mark.parametrize("request_", [
+    struct.pack("<IIQQ", 6, 0, 1 << 40, 4096), struct.pack("<IIQQ", 6, 0, 0, 8192),
+    struct.pack("<IIQQ", 6, 0, 1, 4096), struct.pack("<IIQQ", 6, 1, 0, 4096),
+    struct.pack("<IIQQ", 1, 0, 0, 4096), b"\xff" * 24,
+], ids=["beyond", "long", "unaligned", "reserve", "answer", "noise"])
+def test_hostile_request(host, request_):
+    """The source hangs up, and has the memory still."""
+    there = unix(host, "two")
+    source, vm, cable, client = start_slow(host, there)
+    with cable.lock:
+        cable.urgent.sendall(request_)
+    said = client.communicate(timeout=LONG)[1]
+    assert client.returncode == 1 and "a request" in said and "--recover" in said, said
+    wait_for("the break", lambda: info(host, "two")["postcopy"] == "paused")
+    done = recovers(host, there)
+    assert done.returncode == 0, done.stderr
+    host.ask("two", "resume")
+    wait_passes(host.dir / "two.log", 4)
+    is_follow_up(host, "one", "two")
+
+
+def test_hostile_source(host):
+    """Maps that are not of this memory: it ends with an error, and never runs."""
+    region = struct.pack("<QQ", 0, 128 * MIB)
+    machine = (struct.pack("<IIQQIIBBB5x", 4096, 2 * MIB, 1, 128 * MIB, 2, 1, 1, 1, 0) + region)
+    size = 128 * MIB // 4096 // 8
+    maps = [bytes(8), bytes(size - 8), bytes(size + 8), b"", b"\xff" * size]
+    for i, pages in enumerate(maps):
+        path = unix(host, f"two{i}")[5:]
+        vm = incoming(host, f"two{i}", f"unix:{path}")
+        with socket.socket(socket.AF_UNIX) as control, socket.socket(socket.AF_UNIX) as stream, \
+                socket.socket(socket.AF_UNIX) as urgent:
+            for number, s in ((0, control), (1, stream), (0xffff, urgent)):
+                s.connect(path)
+                s.sendall(preface(number, 1))
+            control.sendall(struct.pack("<IIQ", 1, 0, len(machine)) + machine)
+            assert Relay.read(control, 16)[0] == 2
+            stream.sendall(struct.pack("<IIQQ", 5, 0, 0, 0))
+            control.sendall(struct.pack("<IIQ", 3, 0, 64) + bytes(64))
+            try:
+                control.sendall(struct.pack("<IIQ", 10, 0, len(pages)) + pages)
+                control.sendall(struct.pack("<IIQ", 4, 0, 24) + bytes(24))
+            except OSError:
+                pass  # it has seen enough
+            assert Relay.read(control, 16)[0] == 8, i  # FAILED
+        assert vm.wait(LONG) == 1, (i, host.said(vm))
+        assert log(host.dir / f"two{i}.log") == ""
+
+
+STEPS = ["ACCEPT", "STATE", "PENDING", "READY", "LOADED"]
+
+
+@pytest.mark.parametrize("cut", STEPS)
+def test_link_is_cut_before(host, cut):
+    """Nothing was handed over: it goes on here, and is forgotten there."""
+    source = boot(host)
+    wait_passes(host.dir / "one.log")
+    there = unix(host, "two")
+    vm = incoming(host, "two", there)
+    relay = Relay(f"{host.dir}/relay", there[5:], cut, Relay.hang_up, False)
+    try:
+        done = migrate(host, "one", f"unix:{host.dir}/relay", "--mode", "postcopy", check=False)
+    finally:
+        relay.close()
+    assert done.returncode == 1, done.stderr
+    assert vm.wait(LONG) == 1, host.said(vm)
+    assert source.poll() is None and host.state("one") == "Running"
+    wait_passes(host.dir / "one.log", 3)
+    assert log(host.dir / "two.log") == ""
+
+
+@pytest.mark.parametrize("cut,after", [("COMMIT", False), ("COMMIT", True), ("RUNNING", False)])
+def test_link_is_cut_in_the_hand_over(host, cut, after):
+    """In doubt: it stays paused here until one who knows says where it is."""
+    boot(host)
+    wait_passes(host.dir / "one.log")
+    there = unix(host, "two")
+    vm = incoming(host, "two", there)
+    relay = Relay(f"{host.dir}/relay", there[5:], cut, Relay.hang_up, after)
+    try:
+        done = migrate(host, "one", f"unix:{host.dir}/relay", "--mode", "postcopy", check=False)
+    finally:
+        relay.close()
+    assert done.returncode == 1 and "may run at the destination" in done.stderr, done.stderr
+    assert host.state("one") == "Paused" and info(host, "one")["state"] == "in-doubt"
+    if cut == "RUNNING":
+        assert recovers(host, there).returncode == 0
+        wait_passes(host.dir / "two.log", 3)
+        is_follow_up(host, "one", "two")
+        return
+    # COMMIT may have come, and the connections be gone before it was looked at.
+    if vm.poll() is None and after:
+        done = recovers(host, there)
+        if done.returncode == 0:
+            wait_passes(host.dir / "two.log", 3)
+            return
+    assert vm.wait(LONG) == 1
+    assert recovers(host, there).returncode == 1
+    assert info(host, "one")["state"] == "in-doubt"
+    host.ask("one", "resume")
+    wait_passes(host.dir / "one.log", 3)
+    assert log(host.dir / "two.log") == ""
