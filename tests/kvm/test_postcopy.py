@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import threading
@@ -13,6 +14,7 @@ import pytest
 
 from test_migrate import (MIB, Relay, boot, free_port, host, incoming, is_follow_up,  # noqa: F401
                           is_listening, migrate, preface, refused, unix)
+from test_migrate_tls import NAME, certs, secure, send, tcp  # noqa: F401
 from test_restore import LONG, QUIRE, log, passes, wait_for, wait_passes
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK),
@@ -41,6 +43,43 @@ def test_goes_on(host, mode, cpus, page, streams):
     is_follow_up(host, "one", "two")
     assert info(host, "two")["postcopy"] == "complete"
     assert host.ask("two", "vm.memory-stats")["restore"] is not None
+
+
+@pytest.mark.parametrize("mode", ["postcopy", "hybrid"])
+@pytest.mark.parametrize("kind,streams", [("unix", 1), ("tcp", 3)])
+def test_goes_on_with_tls(host, certs, mode, kind, streams):
+    source = boot(host)
+    wait_passes(host.dir / "one.log")
+    uri = unix(host, "two") if kind == "unix" else tcp()
+    secure(host, "two", uri, certs.server)
+    done = json.loads(send(host, "one", uri, certs.client, "--streams", streams, "--mode",
+                           mode).stdout)
+    assert done["connections"] == streams and done["followed_bytes"] > 0
+    assert source.wait(LONG) == 0, host.said(source)
+    wait_passes(host.dir / "two.log", 4)
+    is_follow_up(host, "one", "two")
+    assert info(host, "two")["postcopy"] == "complete" and info(host, "two")["breaks"] == 0
+
+
+@pytest.mark.parametrize("mode", ["postcopy", "hybrid"])
+@pytest.mark.parametrize("method", ["lz4", "zstd"])
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_goes_on_compressed(host, certs, mode, method, tls):
+    """What the guest waited for is not; all of the rest that is worth it."""
+    boot(host)
+    wait_passes(host.dir / "one.log")
+    uri = unix(host, "two")
+    args = ["--streams", 2, "--mode", mode, "--compress", method]
+    if tls:
+        secure(host, "two", uri, certs.server)
+        done = json.loads(send(host, "one", uri, certs.client, *args).stdout)
+    else:
+        incoming(host, "two", uri)
+        done = json.loads(migrate(host, "one", uri, *args).stdout)
+    assert 0 < done["compressed_to_bytes"] < done["compressed_from_bytes"]
+    assert done["compressed_from_bytes"] <= done["page_bytes"]
+    wait_passes(host.dir / "two.log", 4)
+    is_follow_up(host, "one", "two")
 
 
 def test_kinds_of_memory(host):
@@ -106,6 +145,7 @@ class Cable:
     def __init__(self, path, to):
         self.to, self.sockets, self.lock = to, [], threading.Lock()
         self.urgent = None  # the source's end of that connection
+        self.first = []     # of each connection
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(path)
         self.listener.listen(16)
@@ -123,6 +163,7 @@ class Cable:
             b.sendall(first)
             with self.lock:
                 self.sockets += [a, b]
+                self.first.append(first)
                 if first[12:14] == b"\xff\xff":
                     self.urgent = a
             for x, y in ((a, b), (b, a)):
@@ -157,16 +198,18 @@ def start(host, uri, *args):
                             stderr=subprocess.PIPE)
 
 
-def start_slow(host, there, mode="postcopy", paused=True, **kw):
+def start_slow(host, there, mode="postcopy", paused=True, certs=None, args=(), **kw):
     """Memory follows the VM slowly, over a cable. A guest that is not paused asks for most
     of it."""
+    tls = ["--tls", certs.client, "--tls-hostname", NAME] if certs else []
     source = boot(host, **kw)
     wait_passes(host.dir / "one.log")
     if paused:
         host.ask("one", "pause")
-    vm = incoming(host, "two", there, **kw)
+    vm = incoming(host, "two", there, *(["--tls", certs.server] if certs else []), **kw)
     cable = Cable(f"{host.dir}/cable", there[5:])
-    client = start(host, f"unix:{host.dir}/cable", "--mode", mode, "--bandwidth", "2M")
+    client = start(host, f"unix:{host.dir}/cable", "--mode", mode, "--bandwidth", "2M", *tls,
+                   *args)
     wait_for("the VM there", lambda: (info(host, "two") or {}).get("postcopy") == "active"
              and host.state("two") == ("Paused" if paused else "Running"))
     return source, vm, cable, client
@@ -213,6 +256,90 @@ def test_is_cut_and_recovers(host, cpus, page):
     wait_passes(host.dir / "two.log", 4)
     is_follow_up(host, "one", "two")
     assert info(host, "two")["breaks"] >= 3
+
+
+def stranger(path, first, credentials=None):
+    """The first byte that comes back to one who says this; with TLS, if credentials."""
+    with socket.socket(socket.AF_UNIX) as plain:
+        plain.settimeout(LONG)
+        plain.connect(path)
+        s = plain
+        try:
+            if credentials:
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+                if credentials != "none":
+                    context.load_cert_chain(credentials / "client-cert.pem",
+                                            credentials / "client-key.pem")
+                s = context.wrap_socket(plain)
+            s.sendall(first)
+            return s.recv(1)
+        except OSError:
+            return b""
+
+
+AGAIN = struct.pack("<IIQQ", 12, 0, 8, 0)
+
+
+@pytest.mark.parametrize("method", ["none", "zstd"])
+def test_recovers_with_tls(host, certs, method):
+    """Only by who has the id, and a certificate: all others are refused while the VM waits,
+    and so is a destination of another name by the source."""
+    there = unix(host, "two")
+    source, vm, cable, client = start_slow(host, there, paused=False, certs=certs,
+                                           args=["--compress", "lz4"], mib=160, size="256M")
+    cable.cut()
+    said = client.communicate(timeout=LONG)[1]
+    assert client.returncode == 1 and "--recover" in said, said
+    wait_for("the break", lambda: info(host, "two")["postcopy"] == "paused")
+    for args, words in [
+            ((), "it takes connections with TLS only"),
+            (("--tls", certs.foreign_client, "--tls-hostname", NAME), "refuses us: CA is unknown"),
+            (("--tls", certs.expired_client, "--tls-hostname", NAME), "refuses us.*expired"),
+            (("--tls", certs.server_as_client, "--tls-hostname", NAME), "refuses us"),
+            (("--tls", certs.client, "--tls-hostname", "elsewhere.example"),
+             "name.*does not match")]:
+        refused(recovers(host, there, *args), words)
+        assert info(host, "one")["state"] == "postcopy-paused"
+        assert info(host, "two")["postcopy"] == "paused"
+        assert host.state("two") == "Running"
+    # Strangers: without a certificate, with one of another CA, and one of ours without the id.
+    for credentials in ("none", certs.foreign_client, certs.client):
+        assert stranger(there[5:], preface(0, 1) + AGAIN, credentials) == b"", credentials
+    assert info(host, "two")["postcopy"] == "paused" and vm.poll() is None
+    done = recovers(host, there, "--tls", certs.client, "--tls-hostname", NAME, "--compress",
+                    method)
+    assert done.returncode == 0, done.stderr
+    done = json.loads(done.stdout)
+    assert done["followed_bytes"] > 0
+    assert (done["compressed_from_bytes"] > 0) == (method != "none")
+    assert source.wait(LONG) == 0, host.said(source)
+    wait_passes(host.dir / "two.log", 4)
+    is_follow_up(host, "one", "two")
+
+
+@pytest.mark.parametrize("features", [1, 1 << 10, 1 << 63])
+def test_again_with_features_that_nobody_knows(host, features):
+    """It is told so, and the right one is still taken. The id is the VM's source's secret;
+    here it is read from the cable."""
+    there = unix(host, "two")
+    source, vm, cable, client = start_slow(host, there)
+    ident = cable.first[0][16:]
+    cable.cut()
+    client.communicate(timeout=LONG)
+    wait_for("the break", lambda: info(host, "two")["postcopy"] == "paused")
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(LONG)
+        s.connect(there[5:])
+        s.sendall(preface(0, 1, ident=ident) + struct.pack("<IIQQ", 12, 0, 8, features))
+        head = Relay.read(s, 16)
+        assert head[0] == 8, head
+        assert b"features" in Relay.read(s, head[8])
+    done = recovers(host, there)
+    assert done.returncode == 0, done.stderr
+    host.ask("two", "resume")
+    wait_passes(host.dir / "two.log", 4)
+    is_follow_up(host, "one", "two")
 
 
 def test_recover_without_reason(host):
