@@ -289,8 +289,9 @@ int send_open_all(struct send *s, struct err *err)
 
 	if (!r)
 		r = s->req->sockets ? take_all(s, err) : connect_all(s, err);
-	if (!r && s->num_fds < 2u + send_follows(s))
-		r = err_set(err, EPROTO, "too few connections");
+	if (!r && (s->num_fds < 2u + send_follows(s) ||
+		   s->num_fds > WIRE_MAX_STREAMS + 1u + send_follows(s)))
+		r = err_set(err, EPROTO, "%u connections", s->num_fds);
 	if (r)
 		return r;
 	s->control.fd = s->fds[0];
@@ -332,7 +333,9 @@ static int begin(struct vmm *v, void *arg, struct err *err)
 {
 	struct send *s = arg;
 
-	return vmm_send_begin(v, &s->machine, err);
+	/* Without rounds it is told by what the guest ever touched. */
+	return vmm_send_begin(v, s->req->mode != MIGRATE_POSTCOPY, &s->machine,
+			      err);
 }
 
 static int stop(struct vmm *v, void *arg, struct err *err)

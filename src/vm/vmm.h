@@ -273,8 +273,9 @@ int vmm_restore(struct vmm *v, struct vm_config *cfg,
 /*
  * A VM goes to another process (migrate/send.h). Control thread, in this order:
  *
- *	begin	from RUNNING or PAUSED: what is written is logged; the machine
- *		is held, though its guest runs, until one of the last three
+ *	begin	from RUNNING or PAUSED: what is written is logged, if logs (who
+ *		sends nothing before stop has no use for it); the machine is
+ *		held, though its guest runs, until one of the last three
  *	stop	it stands still, and is saved into *w, which is finished
  *	leave	its disks are durable and nobody's
  *	done	the VM is gone from here; without vmm_set_stays() quire ends
@@ -299,7 +300,8 @@ struct vmm_stopped {
 };
 /* Could it begin? *ret is good for as long as the caller is here. */
 int vmm_send_check(struct vmm *v, const struct machine **ret, struct err *err);
-int vmm_send_begin(struct vmm *v, const struct machine **ret, struct err *err);
+int vmm_send_begin(struct vmm *v, bool logs, const struct machine **ret,
+		   struct err *err);
 int vmm_send_stop(struct vmm *v, struct state_writer *w,
 		  struct vmm_stopped *ret, struct err *err);
 int vmm_send_leave(struct vmm *v, struct err *err);

@@ -50,7 +50,8 @@ int vmm_send_check(struct vmm *v, const struct machine **ret, struct err *err)
 	return machine_check_saved(v->machine, err);
 }
 
-int vmm_send_begin(struct vmm *v, const struct machine **ret, struct err *err)
+int vmm_send_begin(struct vmm *v, bool logs, const struct machine **ret,
+		   struct err *err)
 {
 	struct vm_memory *memory;
 	int r = vmm_send_check(v, ret, err);
@@ -63,10 +64,11 @@ int vmm_send_begin(struct vmm *v, const struct machine **ret, struct err *err)
 		log_info("migration: what the guest writes is no longer noted "
 			 "for increments of snapshots");
 	vm_track_end(&memory->track);
-	r = dirty_start(memory->dirty, &memory->ram, err);
+	r = logs ? dirty_start(memory->dirty, &memory->ram, err) : 0;
 	if (r)
 		return r;
 	v->sending = true;
+	v->send_logs = logs;
 	vmm_begin_hold(v, "the VM is being migrated");
 	vmm_emit(v, "vm", "migration-started", NULL);
 	return 0;
@@ -98,7 +100,8 @@ int vmm_send_stop(struct vmm *v, struct state_writer *w,
 	r = state_writer_finish(w);
 	if (r)
 		return err_errno(err, -r, "saving the state of the VM");
-	return dirty_final(v->machine->memory.dirty, NULL, err);
+	return v->send_logs ? dirty_final(v->machine->memory.dirty, NULL, err)
+			    : 0;
 }
 
 int vmm_send_leave(struct vmm *v, struct err *err)

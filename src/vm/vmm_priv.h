@@ -98,9 +98,9 @@ struct vmm {
 	bool populating;    /* vmm_populate() asked; its event is due */
 
 	/* Migration: the machine goes, it ran when it was stopped; or comes. */
-	bool sending, sent_ran, receiving;
+	bool sending, send_logs, sent_ran, receiving;
 	bool disks_left; /* it may not go on before vmm_take_disks() */
-	/* Post-copy lost its connection: for vmm_again_begin(). */
+	/* Post-copy lost its connection: for vmm_send_begin_again(). */
 	bool has_left_id;
 	uint8_t left_id[VMM_MIGRATION_ID_BYTES];
 	bool left; /* the VM runs elsewhere, of memory that is still here */

@@ -210,7 +210,7 @@ int vmm_restore(struct vmm *v, struct vm_config *cfg,
 	}
 
 FAKE_REFUSAL(vmm_send_check, const struct machine **ret)
-FAKE_REFUSAL(vmm_send_begin, const struct machine **ret)
+FAKE_REFUSAL(vmm_send_begin, bool logs, const struct machine **ret)
 FAKE_REFUSAL(vmm_send_stop, struct state_writer *w, struct vmm_stopped *ret)
 FAKE_REFUSAL(vmm_receive_begin, struct vmm_landing *ret)
 FAKE_REFUSAL(vmm_receive_load, const void *state, size_t bytes,
