@@ -306,11 +306,12 @@ static int ask(const struct mover *m, const char *verb, struct api_answer *ret,
 	return err_set(err, EIO, "%s: HTTP status %u", verb, ret->status);
 }
 
-int mover_landed(const struct mover *m, json_t **ret, struct err *err)
+static int ask_of_migration(const struct mover *m, const char *verb,
+			    json_t **ret, struct err *err)
 {
 	struct api_answer answer = { 0 };
 	json_t *root;
-	int r = ask(m, "vm.memory-stats", &answer, err);
+	int r = ask(m, verb, &answer, err);
 
 	if (r)
 		return r;
@@ -319,8 +320,17 @@ int mover_landed(const struct mover *m, json_t **ret, struct err *err)
 	json_decref(root);
 	free(answer.text);
 	return *ret ? 0
-		    : err_set(err, EPROTO,
-			      "vm.memory-stats tells of no migration");
+		    : err_set(err, EPROTO, "%s tells of no migration", verb);
+}
+
+int mover_landed(const struct mover *m, json_t **ret, struct err *err)
+{
+	return ask_of_migration(m, "vm.memory-stats", ret, err);
+}
+
+int mover_followed(const struct mover *m, json_t **ret, struct err *err)
+{
+	return ask_of_migration(m, "vm.info", ret, err);
 }
 
 /* It answers once it listens for a source, too. */

@@ -91,5 +91,8 @@ __must_check int mover_migrate(struct mover *from, struct mover *to,
 /* The object "migration" of vm.memory-stats; the caller's to free. */
 __must_check int mover_landed(const struct mover *m, json_t **ret,
 			      struct err *err);
+/* And of vm.info: what followed the VM. */
+__must_check int mover_followed(const struct mover *m, json_t **ret,
+				struct err *err);
 
 #endif

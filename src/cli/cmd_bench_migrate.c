@@ -24,6 +24,7 @@
 #include "cli/bench_copy.h"
 #include "cli/bench_mover.h"
 #include "cli/bench_option.h"
+#include "migrate/send.h"
 #include "migrate/wire.h"
 
 #define MAX_MIB	      (1ull << 20)
@@ -46,10 +47,9 @@ static const char *const stage2_names[] = {
 };
 
 /* Options of quire migrate, handed to it as they are. */
-enum passed { PASS_MODE, PASS_DOWNTIME, PASS_BANDWIDTH, NUM_PASSED };
+enum passed { PASS_DOWNTIME, PASS_BANDWIDTH, NUM_PASSED };
 
 static const char *const passed_options[NUM_PASSED] = {
-	[PASS_MODE] = "--mode",
 	[PASS_DOWNTIME] = "--downtime",
 	[PASS_BANDWIDTH] = "--bandwidth",
 };
@@ -57,7 +57,7 @@ static const char *const passed_options[NUM_PASSED] = {
 struct bench_args {
 	uint64_t mib, used_mib, vcpus, write_mib, tick_ms, runs;
 	struct bench_numbers streams;
-	struct bench_choice transports, pages, stage2;
+	struct bench_choice transports, pages, stage2, modes;
 	const char *passed[NUM_PASSED];
 	bool json;
 };
@@ -89,9 +89,12 @@ static const struct bench_option options[] = {
 	  "fill, none: is memory mapped in the second stage as it\n"
 	  "arrives (default fill)",
 	  BENCH_OPTION_CHOICE, TO(stage2), NAMES(stage2_names) },
-	{ "mode", "MODE", "as with quire migrate", BENCH_OPTION_TEXT,
-	  TO(passed[PASS_MODE]) },
-	{ "downtime", "MS", "the same", BENCH_OPTION_TEXT,
+	{ "mode", "LIST",
+	  "when memory is sent: precopy, postcopy, hybrid (default\n"
+	  "precopy)",
+	  BENCH_OPTION_CHOICE, TO(modes), .names = migrate_mode_names,
+	  .num_names = 3 },
+	{ "downtime", "MS", "as with quire migrate", BENCH_OPTION_TEXT,
 	  TO(passed[PASS_DOWNTIME]) },
 	{ "bandwidth", "SIZE", "the same", BENCH_OPTION_TEXT,
 	  TO(passed[PASS_BANDWIDTH]) },
@@ -133,6 +136,11 @@ enum figure {
 	STEADY_PASS,
 	PASS_RATIO,
 	FAULTS, /* of the second stage, in the first pass */
+	/* All below 0 where memory comes before the VM. */
+	FOLLOWED_BYTES,
+	URGENT_PAGES, /* that the guest waited for, and how long: */
+	URGENT_P50,
+	URGENT_P99,
 	NUM_FIGURES,
 };
 
@@ -151,6 +159,10 @@ static const char *const figure_names[NUM_FIGURES] = {
 	[STEADY_PASS] = "steady_pass_s",
 	[PASS_RATIO] = "pass_ratio",
 	[FAULTS] = "second_stage_faults",
+	[FOLLOWED_BYTES] = "followed_bytes",
+	[URGENT_PAGES] = "urgent_pages",
+	[URGENT_P50] = "urgent_p50_s",
+	[URGENT_P99] = "urgent_p99_s",
 };
 
 struct row {
@@ -159,6 +171,7 @@ struct row {
 	unsigned int streams;
 	uint64_t write_mib;
 	enum stage2_use stage2;
+	enum migrate_mode mode;
 	double figures[NUM_FIGURES][BENCH_MAX_RUNS];
 };
 
@@ -246,14 +259,18 @@ static double number(const json_t *o, const char *field)
 
 static int move(struct run *run, struct err *err)
 {
-	const char *more[2 * NUM_PASSED + 3] = { "--streams" };
-	unsigned int num = 1;
 	char streams[16];
+	const char *more[2 * NUM_PASSED + 5] = {
+		"--mode",
+		migrate_mode_names[run->row->mode],
+		"--streams",
+		streams,
+	};
+	unsigned int num = 4;
 	json_t *said = NULL;
 	int r;
 
 	snprintf(streams, sizeof(streams), "%u", run->row->streams);
-	more[num++] = streams;
 	for (unsigned int i = 0; i < NUM_PASSED; i++) {
 		if (!run->args->passed[i])
 			continue;
@@ -286,6 +303,23 @@ static int read_landed(struct run *run, double *ret_faults, struct err *err)
 	*ret_faults = number(landed, "second_stage_faults");
 	note(run, MAPPED_BYTES, number(landed, "second_stage_bytes"));
 	json_decref(landed);
+	return 0;
+}
+
+static int read_followed(struct run *run, struct err *err)
+{
+	json_t *followed = NULL;
+	int r = run->row->mode == MIGRATE_PRECOPY
+			? 0
+			: mover_followed(&run->destination, &followed, err);
+
+	if (r || !followed)
+		return r;
+	note(run, FOLLOWED_BYTES, number(followed, "followed_bytes"));
+	note(run, URGENT_PAGES, number(followed, "urgent_pages"));
+	note(run, URGENT_P50, number(followed, "urgent_p50_us") / 1e6);
+	note(run, URGENT_P99, number(followed, "urgent_p99_us") / 1e6);
+	json_decref(followed);
 	return 0;
 }
 
@@ -333,6 +367,8 @@ static int run_once(struct run *run, struct err *err)
 	if (!r)
 		r = move(run, err);
 	if (!r)
+		r = read_followed(run, err);
+	if (!r)
 		r = pass_over(run, err);
 	if (!r)
 		note(run, COPY_RATIO, noted(run, RATE) / noted(run, COPY_RATE));
@@ -355,14 +391,15 @@ static void print_row(const struct bench_args *args, const struct row *row)
 
 	for (unsigned int i = 0; i < NUM_FIGURES; i++)
 		f[i] = figure_of(args, row, (enum figure)i);
-	printf("%-4s %-4s %7u %5llu %-6s %8.1f %8.1f %8.1f %6.0f %8.1f %7.0f "
-	       "%6.2f %8.1f %8.1f %6.2f %7.0f\n",
+	printf("%-4s %-4s %7u %5llu %-6s %-8s %8.1f %8.1f %8.1f %6.0f %8.1f "
+	       "%7.0f %6.2f %8.1f %8.1f %6.2f %7.0f\n",
 	       ram_page_names[row->page], transport_names[row->transport],
 	       row->streams, (unsigned long long)row->write_mib,
-	       stage2_names[row->stage2], f[TOTAL] * 1e3, f[DOWNTIME] * 1e3,
-	       f[SILENCE] * 1e3, f[ROUNDS], f[WIRE_BYTES_SENT] / (double)MIB,
-	       f[RATE] / (double)MIB, f[COPY_RATIO], f[FIRST_PASS] * 1e3,
-	       f[STEADY_PASS] * 1e3, f[PASS_RATIO], f[FAULTS]);
+	       stage2_names[row->stage2], migrate_mode_names[row->mode],
+	       f[TOTAL] * 1e3, f[DOWNTIME] * 1e3, f[SILENCE] * 1e3, f[ROUNDS],
+	       f[WIRE_BYTES_SENT] / (double)MIB, f[RATE] / (double)MIB,
+	       f[COPY_RATIO], f[FIRST_PASS] * 1e3, f[STEADY_PASS] * 1e3,
+	       f[PASS_RATIO], f[FAULTS]);
 }
 
 /* Each number of streams against the first, all else being equal. */
@@ -375,12 +412,13 @@ static void print_scaling(const struct bench_args *args, const struct row *rows,
 
 			if (a->page != b->page || a->stage2 != b->stage2 ||
 			    a->transport != b->transport ||
-			    a->write_mib != b->write_mib)
+			    a->mode != b->mode || a->write_mib != b->write_mib)
 				continue;
-			printf("%s, %s: %u streams send %.2f times as fast as "
-			       "%u (bare: %.2f times)\n",
+			printf("%s, %s, %s: %u streams send %.2f times as "
+			       "fast as %u (bare: %.2f times)\n",
 			       transport_names[b->transport],
-			       ram_page_names[b->page], b->streams,
+			       ram_page_names[b->page],
+			       migrate_mode_names[b->mode], b->streams,
 			       figure_of(args, b, RATE) /
 				       figure_of(args, a, RATE),
 			       a->streams,
@@ -391,6 +429,23 @@ static void print_scaling(const struct bench_args *args, const struct row *rows,
 	}
 }
 
+/* What the guest waited for, where memory came after it. */
+static void print_urgent(const struct bench_args *args, const struct row *row)
+{
+	if (row->mode == MIGRATE_PRECOPY)
+		return;
+	printf("%s, %s, %s, %u streams, %llu MiB/s written: %.1f MiB after the "
+	       "VM, of which it waited for %.0f pages, p50 %.1f us, p99 %.1f "
+	       "us\n",
+	       migrate_mode_names[row->mode], transport_names[row->transport],
+	       ram_page_names[row->page], row->streams,
+	       (unsigned long long)row->write_mib,
+	       figure_of(args, row, FOLLOWED_BYTES) / (double)MIB,
+	       figure_of(args, row, URGENT_PAGES),
+	       figure_of(args, row, URGENT_P50) * 1e6,
+	       figure_of(args, row, URGENT_P99) * 1e6);
+}
+
 static void print_rows(const struct bench_args *args, const struct row *rows,
 		       unsigned int num)
 {
@@ -399,24 +454,27 @@ static void print_rows(const struct bench_args *args, const struct row *rows,
 	       (unsigned long long)args->mib,
 	       (unsigned long long)args->used_mib,
 	       (unsigned long long)args->runs);
-	printf("%-4s %-4s %7s %5s %-6s %8s %8s %8s %6s %8s %7s %6s %8s %8s "
-	       "%6s %7s\n",
-	       "page", "over", "streams", "write", "stage2", "total",
+	printf("%-4s %-4s %7s %5s %-6s %-8s %8s %8s %8s %6s %8s %7s %6s %8s "
+	       "%8s %6s %7s\n",
+	       "page", "over", "streams", "write", "stage2", "mode", "total",
 	       "downtime", "silence", "rounds", "sent", "per s", "bare",
 	       "1st pass", "steady", "ratio", "faults");
 	for (unsigned int i = 0; i < num; i++)
 		print_row(args, &rows[i]);
+	for (unsigned int i = 0; i < num; i++)
+		print_urgent(args, &rows[i]);
 	print_scaling(args, rows, num);
 }
 
 static json_t *row_json(const struct bench_args *args, const struct row *row)
 {
-	json_t *o = json_pack("{s:s, s:s, s:i, s:I, s:s}", "page",
+	json_t *o = json_pack("{s:s, s:s, s:i, s:I, s:s, s:s}", "page",
 			      ram_page_names[row->page], "transport",
 			      transport_names[row->transport], "streams",
 			      (int)row->streams, "write_mib_per_s",
 			      (json_int_t)row->write_mib, "stage2",
-			      stage2_names[row->stage2]);
+			      stage2_names[row->stage2], "mode",
+			      migrate_mode_names[row->mode]);
 
 	for (unsigned int f = 0; o && f < NUM_FIGURES; f++) {
 		json_t *runs = json_array();
@@ -457,12 +515,16 @@ static unsigned int make_rows(const struct bench_args *args, struct row *rows)
 {
 	unsigned int loads = args->write_mib ? 2 : 1, num = 0;
 	unsigned int total = loads * args->pages.num * args->transports.num *
-			     args->streams.num * args->stage2.num;
+			     args->streams.num * args->stage2.num *
+			     args->modes.num;
 
 	for (; num < total; num++) {
 		unsigned int i = num;
 		struct row *row = &rows[num];
 
+		row->mode = (enum migrate_mode)
+				    args->modes.values[i % args->modes.num];
+		i /= args->modes.num;
 		row->stage2 = (enum stage2_use)
 				      args->stage2.values[i % args->stage2.num];
 		i /= args->stage2.num;
@@ -544,6 +606,7 @@ static int migrate_bench(int argc, char **argv)
 				.num = 2 },
 		.pages = { .values = { RAM_PAGE_4K }, .num = 1 },
 		.stage2 = { .values = { STAGE2_FILL }, .num = 1 },
+		.modes = { .values = { MIGRATE_PRECOPY }, .num = 1 },
 	};
 	struct err err = ERR_INIT;
 	struct row *rows;
@@ -559,7 +622,8 @@ static int migrate_bench(int argc, char **argv)
 	if (check_host(&args, &err))
 		return cli_fail(&cmd_bench_migrate, &err);
 	rows = calloc(2ul * args.pages.num * args.transports.num *
-			      args.streams.num * args.stage2.num,
+			      args.streams.num * args.stage2.num *
+			      args.modes.num,
 		      sizeof(*rows));
 	if (!rows) {
 		err_set(&err, ENOMEM, "out of memory");

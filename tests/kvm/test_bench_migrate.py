@@ -15,6 +15,7 @@ MIB = 1 << 20
 FIGURES = ["total_s", "downtime_s", "silence_before_s", "silence_s", "rounds", "wire_bytes",
            "bytes_per_s", "copy_bytes_per_s", "copy_ratio", "second_stage_bytes",
            "first_pass_s", "steady_pass_s", "pass_ratio", "second_stage_faults"]
+FOLLOWING = ["followed_bytes", "urgent_pages", "urgent_p50_s", "urgent_p99_s"]
 # Fields that may be 0: nothing is mapped ahead where KVM cannot, or need not be.
 MAY_BE_NONE = {"second_stage_bytes", "second_stage_faults", "silence_before_s"}
 
@@ -70,6 +71,40 @@ def test_every_variant(places):
     assert not places()
 
 
+def test_modes(places):
+    """What follows the VM is told, and what of it the guest waited for; all of it came."""
+    need_kvm()
+    done = bench("--json", "--mib", "80", "--used-mib", "16", "--write-rate", "64",
+                 "--streams", "1", "--transport", "unix", "--runs", "1", "--mode",
+                 "precopy,postcopy,hybrid")
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)["results"]
+    assert [(r["write_mib_per_s"], r["mode"]) for r in results] == [
+        (write, mode) for write in (0, 64) for mode in ("precopy", "postcopy", "hybrid")]
+    for r in results:
+        for figure in FIGURES:
+            none = figure in MAY_BE_NONE or (figure == "rounds" and r["mode"] == "postcopy")
+            assert r[figure] > 0 or none, (figure, r)
+        if r["mode"] == "precopy":
+            assert not any(r[figure] for figure in FOLLOWING), r
+        if r["mode"] == "postcopy":
+            assert r["followed_bytes"] > 16 * MIB, r
+        assert r["urgent_p50_s"] <= r["urgent_p99_s"] and r["wire_bytes"] > 16 * MIB
+        assert (r["urgent_pages"] > 0) == (r["urgent_p99_s"] > 0), r
+    assert not places()
+
+
+def test_slow_push():
+    """The guest writes all of its memory before a tenth of it is pushed."""
+    need_kvm()
+    done = bench("--json", "--mib", "80", "--used-mib", "16", "--write-rate", "64",
+                 "--streams", "1", "--transport", "unix", "--runs", "1", "--mode", "postcopy",
+                 "--bandwidth", "8M")
+    assert done.returncode == 0, done.stderr
+    slept, wrote = json.loads(done.stdout)["results"]
+    assert wrote["urgent_pages"] > 100 and wrote["urgent_pages"] > slept["urgent_pages"]
+
+
 def test_table():
     need_kvm()
     done = bench("--mib", "80", "--used-mib", "8", "--transport", "unix", "--runs", "1")
@@ -79,7 +114,7 @@ def test_table():
 
 
 @pytest.mark.parametrize("args,words", [
-    (["--mode", "sideways"], "--mode sideways"), (["--downtime", "1"], "--downtime 1"),
+    (["--downtime", "1"], "--downtime 1"),
     (["--bandwidth", "x"], "--bandwidth x")])
 def test_options_go_to_migrate(args, words, places):
     """Which says what is wrong with them; the bench ends, and its processes."""
@@ -127,7 +162,7 @@ def test_killed(sig, places):
     ["--streams", "0"], ["--streams", "1,,2"], ["--transport", "pigeon"],
     ["--transport", "unix,unix"], ["--stage2", "ioctl"], ["--page", "1g"], ["--runs", "0"],
     ["--runs", "100"], ["--tick", "0"], ["--write-rate", "0"], ["--vcpus", "65"], ["--json=1"],
-    ["--mode"], ["--no-such"], ["surplus"],
+    ["--mode"], ["--mode", "sideways"], ["--mode", "hybrid,hybrid"], ["--no-such"], ["surplus"],
 ])
 def test_wrong_usage(args):
     done = bench(*args)
