@@ -298,7 +298,8 @@ int vm_memory_start(struct vm_memory *m, struct err *err)
 	bool follows = m->paging.pager && m->background;
 	int r = follows || wants_keeper(m->cfg) ? start_keeper(m, err) : 0;
 
-	if (!r && m->cfg->populate == POPULATE_BACKGROUND)
+	/* What follows is not to be asked for by who waits for none of it. */
+	if (!r && m->cfg->populate == POPULATE_BACKGROUND && !m->paging.fed)
 		keeper_request(m->keeper, KEEPER_POPULATE, GPA(0), m->ram.span);
 	return r;
 }

@@ -153,13 +153,32 @@ static bool is_held(struct vmm *v)
 	return vmm_check_held(v, "", NULL) != 0;
 }
 
+/*
+ * Memory that followed its VM was not populated before: that would have asked
+ * for each page of it. What is not there by now is zero.
+ */
+static void populate_rest(struct vmm *v)
+{
+	struct vm_memory *m = &v->machine->memory;
+	struct err err = ERR_INIT;
+
+	if (!m->paging.fed || m->cfg->populate == POPULATE_NONE)
+		return;
+	if (vm_memory_request(m, KEEPER_POPULATE, GPA(0), m->ram.span, &err))
+		log_warn("memory is not populated: %s", err.text);
+	else
+		v->populating = true;
+}
+
 static void look_complete(struct vmm *v)
 {
 	struct vm_paging *paging = &v->machine->memory.paging;
 
 	/* Who holds the machine reads through the pager's source. */
-	if (!is_held(v) && vm_paging_finish(paging))
-		vmm_emit(v, "vm", "resident", NULL);
+	if (is_held(v) || !vm_paging_finish(paging))
+		return;
+	vmm_emit(v, "vm", "resident", NULL);
+	populate_rest(v);
 }
 
 /*

@@ -95,6 +95,25 @@ def test_kinds_of_memory(host):
         is_follow_up(host, old, new)
 
 
+def rss(vm):
+    with open(f"/proc/{vm.pid}/status") as f:
+        return int(next(line for line in f if line.startswith("VmRSS:")).split()[1]) << 10
+
+
+@pytest.mark.parametrize("populate", ["host", "full", "background"])
+@pytest.mark.parametrize("mode", ["postcopy", "hybrid"])
+def test_populates_there(host, mode, populate):
+    """All of memory, of which the guest uses a fifth."""
+    boot(host)
+    wait_passes(host.dir / "one.log")
+    uri = unix(host, "two")
+    vm = incoming(host, "two", uri, size=f"128M,populate={populate}")
+    migrate(host, "one", uri, "--mode", mode)
+    wait_for("all of its memory", lambda: rss(vm) >= 128 * MIB)
+    wait_passes(host.dir / "two.log", 4)
+    is_follow_up(host, "one", "two")
+
+
 def test_hugetlb_is_refused(host):
     """By the destination: 4K of it cannot be missing."""
     boot(host)
