@@ -74,6 +74,11 @@ static bool is_given_up(void *ctx)
 
 /* ---- connections ---- */
 
+static bool follows(const struct receive *r)
+{
+	return r->theirs.features & WIRE_FEATURE_POSTCOPY;
+}
+
 static unsigned int place_of(const struct wire_preface *p)
 {
 	return p->stream == WIRE_URGENT ? URGENT : p->stream;
@@ -85,8 +90,8 @@ static bool is_wanted(const struct receive *r, const struct wire_preface *p)
 	if (r->fds[0] < 0)
 		return !p->stream && (!r->again || !memcmp(p->id, r->preface.id,
 							   sizeof(p->id)));
-	/* As the source says, which may be about to say it. */
 	return p->stream && r->fds[place_of(p)] < 0 &&
+	       (p->stream != WIRE_URGENT || follows(r)) &&
 	       p->num_streams == r->preface.num_streams &&
 	       !memcmp(p->id, r->preface.id, sizeof(p->id));
 }
@@ -148,11 +153,6 @@ static int wait_control(struct receive *r, struct err *err)
 	return 0;
 }
 
-static bool follows(const struct receive *r)
-{
-	return r->theirs.features & WIRE_FEATURE_POSTCOPY;
-}
-
 static bool has_all(const struct receive *r)
 {
 	for (unsigned int i = 0; i <= r->preface.num_streams; i++) {
@@ -173,6 +173,9 @@ static int wait_streams(struct receive *r, struct err *err)
 		if (clock_now_ns() - began > CONNECTIONS_NS)
 			return err_set(err, ETIMEDOUT,
 				       "not all connections came");
+		/* It may be about to try once more. */
+		if (r->again && link_is_readable(&r->control))
+			return err_set(err, EPIPE, "the source is gone");
 		n = take_connection(r);
 	}
 	return n ? err_errno(err, -n, "waiting for connections") : 0;
