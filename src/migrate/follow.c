@@ -443,7 +443,8 @@ void follow_disconnect(struct follow *f)
 	f->streams = NULL;
 	f->num_streams = 0;
 	pthread_mutex_lock(&f->lock);
-	atomic_fetch_add(&f->breaks, f->error != 0);
+	/* When all has come who was the source closes them, too. */
+	atomic_fetch_add(&f->breaks, f->error && atomic_load(&f->pages_left));
 	f->error = 0;
 	f->num_timed = 0;
 	pthread_mutex_unlock(&f->lock);
