@@ -270,18 +270,6 @@ static json_t *migration_reply(const struct migrate_send_result *m)
 		(int)m->ended_there);
 }
 
-static int mode_field(const char *text, enum migrate_mode *ret, struct err *err)
-{
-	for (unsigned int i = 0; i < ARRAY_SIZE(migrate_mode_names); i++) {
-		if (text && strcmp(text, migrate_mode_names[i]) != 0)
-			continue;
-		*ret = (enum migrate_mode)i;
-		return 0;
-	}
-	return err_set(err, EINVAL,
-		       "mode %.40s: not precopy, postcopy or hybrid", text);
-}
-
 /* A number in [min, max], if there is one. */
 static int number_field(const struct api_call *call, const char *field,
 			uint64_t min, uint64_t max, uint64_t *ret,
@@ -304,9 +292,8 @@ static int migration_request(const struct api_call *call,
 			     struct migrate_send_request *ret, struct err *err)
 {
 	const json_t *body = call->body;
-	const char *mode = json_string_value(json_object_get(body, "mode"));
 	uint64_t streams = 0, downtime = 0;
-	int pack = PACK_NONE;
+	int pack = PACK_NONE, mode = MIGRATE_PRECOPY;
 	int r = number_field(call, "connections", 1, WIRE_MAX_STREAMS, &streams,
 			     err);
 
@@ -327,10 +314,14 @@ static int migration_request(const struct api_call *call,
 	if (!r)
 		r = enum_field(call, "compress", pack_method_names,
 			       PACK_NUM_METHODS, &pack, err);
+	if (!r)
+		r = enum_field(call, "mode", migrate_mode_names,
+			       ARRAY_SIZE(migrate_mode_names), &mode, err);
+	ret->mode = (enum migrate_mode)mode;
 	ret->pack = (enum pack_method)pack;
 	ret->streams = (unsigned int)streams;
 	ret->downtime_ms = (unsigned int)downtime;
-	return r ? r : mode_field(mode, &ret->mode, err);
+	return r;
 }
 
 int api_vm_send_migration(struct vmm *vmm, void *arg, struct err *err)

@@ -95,6 +95,22 @@ def test_kinds_of_memory(host):
         is_follow_up(host, old, new)
 
 
+def test_over_the_api(host):
+    """Without a client of ours: the VM's process makes the connections itself."""
+    source = boot(host)
+    wait_passes(host.dir / "one.log")
+    uri = unix(host, "two")
+    incoming(host, "two", uri)
+    to = ("ctl", "one", "send-migration", f"destination_url={uri}")
+    done = host.quire(*to, "mode=sideways", check=False)
+    assert done.returncode == 1 and "mode" in done.stderr, done.stderr
+    done = host.quire(*to, "mode=hybrid", "connections:=2", "compress=lz4")
+    assert json.loads(done.stdout)["followed_bytes"] > 0
+    assert source.wait(LONG) == 0, host.said(source)
+    wait_passes(host.dir / "two.log", 4)
+    is_follow_up(host, "one", "two")
+
+
 def rss(vm):
     with open(f"/proc/{vm.pid}/status") as f:
         return int(next(line for line in f if line.startswith("VmRSS:")).split()[1]) << 10
