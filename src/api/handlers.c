@@ -254,8 +254,8 @@ int api_vm_restore(struct vmm *vmm, void *arg, struct err *err)
 static json_t *migration_reply(const struct migrate_send_result *m)
 {
 	return json_pack(
-		"{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:I, "
-		"s:I, s:b}",
+		"{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:i, "
+		"s:I, s:I, s:b}",
 		"downtime_us", json_int_u64(m->downtime_ns / 1000), "total_us",
 		json_int_u64(m->total_ns / 1000), "page_bytes",
 		json_int_u64(m->page_bytes), "zero_bytes",
@@ -264,7 +264,8 @@ static json_t *migration_reply(const struct migrate_send_result *m)
 		json_int_u64(m->pack_to_bytes), "wire_bytes",
 		json_int_u64(m->wire_bytes), "last_bytes",
 		json_int_u64(m->last_bytes), "rounds", (int)m->rounds,
-		"connections", (int)m->streams, "followed_bytes",
+		"connections", (int)m->streams, "throttle_percent",
+		(int)m->throttle_percent, "followed_bytes",
 		json_int_u64(m->followed_bytes), "urgent_pages",
 		json_int_u64(m->urgent_pages), "ended_there",
 		(int)m->ended_there);
@@ -292,6 +293,8 @@ static int migration_request(const struct api_call *call,
 			     struct migrate_send_request *ret, struct err *err)
 {
 	const json_t *body = call->body;
+	const char *throttle = json_string_value(
+		json_object_get(body, "throttle"));
 	uint64_t streams = 0, downtime = 0;
 	int pack = PACK_NONE, mode = MIGRATE_PRECOPY;
 	int r = number_field(call, "connections", 1, WIRE_MAX_STREAMS, &streams,
@@ -318,6 +321,11 @@ static int migration_request(const struct api_call *call,
 		r = enum_field(call, "mode", migrate_mode_names,
 			       ARRAY_SIZE(migrate_mode_names), &mode, err);
 	ret->mode = (enum migrate_mode)mode;
+	if (!r && throttle && !hold_back_parse(throttle, &ret->throttle))
+		r = err_set(err, EINVAL,
+			    "throttle %.40s: not off, auto, or a percentage "
+			    "from 1 to 99",
+			    throttle);
 	ret->pack = (enum pack_method)pack;
 	ret->streams = (unsigned int)streams;
 	ret->downtime_ms = (unsigned int)downtime;

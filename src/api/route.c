@@ -44,6 +44,7 @@ static const struct api_field send_fields[] = {
 	{ "bandwidth", API_INTEGER, false },
 	{ "mode", API_STRING, false },
 	{ "compress", API_STRING, false },
+	{ "throttle", API_STRING, false },
 	{ "tls", API_STRING, false },
 	{ "tls_hostname", API_STRING, false },
 	{ "recover", API_BOOL, false },

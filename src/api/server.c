@@ -265,6 +265,7 @@ static const struct thread_call work_calls[] = {
 	RARE_IOCTL("vm.send-migration", KVM_GET_DIRTY_LOG),
 	RARE_IOCTL("vm.send-migration", KVM_CLEAR_DIRTY_LOG),
 	RARE_IOCTL("vm.send-migration", KVM_RESET_DIRTY_RINGS),
+	RARE_FCNTL("vm.send-migration with throttle", F_DUPFD_CLOEXEC),
 	RARE("vm.send-migration", sendmsg),
 	RARE("vm.send-migration", recvfrom),
 	RARE("vm.send-migration", getsockopt),

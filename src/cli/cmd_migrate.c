@@ -27,6 +27,7 @@
 #include "migrate/send.h"
 #include "migrate/tls.h"
 #include "migrate/uri.h"
+#include "vm/throttle.h"
 
 /* More bring nothing without being asked for: a thread each on both sides. */
 #define MAX_AUTO_STREAMS 4u
@@ -73,6 +74,9 @@ static void help(void)
 	       "                  here to the VM, which waits for it at URI\n"
 	       "  --compress none|lz4|zstd  pages, where it makes them smaller "
 	       "(default none)\n"
+	       "  --throttle off|auto|PERCENT  hold vCPUs back that write "
+	       "memory faster than it is\n"
+	       "                  sent (default off)\n"
 	       "  --tls DIR       TLS only, with DIR's client-cert.pem, to who "
 	       "its ca-cert.pem signed\n"
 	       "  --tls-hostname NAME  whom the certificate there is for "
@@ -96,6 +100,7 @@ static const struct option options[] = {
 	{ "bandwidth", required_argument, NULL, 'b' },
 	{ "mode", required_argument, NULL, 'm' },
 	{ "compress", required_argument, NULL, 'c' },
+	{ "throttle", required_argument, NULL, 'h' },
 	{ "tls", required_argument, NULL, 't' },
 	{ "tls-hostname", required_argument, NULL, 'n' },
 	{ "recover", no_argument, NULL, 'r' },
@@ -167,6 +172,19 @@ static int set_mode(struct migrate_args *a, const char *text)
 			 "--mode %s: not precopy, postcopy or hybrid", text);
 }
 
+static int set_throttle(struct migrate_args *a, const char *text)
+{
+	struct hold_back plan;
+
+	if (!hold_back_parse(text, &plan))
+		return cli_usage(&cmd_migrate,
+				 "--throttle %s: not off, auto, or a "
+				 "percentage from 1 to %u",
+				 text, THROTTLE_MAX_PERCENT);
+	json_object_set_new(a->body, "throttle", json_string(text));
+	return CLI_OK;
+}
+
 static int set_option(struct migrate_args *a, int opt, const char *value)
 {
 	switch (opt) {
@@ -184,6 +202,8 @@ static int set_option(struct migrate_args *a, int opt, const char *value)
 		break;
 	case 'c':
 		return set_compress(a, value);
+	case 'h':
+		return set_throttle(a, value);
 	case 't':
 		a->tls_dir = value;
 		break;
@@ -253,6 +273,9 @@ static void show_on_terminal(struct migrating *m, const json_t *o)
 			   json_object_get(o, "predicted_downtime_ms"));
 		print_time("stop in", json_object_get(o, "eta_ms"));
 	}
+	if (number(o, "throttle_percent") > 0)
+		fprintf(stderr, ", vCPUs held back by %.0f %%",
+			number(o, "throttle_percent"));
 	fflush(stderr);
 	m->shown = true;
 }

@@ -408,6 +408,17 @@ int dirty_ring_full(struct dirty_tracker *t, unsigned int i)
 	return r;
 }
 
+uint64_t dirty_vcpu_entries(struct dirty_tracker *t, unsigned int i)
+{
+	uint64_t num = 0;
+
+	pthread_mutex_lock(&t->lock);
+	if (t->ops->count_entries)
+		num = t->ops->count_entries(t, i);
+	pthread_mutex_unlock(&t->lock);
+	return num;
+}
+
 /* ---- taking ---- */
 
 static void put_back(const struct ram_region *region, uint64_t first_word,

@@ -158,6 +158,13 @@ __must_check int64_t dirty_take(struct dirty_tracker *t, unsigned int region,
 bool dirty_next_run(const uint64_t *bits, uint64_t num_bits, uint64_t *at,
 		    uint64_t *len);
 
+/*
+ * How many entries vCPU i's ring had, since the tracker was made and as far as
+ * they were harvested: pages that it dirtied, each as often as it was logged.
+ * 0 without rings: the bitmap does not say who. Any thread.
+ */
+uint64_t dirty_vcpu_entries(struct dirty_tracker *t, unsigned int i);
+
 /* Since the tracker was made; each value exact, together nearly so. */
 struct dirty_stats {
 	bool tracking;

@@ -41,6 +41,9 @@ struct dirty_ops {
 	int (*harvest)(struct dirty_tracker *t);
 	/* The same for the ring of vCPU i alone. Optional: rings. */
 	int (*make_room)(struct dirty_tracker *t, unsigned int i);
+	/* dirty_vcpu_entries(). Optional: rings. */
+	uint64_t (*count_entries)(const struct dirty_tracker *t,
+				  unsigned int i);
 	/*
 	 * Have the next write to each page in bits logged; first and num as
 	 * KVM_CLEAR_DIRTY_LOG wants them. Lock not held, any thread. NULL: that

@@ -31,7 +31,8 @@
 
 struct ring {
 	struct kvm_dirty_gfn *gfns;
-	uint32_t next; /* index of the next entry; runs freely */
+	uint32_t next;	  /* index of the next entry; runs freely */
+	uint64_t entries; /* that were taken */
 	bool mapped;
 };
 
@@ -181,6 +182,7 @@ static int64_t collect(struct dirty_tracker *t, struct ring *ring, uint32_t max)
 		__atomic_store_n(&gfn->flags, KVM_DIRTY_GFN_F_RESET,
 				 __ATOMIC_RELEASE);
 		ring->next++;
+		ring->entries++;
 		s->unreset++;
 		n++;
 		if (entry_check(t->ram, slot, page, &s->batch[s->num_batch]))
@@ -305,6 +307,14 @@ static void ring_finish(struct dirty_tracker *t)
 	(void)r; /* what a failure leaves is tried again by the next harvest */
 }
 
+static uint64_t ring_count_entries(const struct dirty_tracker *t,
+				   unsigned int i)
+{
+	const struct ring_state *s = t->state;
+
+	return i < s->num_rings ? s->rings[i].entries : 0;
+}
+
 const struct dirty_ops dirty_ring_ops = {
 	.method = DIRTY_RING,
 	.setup = ring_setup,
@@ -313,4 +323,5 @@ const struct dirty_ops dirty_ring_ops = {
 	.finish = ring_finish,
 	.harvest = ring_harvest,
 	.make_room = ring_make_room,
+	.count_entries = ring_count_entries,
 };

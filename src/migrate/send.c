@@ -93,7 +93,7 @@ static void tell(struct send *s)
 	if (s->push)
 		push_read(s->push, &pushed);
 	o = json_pack(
-		"{s:s, s:I, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o}",
+		"{s:s, s:I, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:o, s:o}",
 		"phase", s->phase, "elapsed_ms",
 		(json_int_t)((clock_now_ns() - s->began_ns) / NSEC_PER_MSEC),
 		"rounds", (int)c->rounds, "sent_bytes",
@@ -106,7 +106,8 @@ static void tell(struct send *s)
 		json_int_u64(s->push ? bytes_pending(s, &pushed)
 				     : bytes_waiting(s) + count.in_hand_bytes),
 		"rate_bytes_per_s", (json_int_t)c->rate, "dirty_bytes_per_s",
-		(json_int_t)c->dirtying, "predicted_downtime_ms",
+		(json_int_t)c->dirtying, "throttle_percent",
+		(int)s->throttle.percent, "predicted_downtime_ms",
 		c->rounds ? ms_json(converge_downtime_ns(c)) : json_null(),
 		"eta_ms",
 		c->rounds ? ms_json(converge_eta_ns(c)) : json_null());
@@ -471,9 +472,16 @@ static int send_beforehand(struct send *s, struct err *err)
 	s->begun = !r;
 	if (!r)
 		r = start_pages(s, err);
+	if (!r)
+		r = send_throttle_begin(&s->throttle, s->machine,
+					&s->req->throttle, err);
 	s->phase = "pre-copy";
-	while (!r && !is_time_to_stop(s))
+	while (!r && !is_time_to_stop(s)) {
 		r = send_round(s, false, err);
+		if (!r && !is_time_to_stop(s))
+			r = send_throttle_round(&s->throttle, &s->converge,
+						err);
+	}
 	return r;
 }
 
@@ -496,6 +504,7 @@ static int send_rest(struct send *s, struct err *err)
 {
 	int r = vmm_call(s->vmm, stop, s, err);
 
+	send_throttle_end(&s->throttle);
 	s->phase = "stopped";
 	atomic_store(&s->control.patience_ns, SEND_PATIENCE_STILL_NS);
 	send_pages_set_patience(s->pages, SEND_PATIENCE_STILL_NS);
@@ -580,6 +589,7 @@ static int give_up(struct send *s, int r, struct err *err)
 		link_put_failure(&s->control, WIRE_ABORT, err);
 	push_free(take_ptr(s->push));
 	send_pages_free(take_ptr(s->pages));
+	send_throttle_end(&s->throttle);
 	send_close_all(s);
 	reclaim_disks(s);
 	if (send_let_go(s, undo, &undone) && undone.text[0]) {
@@ -644,6 +654,7 @@ static int migrate(struct send *s, struct err *err)
 	s->result->pack_from_bytes = s->count.pack_from_bytes;
 	s->result->pack_to_bytes = s->count.pack_to_bytes;
 	s->result->rounds = s->converge.rounds + !send_follows(s);
+	s->result->throttle_percent = s->throttle.percent;
 	return hand_over(s, err);
 }
 

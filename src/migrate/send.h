@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "migrate/hold_back.h"
 #include "migrate/pack.h"
 
 struct vmm;
@@ -46,6 +47,8 @@ struct migrate_send_request {
 	unsigned int downtime_ms;  /* 0: MIGRATE_DOWNTIME_MS */
 	uint64_t rate_bytes_per_s; /* 0: as fast as it goes */
 	enum pack_method pack;	   /* how pages are compressed */
+	/* Whether vCPUs that dirty memory too fast are held back. */
+	struct hold_back throttle;
 };
 
 struct migrate_send_result {
@@ -56,6 +59,7 @@ struct migrate_send_result {
 	uint64_t pack_from_bytes, pack_to_bytes;
 	uint64_t last_bytes; /* of wire_bytes, while the guest stood still */
 	unsigned int rounds, streams;
+	unsigned int throttle_percent; /* that vCPUs were held back at last */
 	/* Of page_bytes and the others, what followed the VM. */
 	uint64_t followed_bytes, urgent_pages;
 	bool ended_there; /* before all of its memory came */

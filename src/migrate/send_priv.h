@@ -12,6 +12,7 @@
 #include "migrate/push.h"
 #include "migrate/send.h"
 #include "migrate/send_pages.h"
+#include "migrate/send_throttle.h"
 #include "state/state.h"
 #include "vm/vmm.h"
 
@@ -41,6 +42,7 @@ struct send {
 	struct send_pages *pages;
 	struct send_pages_count count; /* of pages, once they are gone */
 	struct converge converge;
+	struct send_throttle throttle;
 	struct state_writer state;
 	struct vmm_stopped stopped;
 	struct page_map pending; /* what follows the VM */

@@ -15,6 +15,7 @@
 #include "mem/keeper.h"
 #include "mem/pager.h"
 #include "mem/restore.h"
+#include "vm/throttle.h"
 #include "vm/vcpu.h"
 #include "vm/vmm_priv.h"
 
@@ -24,6 +25,7 @@ static const struct thread_class *const own_classes[] = {
 	&keeper_thread_class,	    &restore_thread_class,
 	&outq_thread_class,	    &pager_handler_thread_class,
 	&pager_filler_thread_class, &vmm_keep_thread_class,
+	&throttle_thread_class,
 };
 
 static size_t count(const struct thread_class *const *list)

@@ -23,8 +23,9 @@ struct vcpu {
 	bool started;
 	_Atomic bool stop;
 	_Atomic bool pause;	/* changed under lock, read by the thread */
-	pthread_mutex_t lock;	/* the two below */
+	pthread_mutex_t lock;	/* the three below */
 	pthread_cond_t changed; /* and what is waited for */
+	uint64_t nap_until_ns;	/* out of the guest as long; under lock */
 	bool parked;		/* out of the guest, and will not enter it */
 	bool left;		/* the loop has ended */
 };
@@ -236,21 +237,39 @@ static bool handle_run_error(struct vcpu *vcpu, int r)
 	return end(vcpu, VCPU_END_ERROR, text);
 }
 
+/* With the lock; or until something has changed. */
+static int wait_changed_until(struct vcpu *vcpu, uint64_t until_ns)
+{
+	const struct timespec until = {
+		.tv_sec = (time_t)(until_ns / NSEC_PER_SEC),
+		.tv_nsec = (long)(until_ns % NSEC_PER_SEC),
+	};
+
+	return pthread_cond_clockwait(&vcpu->changed, &vcpu->lock,
+				      CLOCK_MONOTONIC, &until);
+}
+
 /*
  * Called after a KVM_RUN that returned -EINTR: that one has completed the last
  * exit, so that the registers are what the guest will go on with. The exit
  * request is taken back under the lock. A later pause sets its flag under the
  * same lock before it asks for an exit again, so none is lost; neither is a
  * stop, which the loop looks for afterwards. The pause may be over already, if
- * nobody waited for it (vcpu_wait_paused_until()).
+ * nobody waited for it (vcpu_wait_paused_until()); a nap likewise.
  */
 static void park(struct vcpu *vcpu)
 {
 	pthread_mutex_lock(&vcpu->lock);
 	vcpu->parked = true;
 	pthread_cond_broadcast(&vcpu->changed);
-	while (atomic_load(&vcpu->pause) && !atomic_load(&vcpu->stop))
-		pthread_cond_wait(&vcpu->changed, &vcpu->lock);
+	while (!atomic_load(&vcpu->stop)) {
+		if (atomic_load(&vcpu->pause))
+			pthread_cond_wait(&vcpu->changed, &vcpu->lock);
+		else if (vcpu->nap_until_ns > clock_now_ns())
+			wait_changed_until(vcpu, vcpu->nap_until_ns);
+		else
+			break;
+	}
 	vcpu->parked = false;
 	kvm_vcpu_clear_exit_request(&vcpu->kvm);
 	pthread_mutex_unlock(&vcpu->lock);
@@ -339,17 +358,12 @@ void vcpu_request_pause(struct vcpu *vcpu)
 
 bool vcpu_wait_paused_until(struct vcpu *vcpu, uint64_t until_ns)
 {
-	const struct timespec until = {
-		.tv_sec = (time_t)(until_ns / NSEC_PER_SEC),
-		.tv_nsec = (long)(until_ns % NSEC_PER_SEC),
-	};
 	bool out;
 	int r = 0;
 
 	pthread_mutex_lock(&vcpu->lock);
 	while (!r && vcpu->started && !vcpu->parked && !vcpu->left)
-		r = pthread_cond_clockwait(&vcpu->changed, &vcpu->lock,
-					   CLOCK_MONOTONIC, &until);
+		r = wait_changed_until(vcpu, until_ns);
 	out = !vcpu->started || vcpu->parked || vcpu->left;
 	pthread_mutex_unlock(&vcpu->lock);
 	return out;
@@ -361,6 +375,16 @@ void vcpu_resume(struct vcpu *vcpu)
 	atomic_store(&vcpu->pause, false);
 	pthread_cond_broadcast(&vcpu->changed);
 	pthread_mutex_unlock(&vcpu->lock);
+}
+
+void vcpu_nap_until(struct vcpu *vcpu, uint64_t until_ns)
+{
+	pthread_mutex_lock(&vcpu->lock);
+	vcpu->nap_until_ns = until_ns;
+	pthread_cond_broadcast(&vcpu->changed);
+	pthread_mutex_unlock(&vcpu->lock);
+	if (until_ns && vcpu->started)
+		kvm_vcpu_kick(&vcpu->kvm, vcpu->thread);
 }
 
 void vcpu_request_stop(struct vcpu *vcpu)

@@ -72,6 +72,11 @@ void vcpu_request_pause(struct vcpu *vcpu);
  */
 bool vcpu_wait_paused_until(struct vcpu *vcpu, uint64_t until_ns);
 void vcpu_resume(struct vcpu *vcpu);
+/*
+ * Leave the guest as for a pause, and go on by itself at a clock_now_ns(); 0
+ * ends a nap. A pause meanwhile finds it parked, and outlasts it. Any thread.
+ */
+void vcpu_nap_until(struct vcpu *vcpu, uint64_t until_ns);
 /* Leave KVM_RUN and the loop as soon as possible. Any thread; idempotent. */
 void vcpu_request_stop(struct vcpu *vcpu);
 void vcpu_join(struct vcpu *vcpu);

@@ -350,6 +350,34 @@ def test_bandwidth_and_progress(host, streams):
     wait_passes(host.dir / "two.log", 3)
 
 
+@pytest.mark.parametrize("page", ["4k", "thp"])
+def test_guest_that_writes_too_fast_is_held_back(host, page):
+    """It never gets near enough by itself, and goes on here at its own speed after a Ctrl-C."""
+    boot(host, mib=32, page=page)
+    uri = unix(host, "two")
+    incoming(host, "two", uri, mib=32, page=page)
+    argv = [QUIRE, "migrate", "one", uri, "--downtime", "10", "--bandwidth", "200M", "--json"]
+    client = subprocess.Popen(argv, env=host.env, text=True, stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    for line in client.stderr:
+        if line.startswith('{"phase"') and json.loads(line)["rounds"] > 12:
+            break
+    assert client.poll() is None
+    client.send_signal(signal.SIGINT)
+    client.communicate(timeout=LONG)
+    assert client.returncode == 128 + signal.SIGINT
+    wait_passes(host.dir / "one.log", 3)
+    uri = unix(host, "three")
+    incoming(host, "three", uri, mib=32, page=page)
+    done = migrate(host, "one", uri, *argv[4:-1], "--throttle", "auto")
+    assert 20 <= json.loads(done.stdout)["throttle_percent"] <= 99
+    assert any(json.loads(line)["throttle_percent"] for line in done.stderr.splitlines()
+               if line.startswith('{"phase"'))
+    # Nobody is held back there.
+    wait_passes(host.dir / "three.log", 3)
+    is_follow_up(host, "one", "three")
+
+
 @pytest.mark.skipif("QUIRE_MIGRATE_SLOW" not in os.environ,
                     reason="a minute and a half: QUIRE_MIGRATE_SLOW=1")
 def test_takes_longer_than_silence_may(host):
@@ -404,6 +432,7 @@ def test_wrong_usage(host):
                         (["one", "unix:/x", "--mode", "x"], "not precopy, postcopy or hybrid"),
                         (["one", "unix:/x", "--recover", "--mode", "hybrid"], "no --mode"),
                         (["one", "unix:/x", "--compress", "gzip"], "not none, lz4 or zstd"),
+                        (["one", "unix:/x", "--throttle", "100"], "percentage from 1 to 99"),
                         (["one", "unix:/x", "--bandwidth", "x"], "not a size")]:
         done = host.quire("migrate", *args, check=False)
         assert done.returncode == 2 and words in done.stderr, done.stderr
