@@ -408,6 +408,7 @@ static int start_pages(struct send *s, struct err *err)
 	const struct send_pages_config cfg = {
 		.ram = &s->machine->memory.ram,
 		.dirty = s->machine->memory.dirty,
+		.hints = s->machine->memory.hints,
 		.fds = s->fds + 1,
 		.tls = s->tls + 1,
 		.num = s->num_streams,

@@ -12,7 +12,8 @@
  * written after it was taken, so it is dirty again and comes with a later
  * round. In the first round memory is looked through without faulting in what
  * the guest never touched (unit_pages.h); zeroes are not sent at all, since the
- * destination begins with nothing else. Later a page that is dirty was written,
+ * destination begins with nothing else, nor is what the guest does not need
+ * (mem/hints.h). Later a page that is dirty was written,
  * and is there.
  */
 #include "migrate/send_pages.h"
@@ -54,7 +55,7 @@ struct sender {
 
 	uint64_t done, rounds; /* under the lock */
 	uint64_t paced_bytes;  /* of wire_bytes, out of the budget */
-	_Atomic uint64_t page_bytes, zero_bytes, wire_bytes;
+	_Atomic uint64_t page_bytes, zero_bytes, unused_bytes, wire_bytes;
 
 	/* The unit that is being sent. */
 	uint8_t headers[WIRE_UNIT_PAGES + 1][WIRE_DATA_BYTES];
@@ -251,6 +252,45 @@ static void look_at(const struct ram *ram, const struct mem_range *where,
 	}
 }
 
+/*
+ * In the first round alone: what is dirty later was written since, and so is in
+ * use again. The log began before, so nothing falls in between.
+ */
+static void leave_out_unused(struct sender *s, const struct mem_range *where,
+			     uint64_t bits[WIRE_UNIT_PAGES / 64])
+{
+	const struct mem_hints *hints = s->p->cfg.hints;
+	uint64_t unused[WIRE_UNIT_PAGES / 64] = { 0 };
+	uint64_t left_out = 0;
+
+	if (!hints)
+		return;
+	hints->unused(hints->ctx, GPA(where->start), where->len, unused);
+	for (size_t w = 0; w < ARRAY_SIZE(unused); w++) {
+		left_out += (uint64_t)__builtin_popcountll(bits[w] & unused[w]);
+		bits[w] &= ~unused[w];
+	}
+	atomic_fetch_add(&s->unused_bytes, left_out * PAGE_4K);
+}
+
+static int send_first(struct sender *s, const struct mem_range *where,
+		      const uint64_t *dirty, struct err *err)
+{
+	unsigned int num = (unsigned int)(where->len / PAGE_4K);
+	uint64_t bits[WIRE_UNIT_PAGES / 64] = { 0 };
+	int r;
+
+	memcpy(bits, dirty, div_round_up(num, 64) * sizeof(bits[0]));
+	leave_out_unused(s, where, bits);
+	r = unit_pages_load(&s->pages, where, err);
+	if (!r)
+		r = put_runs(s, where->start, bits, s->pages.pages, num, false,
+			     err);
+	if (!r && s->num_iov)
+		put_header(s, WIRE_UNIT, where->start, where->len);
+	return r;
+}
+
 static int send_unit(struct sender *s, const struct mem_range *where,
 		     const uint64_t *bits, bool first, struct err *err)
 {
@@ -260,12 +300,7 @@ static int send_unit(struct sender *s, const struct mem_range *where,
 
 	s->num_iov = s->num_headers = 0;
 	if (first) {
-		r = unit_pages_load(&s->pages, where, err);
-		if (!r)
-			r = put_runs(s, where->start, bits, s->pages.pages, num,
-				     false, err);
-		if (!r && s->num_iov)
-			put_header(s, WIRE_UNIT, where->start, where->len);
+		r = send_first(s, where, bits, err);
 	} else {
 		look_at(s->p->cfg.ram, where, bits, pages);
 		r = put_runs(s, where->start, bits, pages, num, true, err);
@@ -717,6 +752,7 @@ void send_pages_read(struct send_pages *p, struct send_pages_count *ret)
 
 		ret->page_bytes += atomic_load(&s->page_bytes);
 		ret->zero_bytes += atomic_load(&s->zero_bytes);
+		ret->unused_bytes += atomic_load(&s->unused_bytes);
 		ret->wire_bytes += atomic_load(&s->wire_bytes);
 		ret->pack_from_bytes += atomic_load(&s->pack_from);
 		ret->pack_to_bytes += atomic_load(&s->pack_to);

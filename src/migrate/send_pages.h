@@ -13,6 +13,7 @@
 
 #include "base/thread_class.h"
 #include "mem/dirty.h"
+#include "mem/hints.h"
 #include "migrate/link.h"
 #include "migrate/pack.h"
 
@@ -22,7 +23,8 @@ struct send_pages;
 
 struct send_pages_config {
 	const struct ram *ram;
-	struct dirty_tracker *dirty; /* tracking */
+	struct dirty_tracker *dirty;   /* tracking */
+	const struct mem_hints *hints; /* what need not be sent, or NULL */
 	const int *fds;		/* of the data streams; stay the caller's */
 	struct tls *const *tls; /* of fds, each may be NULL; NULL: none */
 	unsigned int num;
@@ -39,7 +41,8 @@ struct send_pages_config {
 
 struct send_pages_count {
 	uint64_t page_bytes, zero_bytes;
-	uint64_t wire_bytes; /* with headers */
+	uint64_t unused_bytes; /* left out, since nobody needs them */
+	uint64_t wire_bytes;   /* with headers */
 	/* Of pages that were compressed: before, and on the wire. */
 	uint64_t pack_from_bytes, pack_to_bytes;
 	uint64_t in_hand_bytes; /* out of the log, and not sent yet */

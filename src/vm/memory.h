@@ -15,6 +15,7 @@
 
 #include "kvm/kvm.h"
 #include "mem/dirty.h"
+#include "mem/hints.h"
 #include "mem/keeper.h"
 #include "mem/populate.h"
 #include "mem/ram.h"
@@ -45,6 +46,8 @@ struct vm_memory {
 	/* Prepared by the machine, before anything else here; NULL: no log. */
 	struct dirty_tracker *dirty;
 	struct vm_track track; /* what was written since its snapshots */
+	/* Of a device that knows what the guest does not need; NULL: none. */
+	const struct mem_hints *hints;
 	/* How it was populated; wall_ns 0: it was not. */
 	struct populate_result populated;
 	struct populate_service service;

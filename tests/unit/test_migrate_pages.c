@@ -58,6 +58,23 @@ static int fill(void *ctx, unsigned int port, struct gpa gpa, uint64_t len)
 	return 0;
 }
 
+/* Each third page was written, and is needed by nobody. */
+static bool is_unused(uint64_t page)
+{
+	return page % 3 == 1;
+}
+
+static void list_unused(void *ctx, struct gpa gpa, uint64_t len, uint64_t *ret)
+{
+	for (uint64_t i = 0; i < len / PAGE_4K; i++) {
+		if (is_unused(gpa.v / PAGE_4K + i))
+			ret[i / 64] |= 1ull << (i % 64);
+	}
+}
+
+static const struct mem_hints hints_of_thirds = { list_unused, NULL };
+static const struct mem_hints *hints; /* of the next pair */
+
 static struct pair *pair_make(unsigned int num, uint32_t ring, bool fills_host,
 			      uint64_t rate, uint64_t patience_ns,
 			      enum pack_method pack)
@@ -101,6 +118,7 @@ static struct pair *pair_make(unsigned int num, uint32_t ring, bool fills_host,
 	sc.fds = p->out;
 	sc.ram = &p->from->ram;
 	sc.dirty = p->from->tracker;
+	sc.hints = hints;
 	assert_int_equal(dirty_start(p->from->tracker, &p->from->ram, &err), 0);
 	assert_int_equal(land_start(&p->land, &lc, &err), 0);
 	assert_int_equal(send_pages_start(&p->send, &sc, &err), 0);
@@ -199,6 +217,42 @@ static void test_once(void **state)
 	/* 4 of pages, 3 of units, ROUND and END on each of 3. */
 	assert_int_equal(count.wire_bytes,
 			 landed.page_bytes + 13ull * WIRE_DATA_BYTES);
+	pair_free(p);
+}
+
+/* What nobody needs stays behind, until it is written. */
+static void test_hints(void **state)
+{
+	const uint64_t again = 3 * 700 + 1;
+	struct send_pages_count count;
+	struct vm_landed landed;
+	struct pair *p;
+	uint64_t unused = 0;
+
+	hints = &hints_of_thirds;
+	p = pair_new(2, 0, false, 0);
+	hints = NULL;
+	for (uint64_t page = 0; page < PAGES; page++) {
+		store(p, page, page + 1);
+		unused += is_unused(page);
+	}
+	round_ok(p, false);
+	send_pages_read(p->send, &count);
+	assert_int_equal(count.unused_bytes, unused * PAGE_4K);
+	assert_int_equal(count.page_bytes, (PAGES - unused) * PAGE_4K);
+	/* Those were all dirty from the start; this one is written again. */
+	store(p, again, 77);
+	harvest(p);
+	round_ok(p, true);
+	finish(p, &landed);
+	for (uint64_t page = 0; page < PAGES; page++) {
+		uint64_t is = *(uint64_t *)(p->to.base + page * PAGE_4K);
+
+		if (page == again)
+			assert_int_equal(is, 77);
+		else
+			assert_int_equal(is, is_unused(page) ? 0 : page + 1);
+	}
 	pair_free(p);
 }
 
@@ -549,6 +603,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_once),
+		cmocka_unit_test(test_hints),
 		cmocka_unit_test(test_rounds),
 		cmocka_unit_test(test_populates),
 		cmocka_unit_test(test_many_runs),
