@@ -319,7 +319,7 @@ static int migration_request(const struct api_call *call,
 			       PACK_NUM_METHODS, &pack, err);
 	if (!r)
 		r = enum_field(call, "mode", migrate_mode_names,
-			       ARRAY_SIZE(migrate_mode_names), &mode, err);
+			       MIGRATE_NUM_MODES, &mode, err);
 	ret->mode = (enum migrate_mode)mode;
 	if (!r && throttle && !hold_back_parse(throttle, &ret->throttle))
 		r = err_set(err, EINVAL,

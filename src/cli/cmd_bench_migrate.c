@@ -93,7 +93,7 @@ static const struct bench_option options[] = {
 	  "when memory is sent: precopy, postcopy, hybrid (default\n"
 	  "precopy)",
 	  BENCH_OPTION_CHOICE, TO(modes), .names = migrate_mode_names,
-	  .num_names = 3 },
+	  .num_names = MIGRATE_LOCAL /* which sends nothing */ },
 	{ "downtime", "MS", "as with quire migrate", BENCH_OPTION_TEXT,
 	  TO(passed[PASS_DOWNTIME]) },
 	{ "bandwidth", "SIZE", "the same", BENCH_OPTION_TEXT,

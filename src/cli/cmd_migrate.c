@@ -39,6 +39,7 @@ struct migrate_args {
 	const char *tls_dir, *tls_hostname; /* NULL: not given */
 	unsigned int streams; /* 0: as many as there are CPUs, to a limit */
 	bool urgent;	      /* with post-copy: one more */
+	bool local;	      /* no memory is sent */
 	bool json;
 };
 
@@ -69,6 +70,8 @@ static void help(void)
 	       "(default); postcopy,\n"
 	       "                  after it; hybrid, what is written meanwhile "
 	       "after it\n"
+	       "                  (local: on this host, a VM with shared "
+	       "memory: it is handed over)\n"
 	       "  --recover       bring the memory that an interrupted "
 	       "postcopy or hybrid has left\n"
 	       "                  here to the VM, which waits for it at URI\n"
@@ -161,15 +164,17 @@ static int set_compress(struct migrate_args *a, const char *text)
 
 static int set_mode(struct migrate_args *a, const char *text)
 {
-	for (unsigned int i = 0; i < ARRAY_SIZE(migrate_mode_names); i++) {
+	for (unsigned int i = 0; i < MIGRATE_NUM_MODES; i++) {
 		if (strcmp(text, migrate_mode_names[i]) != 0)
 			continue;
-		a->urgent = i != MIGRATE_PRECOPY;
+		a->urgent = i == MIGRATE_POSTCOPY || i == MIGRATE_HYBRID;
+		a->local = i == MIGRATE_LOCAL;
 		json_object_set_new(a->body, "mode", json_string(text));
 		return CLI_OK;
 	}
 	return cli_usage(&cmd_migrate,
-			 "--mode %s: not precopy, postcopy or hybrid", text);
+			 "--mode %s: not precopy, postcopy, hybrid or local",
+			 text);
 }
 
 static int set_throttle(struct migrate_args *a, const char *text)
@@ -420,7 +425,8 @@ static int connect_all(struct migrating *m, struct err *err)
 	int r = 0;
 
 	if (!num)
-		num = MIN(cpus_allowed(), MAX_AUTO_STREAMS);
+		num = m->args->local ? 1
+				     : MIN(cpus_allowed(), MAX_AUTO_STREAMS);
 	while (!r && m->num_fds < num + 1 + m->args->urgent) {
 		r = migrate_uri_connect(&m->args->uri, &m->fds[m->num_fds],
 					err);
@@ -610,6 +616,10 @@ static int parse(struct migrate_args *a, int argc, char **argv)
 	a->uri_text = argv[optind + 1];
 	if (migrate_uri_parse(&a->uri, a->uri_text, &err))
 		return cli_usage(&cmd_migrate, "%s", err.text);
+	if (a->local && (a->uri.kind != MIGRATE_UNIX || a->tls_dir))
+		return cli_usage(&cmd_migrate,
+				 "--mode local: through a Unix socket "
+				 "(unix:PATH) only, without --tls");
 	if (json_object_set_new(a->body, "destination_url",
 				json_string(a->uri_text)))
 		return cli_usage(&cmd_migrate, "%s: not UTF-8", a->uri_text);

@@ -3,12 +3,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <linux/membarrier.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "base/arith.h"
@@ -447,6 +449,68 @@ int ram_map_file(struct ram *ram, struct gpa gpa, uint64_t len, int fd,
 		return err_errno(err, errno, "mapping a memory file");
 	r = advise(at, len, ram->page, err);
 	return r ? r : apply_policy(ram, gpa.v, len, err);
+}
+
+/* The one check of what another process says is its memory. */
+static int check_memfd(const struct ram *ram, int fd, struct err *err)
+{
+	bool huge = ram_page_is_hugetlb(ram->page);
+	struct statfs fs;
+	struct stat st;
+	int seals;
+
+	if (ram->fd < 0)
+		return err_set(err, ENOTSUP,
+			       "memory that is not shared cannot be taken over "
+			       "(--memory shared=on)");
+	seals = fcntl(fd, F_GET_SEALS);
+	if (fstat(fd, &st) || fstatfs(fd, &fs) || seals < 0 ||
+	    !S_ISREG(st.st_mode))
+		return err_set(err, EINVAL, "this is no memory of a VM");
+	/* It could become shorter, and an access a SIGBUS. */
+	if (!(seals & F_SEAL_SHRINK))
+		return err_set(err, EINVAL,
+			       "the memory that came can still be cut off: it "
+			       "is not sealed");
+	if ((uint64_t)st.st_size != ram_size(ram) ||
+	    (unsigned long)fs.f_type !=
+		    (unsigned long)(huge ? HUGETLBFS_MAGIC : TMPFS_MAGIC) ||
+	    (huge && (uint64_t)fs.f_bsize != ram_page_bytes(ram->page)))
+		return err_set(err, EINVAL,
+			       "the memory that came is not of the size, or "
+			       "the kind of pages, of this VM's");
+	return 0;
+}
+
+static int map_regions(struct ram *ram, struct err *err)
+{
+	uint64_t offset = 0;
+	int r = 0;
+
+	for (unsigned int i = 0; !r && i < ram->num_regions; i++) {
+		r = map_region(ram, &ram->regions[i], offset, err);
+		offset += ram->regions[i].size;
+	}
+	return r ? r : apply_policy(ram, 0, ram->span, err);
+}
+
+int ram_take_memfd(struct ram *ram, int fd, struct err *err)
+{
+	int own = ram->fd, r = check_memfd(ram, fd, err);
+
+	if (r)
+		return r;
+	ram->fd = fd;
+	r = map_regions(ram, err);
+	if (r) {
+		/* Only address space was taken for it, so it is there still. */
+		ram->fd = own;
+		if (map_regions(ram, NULL))
+			atomic_store(&ram->lost, true);
+		return r;
+	}
+	close_fd(&own);
+	return 0;
 }
 
 uint64_t ram_size(const struct ram *ram)

@@ -144,6 +144,15 @@ void ram_move(struct ram *to, struct ram *from);
 __must_check int ram_map_file(struct ram *ram, struct gpa gpa, uint64_t len,
 			      int fd, struct err *err);
 
+/*
+ * RAM that is shared becomes what another process has in fd: its memfd, of the
+ * same size and kind, with all regions in their order, sealed so that nobody
+ * can cut it off. It takes fd, unless it fails; then RAM is as before. Nobody
+ * reads or writes RAM meanwhile, but memslots may be there. -ENOTSUP: this RAM
+ * is not shared; -EINVAL: fd is not that.
+ */
+__must_check int ram_take_memfd(struct ram *ram, int fd, struct err *err);
+
 uint64_t ram_size(const struct ram *ram);
 
 /*

@@ -341,17 +341,15 @@ static int other_gave_up(const uint8_t *payload, size_t bytes, struct err *err)
 		       text[0] ? text : "it does not say why");
 }
 
-int link_get(struct link *l, enum wire_control wanted, uint8_t **ret,
-	     size_t *ret_bytes, struct err *err)
+/* Behind its header. ret and ret_bytes may be NULL. */
+static int get_rest(struct link *l, const uint8_t *header,
+		    enum wire_control wanted, uint8_t **ret, size_t *ret_bytes,
+		    struct err *err)
 {
 	_cleanup_free_ uint8_t *payload = NULL;
-	uint8_t bytes[WIRE_CONTROL_BYTES];
 	struct wire_control_header h;
-	int r = link_recv(l, bytes, sizeof(bytes));
+	int r = wire_parse_control(header, wanted, &h, err);
 
-	if (r)
-		return broken(l, r, "waiting for", wanted, err);
-	r = wire_parse_control(bytes, wanted, &h, err);
 	if (r)
 		return r;
 	r = get_payload(l, h.bytes, &payload);
@@ -364,4 +362,121 @@ int link_get(struct link *l, enum wire_control wanted, uint8_t **ret,
 	if (ret_bytes)
 		*ret_bytes = h.bytes;
 	return 0;
+}
+
+int link_get(struct link *l, enum wire_control wanted, uint8_t **ret,
+	     size_t *ret_bytes, struct err *err)
+{
+	uint8_t header[WIRE_CONTROL_BYTES];
+	int r = link_recv(l, header, sizeof(header));
+
+	return r ? broken(l, r, "waiting for", wanted, err)
+		 : get_rest(l, header, wanted, ret, ret_bytes, err);
+}
+
+/* ---- a message with a descriptor ---- */
+
+union fd_control {
+	struct cmsghdr header;
+	char bytes[CMSG_SPACE(sizeof(int))];
+};
+
+static bool can_carry_fds(const struct link *l)
+{
+	int domain = 0;
+	socklen_t len = sizeof(domain);
+
+	return !l->tls &&
+	       !getsockopt(l->fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) &&
+	       domain == AF_UNIX;
+}
+
+int link_put_fd(struct link *l, enum wire_control type, int fd, struct err *err)
+{
+	uint8_t header[WIRE_CONTROL_BYTES];
+	struct iovec iov = { header, sizeof(header) };
+	union fd_control control = { .bytes = { 0 } };
+	struct msghdr msg = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = &control,
+		.msg_controllen = CMSG_LEN(sizeof(int)),
+	};
+	ssize_t n;
+
+	if (!can_carry_fds(l))
+		return err_set(err, ENOTSUP,
+			       "memory can be handed over through a Unix "
+			       "socket only, without TLS");
+	wire_put_control(header, type, 0);
+	control.header = (struct cmsghdr){
+		.cmsg_level = SOL_SOCKET,
+		.cmsg_type = SCM_RIGHTS,
+		.cmsg_len = CMSG_LEN(sizeof(int)),
+	};
+	memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
+	/* There is room: the other side has taken all that came before. */
+	n = sendmsg(l->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+	if (n < 0)
+		return broken(l, errno == ECONNRESET ? -EPIPE : -errno,
+			      "sending", type, err);
+	return n == sizeof(header)
+		       ? 0
+		       : err_set(err, EPIPE, "the other side takes nothing");
+}
+
+/* All of the header or nothing; a descriptor that is too many is closed. */
+static int recv_with_fd(struct link *l, uint8_t *header, int *ret_fd)
+{
+	struct iovec iov = { header, WIRE_CONTROL_BYTES };
+	union fd_control control = { .bytes = { 0 } };
+	struct msghdr msg = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = &control,
+		/* Padding would be room for a second one. */
+		.msg_controllen = CMSG_LEN(sizeof(int)),
+	};
+	struct cmsghdr *cmsg;
+	ssize_t n;
+	int r = link_wait(l);
+
+	if (r)
+		return r;
+	n = recvmsg(l->fd, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+	if (n < 0)
+		return errno == ECONNRESET ? -EPIPE : -errno;
+	cmsg = CMSG_FIRSTHDR(&msg);
+	if (cmsg && cmsg->cmsg_level == SOL_SOCKET &&
+	    cmsg->cmsg_type == SCM_RIGHTS &&
+	    cmsg->cmsg_len == CMSG_LEN(sizeof(int)))
+		memcpy(ret_fd, CMSG_DATA(cmsg), sizeof(int));
+	if (!n)
+		return -EPIPE;
+	return n == WIRE_CONTROL_BYTES && !(msg.msg_flags & MSG_CTRUNC)
+		       ? 0
+		       : -EBADMSG;
+}
+
+int link_get_fd(struct link *l, enum wire_control wanted, int *ret_fd,
+		struct err *err)
+{
+	uint8_t header[WIRE_CONTROL_BYTES];
+	_cleanup_close_ int fd = -1;
+	int r;
+
+	if (!can_carry_fds(l))
+		return err_set(err, ENOTSUP,
+			       "memory can be taken over through a Unix "
+			       "socket only, without TLS");
+	r = recv_with_fd(l, header, &fd);
+	if (r)
+		return broken(l, r, "waiting for", wanted, err);
+	r = get_rest(l, header, wanted, NULL, NULL, err);
+	if (!r && fd < 0)
+		r = err_set(err, EBADMSG, "%s without a descriptor",
+			    wire_control_name(wanted));
+	if (!r)
+		*ret_fd = take_fd(&fd);
+	return r;
 }

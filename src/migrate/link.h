@@ -55,6 +55,12 @@ __must_check int link_put(struct link *l, enum wire_control type,
 __must_check int link_put_at_once(struct link *l, enum wire_control type,
 				  struct err *err);
 /*
+ * The same, with a descriptor: only over a Unix socket without TLS, -ENOTSUP
+ * otherwise. It stays the caller's.
+ */
+__must_check int link_put_fd(struct link *l, enum wire_control type, int fd,
+			     struct err *err);
+/*
  * Tell the other why it is over, if he still listens; type is FAILED or ABORT.
  */
 void link_put_failure(struct link *l, enum wire_control type,
@@ -65,5 +71,8 @@ void link_put_failure(struct link *l, enum wire_control type,
  */
 __must_check int link_get(struct link *l, enum wire_control wanted,
 			  uint8_t **ret, size_t *ret_bytes, struct err *err);
+/* The same for one without a payload that comes with one descriptor. */
+__must_check int link_get_fd(struct link *l, enum wire_control wanted,
+			     int *ret_fd, struct err *err);
 
 #endif

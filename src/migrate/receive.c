@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 #include "base/arith.h"
 #include "base/cleanup.h"
@@ -22,7 +23,8 @@
 /* The source has its word ready, and its guest stands still without disks. */
 #define COMMIT_NS	(10 * NSEC_PER_SEC)
 #define CONNECTIONS_NS	(30 * NSEC_PER_SEC) /* until all are there */
-#define LOOK_SLICES	5 /* from one look at our VM to the next */
+#define LOOK_SLICES	5	   /* from one look at our VM to the next */
+#define MAP_BYTES	(64 * MIB) /* of memory taken over, at once */
 #define FREE_NS		(10 * NSEC_PER_SEC) /* for the source to know */
 #define FOLLOW_SLICE_NS (100 * NSEC_PER_MSEC)
 
@@ -39,6 +41,7 @@ struct receive {
 	struct land *land;
 	struct pager *pager;
 	struct follow *follow; /* with post-copy; NULL: not yet */
+	uint64_t mapped_bytes; /* in the second stage, of memory taken over */
 	bool again;	       /* the VM is here, and waits for memory */
 	uint64_t until_ns;     /* so long it does; 0: for ever */
 	bool begun;	       /* held: go or drop has to follow */
@@ -315,6 +318,70 @@ static int start_following(struct receive *r, const uint8_t *map, size_t bytes,
 	return n ? n : connect_follow(r, r->theirs.features, err);
 }
 
+static int take_memory(struct vmm *v, void *arg, struct err *err)
+{
+	const int *fd = arg;
+
+	return vmm_receive_memory(v, *fd, err);
+}
+
+/* What the guest ever touched, while it still runs at the source. */
+static int map_data(struct receive *r, const struct ram_region *region,
+		    uint64_t offset, struct err *err)
+{
+	const struct second_stage_filler *f = r->landing.second_stage;
+	int fd = r->landing.ram->fd, n = 0;
+	off_t at = (off_t)offset, end = (off_t)(offset + region->size);
+
+	while (!n && (at = lseek(fd, at, SEEK_DATA)) >= 0 && at < end) {
+		off_t to = lseek(fd, at, SEEK_HOLE);
+		uint64_t from = align_down((uint64_t)at, PAGE_4K);
+		uint64_t len;
+
+		to = to < at ? end : MIN(to, end);
+		/* Some at a time: it may be given up meanwhile. */
+		len = MIN(align_up((uint64_t)to, PAGE_4K) - from, MAP_BYTES);
+		if (is_given_up(r))
+			return err_set(err, ECANCELED, "cancelled");
+		n = f->fill(f->ctx, 0, GPA(region->base.v + from - offset),
+			    len);
+		r->mapped_bytes += len;
+		at = (off_t)(from + len);
+	}
+	return n ? err_errno(err, -n,
+			     "mapping guest memory in the second stage")
+		 : 0;
+}
+
+static int map_ahead(struct receive *r, struct err *err)
+{
+	const struct ram *ram = r->landing.ram;
+	uint64_t offset = 0;
+	int n = 0;
+
+	for (unsigned int i = 0;
+	     r->landing.second_stage && !n && i < ram->num_regions; i++) {
+		n = map_data(r, &ram->regions[i], offset, err);
+		offset += ram->regions[i].size;
+	}
+	return n;
+}
+
+/* Another process's memory becomes ours as well; then it hears of it. */
+static int take_over_memory(struct receive *r, struct err *err)
+{
+	_cleanup_close_ int fd = -1;
+	int n = link_get_fd(&r->control, WIRE_MEMORY, &fd, err);
+
+	if (!n)
+		n = vmm_call(r->vmm, take_memory, &fd, err);
+	if (n)
+		return n;
+	fd = -1; /* it is RAM's */
+	n = map_ahead(r, err);
+	return n ? n : link_put(&r->control, WIRE_ACCEPT, NULL, 0, err);
+}
+
 static int receive_all(struct receive *r, struct wire_ready *ready,
 		       struct err *err)
 {
@@ -338,6 +405,7 @@ static int receive_all(struct receive *r, struct wire_ready *ready,
 	if (!n && follows(r))
 		n = start_following(r, map, map_bytes, err);
 	loading.state = state;
+	loading.landed.second_stage_bytes += r->mapped_bytes;
 	return n ? n : vmm_call(r->vmm, load, &loading, err);
 }
 
@@ -377,6 +445,8 @@ static int receive(struct receive *r, struct err *err)
 		n = start_landing(r, err);
 	if (!n)
 		n = link_put(&r->control, WIRE_ACCEPT, NULL, 0, err);
+	if (!n && r->theirs.features & WIRE_FEATURE_LOCAL)
+		n = take_over_memory(r, err);
 	if (!n)
 		n = receive_all(r, &ready, err);
 	return n ? n : take_over(r, &ready, err);
@@ -609,6 +679,9 @@ static const struct thread_call receive_calls[] = {
 	CALL(recvfrom),
 	CALL(sendmsg),
 	RARE("it fails", sendto),
+	RARE("memory is handed over", recvmsg),
+	RARE("memory is handed over", getsockopt),
+	RARE("memory is handed over", lseek),
 	RARE("with TLS", getrandom),
 	RARE("a connection is refused", shutdown),
 	RARE_IOCTL("memory follows the VM", UFFDIO_WAKE),

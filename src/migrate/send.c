@@ -307,6 +307,11 @@ int send_open_all(struct send *s, struct err *err)
 
 /* ---- on the control thread ---- */
 
+static bool is_local(const struct send *s)
+{
+	return s->req->mode == MIGRATE_LOCAL;
+}
+
 uint64_t send_pack_features(const struct send *s)
 {
 	static const uint64_t features[PACK_NUM_METHODS] = {
@@ -325,8 +330,16 @@ static int look_at(struct vmm *v, void *arg, struct err *err)
 
 	if (!r)
 		migrate_shape(m, &s->shape);
-	s->shape.features = send_pack_features(s) |
-			    (send_follows(s) ? WIRE_FEATURE_POSTCOPY : 0);
+	if (is_local(s))
+		s->shape.features = WIRE_FEATURE_LOCAL;
+	else
+		s->shape.features = send_pack_features(s) |
+				    (send_follows(s) ? WIRE_FEATURE_POSTCOPY
+						     : 0);
+	if (!r && is_local(s) && m->memory.ram.fd < 0)
+		r = err_set(err, ENOTSUP,
+			    "memory that is not shared cannot be handed over "
+			    "(--memory shared=on)");
 	return r;
 }
 
@@ -335,8 +348,10 @@ static int begin(struct vmm *v, void *arg, struct err *err)
 	struct send *s = arg;
 
 	/* Without rounds it is told by what the guest ever touched. */
-	return vmm_send_begin(v, s->req->mode != MIGRATE_POSTCOPY, &s->machine,
-			      err);
+	return vmm_send_begin(v,
+			      s->req->mode == MIGRATE_PRECOPY ||
+				      s->req->mode == MIGRATE_HYBRID,
+			      &s->machine, err);
 }
 
 static int stop(struct vmm *v, void *arg, struct err *err)
@@ -455,6 +470,7 @@ static bool is_time_to_stop(const struct send *s)
 {
 	switch (s->req->mode) {
 	case MIGRATE_POSTCOPY:
+	case MIGRATE_LOCAL:
 		return true;
 	case MIGRATE_HYBRID:
 		return s->converge.rounds >= HYBRID_ROUNDS ||
@@ -463,6 +479,16 @@ static bool is_time_to_stop(const struct send *s)
 		break;
 	}
 	return converge_is_near(&s->converge);
+}
+
+/* It is mapped there while the guest runs here, and used by nobody yet. */
+static int hand_memory_over(struct send *s, struct err *err)
+{
+	int r = link_put_fd(&s->control, WIRE_MEMORY, s->machine->memory.ram.fd,
+			    err);
+
+	s->phase = "hand-over";
+	return r ? r : link_get(&s->control, WIRE_ACCEPT, NULL, NULL, err);
 }
 
 /* The guest runs. */
@@ -476,6 +502,8 @@ static int send_beforehand(struct send *s, struct err *err)
 	if (!r)
 		r = send_throttle_begin(&s->throttle, s->machine,
 					&s->req->throttle, err);
+	if (!r && is_local(s))
+		r = hand_memory_over(s, err);
 	s->phase = "pre-copy";
 	while (!r && !is_time_to_stop(s)) {
 		r = send_round(s, false, err);
@@ -486,11 +514,18 @@ static int send_beforehand(struct send *s, struct err *err)
 	return r;
 }
 
+/* Of memory; the last one of pre-copy is that of the guest that stands still.
+ */
+static unsigned int num_rounds(const struct send *s)
+{
+	return s->converge.rounds + (s->req->mode == MIGRATE_PRECOPY);
+}
+
 static int send_ready(struct send *s, struct err *err)
 {
 	struct wire_ready ready = {
 		.ran = s->stopped.ran,
-		.rounds = s->converge.rounds + !send_follows(s),
+		.rounds = num_rounds(s),
 	};
 	uint8_t payload[WIRE_READY_BYTES];
 
@@ -509,9 +544,10 @@ static int send_rest(struct send *s, struct err *err)
 	s->phase = "stopped";
 	atomic_store(&s->control.patience_ns, SEND_PATIENCE_STILL_NS);
 	send_pages_set_patience(s->pages, SEND_PATIENCE_STILL_NS);
-	if (!r)
-		r = send_follows(s) ? send_find_pending(s, err)
-				    : send_round(s, true, err);
+	if (!r && send_follows(s))
+		r = send_find_pending(s, err);
+	else if (!r && !is_local(s))
+		r = send_round(s, true, err);
 	if (!r)
 		r = send_pages_end(s->pages, err);
 	if (!r)
@@ -654,7 +690,7 @@ static int migrate(struct send *s, struct err *err)
 	s->result->wire_bytes = s->count.wire_bytes;
 	s->result->pack_from_bytes = s->count.pack_from_bytes;
 	s->result->pack_to_bytes = s->count.pack_to_bytes;
-	s->result->rounds = s->converge.rounds + !send_follows(s);
+	s->result->rounds = num_rounds(s);
 	s->result->throttle_percent = s->throttle.percent;
 	return hand_over(s, err);
 }

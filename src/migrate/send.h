@@ -24,10 +24,12 @@ enum migrate_mode {
 	MIGRATE_PRECOPY,  /* all of memory before the VM */
 	MIGRATE_POSTCOPY, /* all of it after */
 	MIGRATE_HYBRID,	  /* some rounds before, what was written since after */
+	MIGRATE_LOCAL,	  /* it stays where it is, and is handed over */
 };
+#define MIGRATE_NUM_MODES 4
 
-/* "precopy", "postcopy", "hybrid" */
-extern const char *const migrate_mode_names[3];
+/* "precopy", "postcopy", "hybrid", "local" */
+extern const char *const migrate_mode_names[MIGRATE_NUM_MODES];
 
 struct migrate_send_request {
 	enum migrate_mode mode;

@@ -25,10 +25,11 @@
 #define LAST_WORDS_NS  (1 * NSEC_PER_SEC)
 #define NO_PATIENCE_NS UINT64_MAX
 
-const char *const migrate_mode_names[3] = {
+const char *const migrate_mode_names[MIGRATE_NUM_MODES] = {
 	[MIGRATE_PRECOPY] = "precopy",
 	[MIGRATE_POSTCOPY] = "postcopy",
 	[MIGRATE_HYBRID] = "hybrid",
+	[MIGRATE_LOCAL] = "local",
 };
 
 /* ---- what is to follow ---- */

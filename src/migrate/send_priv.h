@@ -55,7 +55,8 @@ struct send {
 
 static inline bool send_follows(const struct send *s)
 {
-	return s->req->mode != MIGRATE_PRECOPY;
+	return s->req->mode == MIGRATE_POSTCOPY ||
+	       s->req->mode == MIGRATE_HYBRID;
 }
 
 /* ---- send.c ---- */

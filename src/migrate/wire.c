@@ -87,6 +87,7 @@ static const struct {
 	[WIRE_AGAIN] = { "AGAIN", WIRE_AGAIN_BYTES, WIRE_AGAIN_BYTES },
 	[WIRE_MISSING] = { "MISSING", 8, WIRE_MAX_MAP },
 	[WIRE_FREE] = { "FREE", 0, 0 },
+	[WIRE_MEMORY] = { "MEMORY", 0, 0 },
 };
 
 const char *wire_control_name(uint32_t type)
@@ -98,7 +99,8 @@ static bool is_of_source(enum wire_control type)
 {
 	return type == WIRE_MACHINE || type == WIRE_STATE ||
 	       type == WIRE_READY || type == WIRE_COMMIT ||
-	       type == WIRE_PENDING || type == WIRE_AGAIN || type == WIRE_FREE;
+	       type == WIRE_PENDING || type == WIRE_AGAIN ||
+	       type == WIRE_FREE || type == WIRE_MEMORY;
 }
 
 void wire_put_control(uint8_t out[WIRE_CONTROL_BYTES], enum wire_control type,
@@ -281,6 +283,11 @@ int wire_parse_machine(const uint8_t *in, size_t bytes,
 			       "the source wants features (%#llx) that this "
 			       "quire does not know",
 			       (unsigned long long)le64_load(in + 8));
+	/* What is handed over is neither sent nor does it follow. */
+	if ((le64_load(in + 8) & WIRE_FEATURE_LOCAL) &&
+	    le64_load(in + 8) != WIRE_FEATURE_LOCAL)
+		return err_set(err, EBADMSG,
+			       "MACHINE: features that exclude each other");
 	*ret = (struct wire_machine){
 		.features = le64_load(in + 8),
 		.memory_bytes = le64_load(in + 16),

@@ -62,6 +62,7 @@ enum wire_control {
 	WIRE_AGAIN,
 	WIRE_MISSING,
 	WIRE_FREE,
+	WIRE_MEMORY,
 };
 
 #define WIRE_CONTROL_BYTES  16
@@ -100,12 +101,14 @@ struct wire_range {
 	uint64_t start, len;
 };
 
-/* Memory may follow its VM; pages may come compressed. */
+/* Memory may follow its VM, or is handed over; pages may come compressed. */
 #define WIRE_FEATURE_POSTCOPY (1ull << 0)
+#define WIRE_FEATURE_LOCAL    (1ull << 1)
 #define WIRE_FEATURE_LZ4      (1ull << 8)
 #define WIRE_FEATURE_ZSTD     (1ull << 9)
 #define WIRE_FEATURES_PACKED  (WIRE_FEATURE_LZ4 | WIRE_FEATURE_ZSTD)
-#define WIRE_FEATURES	      (WIRE_FEATURE_POSTCOPY | WIRE_FEATURES_PACKED)
+#define WIRE_FEATURES \
+	(WIRE_FEATURE_POSTCOPY | WIRE_FEATURE_LOCAL | WIRE_FEATURES_PACKED)
 
 struct wire_device {
 	char cls[16];

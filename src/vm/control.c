@@ -67,6 +67,8 @@ static const struct thread_call calls[] = {
 	RARE_IOCTL(PAGING, UFFDIO_REGISTER),
 	RARE_IOCTL(PAGING, UFFDIO_UNREGISTER),
 	RARE_IOCTL(PAGING ", after a failure", UFFDIO_WAKE),
+	RARE("vm.receive-migration, mode local", fstatfs),
+	RARE_FCNTL("vm.receive-migration, mode local", F_GET_SEALS),
 	RARE_IOCTL("vm.snapshot with live", UFFDIO_WRITEPROTECT),
 	RARE_IOCTL("vm.snapshot with live", PAGEMAP_SCAN_IOCTL),
 

@@ -323,6 +323,8 @@ int vmm_send_begin_again(struct vmm *v, const struct machine **ret, uint8_t *id,
  *
  *	begin	the machine is built and held; its memory, all zero, is for
  *		others to fill
+ *	memory	its memory is in fd, which is taken unless that fails; instead
+ *		of being filled
  *	page	with landing.follows: what did not come is missing, until source
  *		brings it; release(ctx) once the machine is gone
  *	load	the disks are its own, the state is loaded: PAUSED, held still
@@ -340,6 +342,7 @@ struct vmm_landing {
 	bool follows;	 /* the caller's: page will be called */
 };
 int vmm_receive_begin(struct vmm *v, struct vmm_landing *ret, struct err *err);
+int vmm_receive_memory(struct vmm *v, int fd, struct err *err);
 int vmm_receive_page(struct vmm *v, const struct vmm_origin *origin,
 		     struct pager **ret, struct err *err);
 int vmm_receive_load(struct vmm *v, const void *state, size_t bytes,

@@ -352,6 +352,12 @@ static uint64_t faults_of(const struct machine *m)
 	return sum;
 }
 
+int vmm_receive_memory(struct vmm *v, int fd, struct err *err)
+{
+	BUG_ON(!v->receiving);
+	return ram_take_memfd(&v->machine->memory.ram, fd, err);
+}
+
 int vmm_receive_page(struct vmm *v, const struct vmm_origin *origin,
 		     struct pager **ret, struct err *err)
 {

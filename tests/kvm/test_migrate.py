@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK),
 MIB = 1 << 20
 CONTROL = {1: "MACHINE", 2: "ACCEPT", 3: "STATE", 4: "READY", 5: "LOADED", 6: "COMMIT",
            7: "RUNNING", 8: "FAILED", 9: "ABORT", 10: "PENDING", 11: "COMPLETE", 12: "AGAIN",
-           13: "MISSING", 14: "FREE"}
+           13: "MISSING", 14: "FREE", 15: "MEMORY"}
 BACK = {2, 5, 7, 8}
 
 
@@ -429,7 +429,7 @@ def test_wrong_usage(host):
     for args, words in [(["one"], "a VM and a URI"), (["one", "http://x"], "not tcp:HOST:PORT"),
                         (["one", "unix:/x", "--downtime", "1"], "from 10 to 60000"),
                         (["one", "unix:/x", "--streams", "65"], "from 1 to 64"),
-                        (["one", "unix:/x", "--mode", "x"], "not precopy, postcopy or hybrid"),
+                        (["one", "unix:/x", "--mode", "x"], "not precopy, postcopy, hybrid or local"),
                         (["one", "unix:/x", "--recover", "--mode", "hybrid"], "no --mode"),
                         (["one", "unix:/x", "--compress", "gzip"], "not none, lz4 or zstd"),
                         (["one", "unix:/x", "--throttle", "100"], "percentage from 1 to 99"),
@@ -691,10 +691,22 @@ class Relay:
         except OSError:
             pass
 
+    @staticmethod
+    def pass_on(y, data, fds):
+        if fds:
+            socket.send_fds(y, [data], fds)
+            for fd in fds:
+                os.close(fd)
+        else:
+            y.sendall(data)
+
     def messages(self, x, y):
         try:
             while True:
-                head = self.read(x, 16)
+                head, fds, _, _ = socket.recv_fds(x, 16, 4)
+                if not head:
+                    raise OSError("end")
+                head += self.read(x, 16 - len(head))
                 kind, _, size = struct.unpack("<IIQ", head)
                 body = self.read(x, size)
                 name = CONTROL[kind]
@@ -702,12 +714,12 @@ class Relay:
                 if name == self.cut and not self.acted:
                     self.acted = True
                     if self.after:
-                        y.sendall(head + body)
+                        self.pass_on(y, head + body, fds)
                         self.act(self)
                     else:
                         self.act(self)
                     return
-                y.sendall(head + body)
+                self.pass_on(y, head + body, fds)
         except OSError:
             # The other way, too: what was passed on is read first.
             for s in (x, y):

@@ -216,6 +216,7 @@ FAKE_REFUSAL(vmm_receive_begin, struct vmm_landing *ret)
 FAKE_REFUSAL(vmm_receive_load, const void *state, size_t bytes,
 	     const struct vm_landed *landed)
 FAKE_REFUSAL(vmm_receive_go, bool run)
+FAKE_REFUSAL(vmm_receive_memory, int fd)
 FAKE_REFUSAL(vmm_receive_page, const struct vmm_origin *origin,
 	     struct pager **ret)
 FAKE_REFUSAL(vmm_send_left, const uint8_t *id, bool doubt)

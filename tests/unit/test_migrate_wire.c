@@ -108,7 +108,7 @@ static void test_control(void **state)
 	assert_int_equal(parse_control(0, 0, 0, WIRE_COMMIT), -EBADMSG);
 	assert_int_equal(parse_control(99, 0, 0, WIRE_COMMIT), -EBADMSG);
 	assert_string_equal(wire_control_name(0), "?");
-	assert_string_equal(wire_control_name(15), "?");
+	assert_string_equal(wire_control_name(16), "?");
 	assert_string_equal(wire_control_name(9), "ABORT");
 }
 
@@ -197,7 +197,9 @@ static void test_machine_refused(void **state)
 
 	for (size_t i = 0; i < ARRAY_SIZE(places); i++)
 		assert_int_equal(parse_machine_with(places[i], 0x81), -EBADMSG);
-	assert_int_equal(parse_machine_with(8, 2), -ENOTSUP);
+	assert_int_equal(parse_machine_with(8, 4), -ENOTSUP);
+	/* Memory that is handed over, and follows. */
+	assert_int_equal(parse_machine_with(8, 3), -EBADMSG);
 	/* The second region inside the first; its length beyond the end. */
 	assert_int_equal(parse_machine_with(60, 0), -EBADMSG);
 	assert_int_equal(parse_machine_with(71, 0xff), -EBADMSG);

@@ -3,8 +3,11 @@
 #include "cmocka_all.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/arith.h"
 #include "mem/ram.h"
@@ -116,6 +119,83 @@ static void test_bad_sizes(void **state)
 	}
 }
 
+/* ---- memory of another process ---- */
+
+static int make_memfd(uint64_t size, unsigned int seals)
+{
+	int fd = memfd_create("theirs", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, (off_t)size), 0);
+	assert_int_equal(fcntl(fd, F_ADD_SEALS, seals), 0);
+	return fd;
+}
+
+static void refuse(struct ram *ram, int fd, const char *words)
+{
+	struct err err = ERR_INIT;
+
+	assert_true(ram_take_memfd(ram, fd, &err) < 0);
+	assert_non_null(strstr(err.text, words));
+	close(fd);
+}
+
+static void test_takes_memory_over(void **state)
+{
+	struct err err = ERR_INIT;
+	struct ram ours, theirs, own;
+	uint32_t word = 7;
+	int fd;
+
+	make(&ours, 5 * GIB, true);
+	make(&theirs, 5 * GIB, true);
+	make(&own, 5 * GIB, false);
+	/* What it has is what they have, in both regions, whoever writes. */
+	assert_int_equal(mem_write(&theirs, GPA(4096), &word, 4), 0);
+	assert_int_equal(mem_write(&theirs, GPA(4 * GIB), &word, 4), 0);
+	fd = dup(theirs.fd);
+	assert_int_equal(ram_take_memfd(&ours, fd, &err), 0);
+	assert_int_equal(ours.fd, fd);
+	word = 0;
+	assert_int_equal(mem_read(&ours, GPA(4096), &word, 4), 0);
+	assert_int_equal(word, 7);
+	word = 0;
+	assert_int_equal(mem_read(&ours, GPA(4 * GIB), &word, 4), 0);
+	assert_int_equal(word, 7);
+	word = 8;
+	assert_int_equal(mem_write(&ours, GPA(4 * GIB), &word, 4), 0);
+	word = 0;
+	assert_int_equal(mem_read(&theirs, GPA(4 * GIB), &word, 4), 0);
+	assert_int_equal(word, 8);
+	/* Memory that is nobody else's has no file to be replaced. */
+	refuse(&own, dup(theirs.fd), "not shared");
+	ram_fini(&own);
+	ram_fini(&theirs);
+	/* They are gone; it is not. */
+	assert_int_equal(mem_read(&ours, GPA(4 * GIB), &word, 4), 0);
+	assert_int_equal(word, 8);
+	ram_fini(&ours);
+}
+
+static void test_takes_nothing_else(void **state)
+{
+	struct ram ram;
+	uint32_t word = 9;
+
+	make(&ram, 64 * MIB, true);
+	assert_int_equal(mem_write(&ram, GPA(0), &word, 4), 0);
+	refuse(&ram, make_memfd(64 * MIB, F_SEAL_GROW), "not sealed");
+	refuse(&ram, make_memfd(63 * MIB, F_SEAL_SHRINK), "not of the size");
+	refuse(&ram, make_memfd(65 * MIB, F_SEAL_SHRINK), "not of the size");
+	refuse(&ram, open("/dev/zero", O_RDWR), "no memory of a VM");
+	refuse(&ram, open("/proc/self/exe", O_RDONLY), "no memory of a VM");
+	/* It has its own still. */
+	word = 0;
+	assert_int_equal(mem_read(&ram, GPA(0), &word, 4), 0);
+	assert_int_equal(word, 9);
+	ram_fini(&ram);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -124,6 +204,8 @@ int main(void)
 		cmocka_unit_test(test_accessors_refuse_outside),
 		cmocka_unit_test(test_writes_mark_dirty),
 		cmocka_unit_test(test_bad_sizes),
+		cmocka_unit_test(test_takes_memory_over),
+		cmocka_unit_test(test_takes_nothing_else),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

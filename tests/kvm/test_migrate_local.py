@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Migration on one host by handing memory over (test_migrate.py says how the walking
+guest tells that a page is lost, old or from elsewhere)."""
+import json
+import os
+import re
+
+import pytest
+
+from test_migrate import (MIB, Relay, boot, free_port, host, incoming, is_follow_up,  # noqa: F401
+                          is_in_doubt, migrate, refused, runs, unix, vm_args)
+from test_migrate_tls import certs  # noqa: F401
+from test_restore import LONG, passes, wait_for, wait_passes
+
+pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK),
+                                reason="no usable /dev/kvm")
+STEPS = ["MACHINE", "ACCEPT", "MEMORY", "STATE", "READY", "LOADED", "COMMIT", "RUNNING"]
+
+
+def move(host, before, after, *args, **kw):
+    uri = unix(host, after)
+    incoming(host, after, uri, **kw)
+    return json.loads(migrate(host, before, uri, "--mode", "local", *args).stdout)
+
+
+@pytest.mark.parametrize("cpus,page", [(1, "4k,shared=on"), (3, "thp,shared=on")])
+def test_goes_on(host, cpus, page):
+    """From process to process, and nothing of memory is sent."""
+    kw = {"cpus": cpus, "page": page}
+    source = boot(host, **kw)
+    wait_passes(host.dir / "one.log")
+    names = ["one", "two", "three", "four"]
+    for before, after in zip(names, names[1:]):
+        done = move(host, before, after, **kw)
+        assert done["page_bytes"] == done["zero_bytes"] == done["rounds"] == 0
+        assert done["wire_bytes"] < MIB
+        wait_passes(host.dir / f"{after}.log", 3)
+        is_follow_up(host, before, after)
+    assert source.wait(LONG) == 0, host.said(source)
+
+
+def test_both_ways(host):
+    """Its memory is one like any other's: sent from there, and taken from there again."""
+    page = "4k,shared=on"
+    boot(host, page=page)
+    wait_passes(host.dir / "one.log")
+    move(host, "one", "two", page=page)
+    wait_passes(host.dir / "two.log", 2)
+    uri = unix(host, "three")
+    incoming(host, "three", uri, page=page)
+    assert json.loads(migrate(host, "two", uri).stdout)["page_bytes"] >= 24 * MIB
+    wait_passes(host.dir / "three.log", 2)
+    # There is nothing to be compressed, and nothing to say about it.
+    move(host, "three", "four", "--compress", "lz4", page=page)
+    wait_passes(host.dir / "four.log", 3)
+    is_follow_up(host, "three", "four")
+
+
+def test_paused(host):
+    page = "4k,shared=on"
+    boot(host, page=page)
+    wait_passes(host.dir / "one.log")
+    host.ask("one", "pause")
+    move(host, "one", "two", page=page)
+    assert host.state("two") == "Paused"
+    host.ask("two", "resume")
+    wait_passes(host.dir / "two.log", 3)
+    is_follow_up(host, "one", "two")
+
+
+def test_refused(host, certs):
+    """By whom it cannot be: memory that is nobody else's, another kind, a network."""
+    boot(host)
+    uri = unix(host, "two")
+    incoming(host, "two", uri)
+    refused(migrate(host, "one", uri, "--mode", "local", check=False), "shared=on")
+    boot(host, name="three", page="4k,shared=on")
+    uri = unix(host, "four")
+    vm = incoming(host, "four", uri)
+    refused(migrate(host, "three", uri, "--mode", "local", check=False), "not shared")
+    assert vm.wait(LONG) == 1
+    uri = f"tcp:127.0.0.1:{free_port()}"
+    done = migrate(host, "three", uri, "--mode", "local", check=False)
+    assert done.returncode == 2 and "Unix socket" in done.stderr
+    done = migrate(host, "three", unix(host, "x"), "--mode", "local", "--tls", certs.client,
+                   "--tls-hostname", "x", check=False)
+    assert done.returncode == 2 and "without --tls" in done.stderr
+    for name in ("one", "three"):
+        wait_passes(host.dir / f"{name}.log", 3)
+
+
+@pytest.mark.parametrize("who", ["source", "destination", "link"])
+@pytest.mark.parametrize("cut", STEPS)
+def test_cut(host, cut, who):
+    """Right after the message has passed somebody is killed: at most one side runs, and
+    what the other did to the memory they had together is not seen."""
+    page = "4k,shared=on"
+    source = host.start("run", *vm_args(host, "one", page=page))
+    wait_passes(host.dir / "one.log")
+    vm = incoming(host, "two", unix(host, "two"), page=page)
+
+    def act(relay):
+        victim = {"source": source, "destination": vm}.get(who)
+        if victim:
+            victim.kill()
+            victim.wait()
+        relay.hang_up()
+    relay = Relay(f"{host.dir}/relay", unix(host, "two")[5:], cut, act, True)
+    try:
+        done = migrate(host, "one", f"unix:{host.dir}/relay", "--mode", "local", check=False)
+        wait_for("the message", lambda: relay.acted)
+    finally:
+        relay.close()
+    if who != "source" and runs(host, "one", source):
+        assert done.returncode == 1 and not (who == "link" and runs(host, "two", vm))
+        if cut in ("COMMIT", "RUNNING") or is_in_doubt(cut, True, done):
+            assert "may run at" in done.stderr and host.state("one") == "Paused"
+            if who == "destination":
+                host.ask("one", "resume")
+        if host.state("one") == "Running":
+            wait_passes(host.dir / "one.log", 3)
+    if who != "destination" and cut in ("COMMIT", "RUNNING"):
+        wait_passes(host.dir / "two.log", 3)
+        is_follow_up(host, "one", "two")
+    for name in ("one", "two"):
+        passes(host.dir / f"{name}.log")  # none of them found a bad page
+
+
+def test_memory_is_one(host):
+    """While both have it mapped there is one copy of it, and afterwards."""
+    page = "4k,shared=on"
+    boot(host, mib=48, page=page)
+    wait_passes(host.dir / "one.log")
+    move(host, "one", "two", mib=48, page=page)
+    wait_passes(host.dir / "two.log", 2)
+    pid = host.started[-1].pid
+    smaps = open(f"/proc/{pid}/smaps_rollup").read()
+    shmem = int(re.search(r"^Pss_Shmem:\s+(\d+)", smaps, re.M)[1])
+    assert 48 << 10 <= shmem < 64 << 10
