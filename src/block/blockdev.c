@@ -443,6 +443,7 @@ void blockdev_close(struct blockdev *dev)
 	if (dev->fd >= 0)
 		unlock_file(dev);
 	close_fd(&dev->fd);
+	block_track_fini(&dev->track);
 	free(dev->path);
 	free(dev);
 }
@@ -478,6 +479,16 @@ uint32_t blockdev_physical_bytes(const struct blockdev *dev)
 uint32_t blockdev_discard_bytes(const struct blockdev *dev)
 {
 	return dev->discard_bytes;
+}
+
+struct block_track *blockdev_track(struct blockdev *dev)
+{
+	return &dev->track;
+}
+
+const char *blockdev_path(const struct blockdev *dev)
+{
+	return dev->path;
 }
 
 int blockdev_fd(const struct blockdev *dev)

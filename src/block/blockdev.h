@@ -5,7 +5,8 @@
  * host has no io_uring (or forbids it) requests run synchronously instead.
  *
  * Threads: struct blockdev is immutable after opening, but for its lock, which
- * is the control thread's, and shared by all queues.
+ * is the control thread's, and the note of what is written (block/track.h), and
+ * shared by all queues.
  * A struct blockq belongs to one thread, the first that uses it after
  * blockq_new(): submit, wait, complete and free all happen there. Only
  * blockq_cancel() comes from another.
@@ -20,6 +21,7 @@
 #include <sys/uio.h>
 
 #include "base/err.h"
+#include "block/track.h"
 
 struct blockdev;
 struct blockq;
@@ -59,6 +61,10 @@ uint32_t blockdev_block_bytes(const struct blockdev *dev);
 /* Hints for the guest: what the host writes, and frees, in one piece. */
 uint32_t blockdev_physical_bytes(const struct blockdev *dev);
 uint32_t blockdev_discard_bytes(const struct blockdev *dev);
+/* Of all writes through its queues; off until somebody starts it. */
+struct block_track *blockdev_track(struct blockdev *dev);
+/* As it was given. */
+const char *blockdev_path(const struct blockdev *dev);
 /* Stays dev's; its file offset is nobody's. */
 int blockdev_fd(const struct blockdev *dev);
 bool blockdev_readonly(const struct blockdev *dev);

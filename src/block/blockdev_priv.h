@@ -26,6 +26,7 @@ struct blockdev {
 	uint32_t physical_bytes;
 	uint32_t discard_bytes;
 	uint32_t mem_align; /* of buffers, for O_DIRECT; else 1 */
+	struct block_track track;
 };
 
 /* How a request is being carried out; the later ones are fallbacks. */

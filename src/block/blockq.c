@@ -335,6 +335,16 @@ static uint64_t charge_of(struct blockq *q, const struct block_req *req)
 	return lane_of(q, req) == &q->lanes[LANE_DATA] ? req->step : 1;
 }
 
+/* However it ended: some of it may have been done. */
+static void note_written(struct blockq *q, const struct block_req *req)
+{
+	if (req->op == BLOCK_READ || req->op == BLOCK_FLUSH)
+		return;
+	/* Not of one that was refused for being outside. */
+	if (range_ok(req->offset, req->len, q->dev->size))
+		block_track_note(&q->dev->track, req->offset, req->len);
+}
+
 static void finish(struct blockq *q, struct block_req *req, int result)
 {
 	if (q->bounce_owner == req) {
@@ -345,6 +355,7 @@ static void finish(struct blockq *q, struct block_req *req, int result)
 			list_push(&lane_of(q, next)->backlog, next);
 	}
 	q->inflight--;
+	note_written(q, req);
 	req->done(req, result);
 }
 
