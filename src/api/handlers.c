@@ -254,12 +254,14 @@ int api_vm_restore(struct vmm *vmm, void *arg, struct err *err)
 static json_t *migration_reply(const struct migrate_send_result *m)
 {
 	return json_pack(
-		"{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:i, "
-		"s:I, s:I, s:b}",
+		"{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, "
+		"s:i, s:I, s:I, s:b}",
 		"downtime_us", json_int_u64(m->downtime_ns / 1000), "total_us",
 		json_int_u64(m->total_ns / 1000), "page_bytes",
 		json_int_u64(m->page_bytes), "zero_bytes",
-		json_int_u64(m->zero_bytes), "compressed_from_bytes",
+		json_int_u64(m->zero_bytes), "disk_bytes",
+		json_int_u64(m->disk_bytes), "disk_zero_bytes",
+		json_int_u64(m->disk_zero_bytes), "compressed_from_bytes",
 		json_int_u64(m->pack_from_bytes), "compressed_to_bytes",
 		json_int_u64(m->pack_to_bytes), "wire_bytes",
 		json_int_u64(m->wire_bytes), "last_bytes",
@@ -296,7 +298,7 @@ static int migration_request(const struct api_call *call,
 	const char *throttle = json_string_value(
 		json_object_get(body, "throttle"));
 	uint64_t streams = 0, downtime = 0;
-	int pack = PACK_NONE, mode = MIGRATE_PRECOPY;
+	int pack = PACK_NONE, mode = MIGRATE_PRECOPY, disks = 0;
 	int r = number_field(call, "connections", 1, WIRE_MAX_STREAMS, &streams,
 			     err);
 
@@ -320,7 +322,11 @@ static int migration_request(const struct api_call *call,
 	if (!r)
 		r = enum_field(call, "mode", migrate_mode_names,
 			       MIGRATE_NUM_MODES, &mode, err);
+	if (!r)
+		r = enum_field(call, "disks", migrate_disks_names,
+			       MIGRATE_NUM_DISKS, &disks, err);
 	ret->mode = (enum migrate_mode)mode;
+	ret->copies_disks = disks;
 	if (!r && throttle && !hold_back_parse(throttle, &ret->throttle))
 		r = err_set(err, EINVAL,
 			    "throttle %.40s: not off, auto, or a percentage "

@@ -43,6 +43,7 @@ static const struct api_field send_fields[] = {
 	{ "downtime_ms", API_INTEGER, false },
 	{ "bandwidth", API_INTEGER, false },
 	{ "mode", API_STRING, false },
+	{ "disks", API_STRING, false },
 	{ "compress", API_STRING, false },
 	{ "throttle", API_STRING, false },
 	{ "tls", API_STRING, false },

@@ -40,6 +40,7 @@ struct migrate_args {
 	unsigned int streams; /* 0: as many as there are CPUs, to a limit */
 	bool urgent;	      /* with post-copy: one more */
 	bool local;	      /* no memory is sent */
+	bool copies_disks;
 	bool json;
 };
 
@@ -75,6 +76,10 @@ static void help(void)
 	       "  --recover       bring the memory that an interrupted "
 	       "postcopy or hybrid has left\n"
 	       "                  here to the VM, which waits for it at URI\n"
+	       "  --disks shared|copy  shared: the destination reaches their "
+	       "images (default); copy:\n"
+	       "                  into images of its own, of the same sizes, "
+	       "overwriting them\n"
 	       "  --compress none|lz4|zstd  pages, where it makes them smaller "
 	       "(default none)\n"
 	       "  --throttle off|auto|PERCENT  hold vCPUs back that write "
@@ -102,6 +107,7 @@ static const struct option options[] = {
 	{ "downtime", required_argument, NULL, 'd' },
 	{ "bandwidth", required_argument, NULL, 'b' },
 	{ "mode", required_argument, NULL, 'm' },
+	{ "disks", required_argument, NULL, 'i' },
 	{ "compress", required_argument, NULL, 'c' },
 	{ "throttle", required_argument, NULL, 'h' },
 	{ "tls", required_argument, NULL, 't' },
@@ -177,6 +183,18 @@ static int set_mode(struct migrate_args *a, const char *text)
 			 text);
 }
 
+static int set_disks(struct migrate_args *a, const char *text)
+{
+	for (int i = 0; i < MIGRATE_NUM_DISKS; i++) {
+		if (strcmp(text, migrate_disks_names[i]) != 0)
+			continue;
+		a->copies_disks = i;
+		json_object_set_new(a->body, "disks", json_string(text));
+		return CLI_OK;
+	}
+	return cli_usage(&cmd_migrate, "--disks %s: not shared or copy", text);
+}
+
 static int set_throttle(struct migrate_args *a, const char *text)
 {
 	struct hold_back plan;
@@ -205,6 +223,8 @@ static int set_option(struct migrate_args *a, int opt, const char *value)
 		a->urgent = true;
 		json_object_set_new(a->body, "recover", json_true());
 		break;
+	case 'i':
+		return set_disks(a, value);
 	case 'c':
 		return set_compress(a, value);
 	case 'h':
@@ -608,10 +628,14 @@ static int parse(struct migrate_args *a, int argc, char **argv)
 		return cli_usage(&cmd_migrate, "a VM and a URI are needed");
 	if (json_object_get(a->body, "recover") &&
 	    (json_object_get(a->body, "mode") ||
+	     json_object_get(a->body, "disks") ||
 	     json_object_get(a->body, "downtime_ms")))
 		return cli_usage(&cmd_migrate,
 				 "--recover goes on with what was begun: no "
-				 "--mode, no --downtime");
+				 "--mode, --disks or --downtime");
+	if (a->copies_disks && (a->urgent || a->local))
+		return cli_usage(&cmd_migrate,
+				 "--disks copy: in --mode precopy only");
 	a->vm = argv[optind];
 	a->uri_text = argv[optind + 1];
 	if (migrate_uri_parse(&a->uri, a->uri_text, &err))

@@ -133,7 +133,11 @@ static int source_extent(void *ctx, struct gpa gpa, uint64_t len,
 
 static int send_request(struct follow *f, uint64_t gpa)
 {
-	const struct wire_data_header h = { WIRE_REQUEST, gpa, PAGE_4K, 0 };
+	const struct wire_data_header h = {
+		.type = WIRE_REQUEST,
+		.gpa = gpa,
+		.len = PAGE_4K,
+	};
 	uint8_t out[WIRE_DATA_BYTES];
 	struct iovec iov = { out, sizeof(out) };
 

@@ -14,6 +14,11 @@
  * What never comes is zero and stays unpopulated, unless the VM is one whose
  * memory is populated: then it is, at the end of the first round, while the
  * guest still runs at the source.
+ *
+ * Of disks each stream writes what it gets to the images, and makes that
+ * durable every now and then and at the end of each round: so it takes no more
+ * than the disks do, and there is little to wait for while the guest stands
+ * still. Nobody tells the source how far that is.
  */
 #include "migrate/land.h"
 
@@ -21,6 +26,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/arith.h"
 #include "base/cleanup.h"
@@ -29,9 +35,11 @@
 #include "mem/hostmem_guard.h"
 #include "mem/host_fill.h"
 #include "mem/populate.h"
+#include "migrate/disk_unit.h"
 #include "migrate/pack.h"
 
 #define BUFFER_BYTES (256u << 10)
+#define SYNC_BYTES   (16 * MIB) /* of an image, are written without a sync */
 
 struct unit {
 	uint64_t gpa, len;
@@ -54,6 +62,10 @@ struct stream {
 	/* Compressed pages; NULL: there are none. */
 	uint8_t *packed;
 	struct unpacker *unpacker;
+	/* With disks; and those that were written in this round. */
+	struct disk_unit disk;
+	bool written[VM_MAX_DEVICES];
+	uint64_t unsynced[VM_MAX_DEVICES]; /* bytes of these */
 	struct vm_landed landed;
 };
 
@@ -68,6 +80,7 @@ struct land {
 	_Atomic bool stop;
 	_Atomic uint64_t moved_ns; /* when something came, on any stream */
 	_Atomic bool is_awaited;   /* and for that the source has patience_ns */
+	_Atomic unsigned int syncing; /* streams that wait for a disk */
 	struct port *ports;
 	unsigned int num_ports;
 
@@ -103,7 +116,8 @@ static void check_silence(struct land *l)
 	/* In this order: what comes in between is no silence. */
 	uint64_t moved = atomic_load(&l->moved_ns), now = clock_now_ns();
 
-	if (!atomic_load(&l->is_awaited) || now - moved <= l->cfg.patience_ns)
+	if (!atomic_load(&l->is_awaited) || atomic_load(&l->syncing) ||
+	    now - moved <= l->cfg.patience_ns)
 		return;
 	fail(l, err_set(&err, ETIMEDOUT, "the source says nothing any more"),
 	     &err);
@@ -284,11 +298,40 @@ static int populate_rest(struct stream *s, struct err *err)
 	return r;
 }
 
-static int end_round(struct stream *s, struct err *err)
+/* ---- disks ---- */
+
+static int sync_disk(struct stream *s, unsigned int i, struct err *err)
+{
+	const struct blockdev *dev = s->land->cfg.disks.list[i];
+	int r;
+
+	/* As long as that takes it is not the source that is silent. */
+	atomic_fetch_add(&s->land->syncing, 1);
+	r = fdatasync(blockdev_fd(dev)) ? errno : 0;
+	has_moved(s->land);
+	atomic_fetch_sub(&s->land->syncing, 1);
+	s->written[i] = false;
+	s->unsynced[i] = 0;
+	return r ? err_errno(err, r, "disk %s: fdatasync", blockdev_path(dev))
+		 : 0;
+}
+
+static int sync_disks(struct stream *s, struct err *err)
 {
 	int r = 0;
 
-	if (s->wire.rounds == 1 && s->land->cfg.landing.fills_host)
+	for (unsigned int i = 0; !r && i < s->land->cfg.disks.num; i++) {
+		if (s->written[i])
+			r = sync_disk(s, i, err);
+	}
+	return r;
+}
+
+static int end_round(struct stream *s, struct err *err)
+{
+	int r = sync_disks(s, err);
+
+	if (!r && s->wire.rounds == 1 && s->land->cfg.landing.fills_host)
 		r = populate_rest(s, err);
 	for (size_t i = 0; !r && i < s->num_units; i++)
 		r = map_unit(s, &s->units[i], err);
@@ -384,6 +427,24 @@ static void put_zero(struct stream *s, const struct wire_data_header *h)
 	s->landed.zero_bytes += h->len;
 }
 
+static int put_disk(struct stream *s, const struct wire_data_header *h,
+		    struct err *err)
+{
+	const struct blockdev *dev = s->land->cfg.disks.list[h->disk];
+	bool data = h->type == WIRE_DISK;
+	int r = data ? read_bytes(s, s->disk.buffer, h->len) : 0;
+
+	if (r)
+		return explain(s, r, err);
+	s->written[h->disk] = true;
+	s->landed.disk_bytes += data ? h->len : 0;
+	s->unsynced[h->disk] += data ? h->len : 0;
+	r = disk_unit_write(&s->disk, dev, h->gpa, h->len, data, err);
+	return r || s->unsynced[h->disk] < SYNC_BYTES
+		       ? r
+		       : sync_disk(s, h->disk, err);
+}
+
 static int take_message(struct stream *s, const struct wire_data_header *h,
 			struct err *err)
 {
@@ -396,6 +457,9 @@ static int take_message(struct stream *s, const struct wire_data_header *h,
 	case WIRE_ZERO:
 		put_zero(s, h);
 		return 0;
+	case WIRE_DISK:
+	case WIRE_DISK_ZERO:
+		return put_disk(s, h, err);
 	case WIRE_UNIT:
 		return map_unit(s, find_unit(s, h->gpa), err);
 	case WIRE_ROUND:
@@ -440,6 +504,9 @@ static void *stream_main(void *arg)
 static const struct thread_call land_calls[] = {
 	CALL(recvfrom),
 	RARE("the network is slower than memory", poll),
+	RARE("disks come, too", pwrite64),
+	RARE("disks come, too", fallocate),
+	RARE("disks come, too", fdatasync),
 };
 
 const struct thread_class migrate_land_thread_class = {
@@ -478,10 +545,16 @@ static int prepare_stream(struct land *l, unsigned int i)
 	s->link.ctx = l;
 	s->port = l->num_ports ? i % l->num_ports : 0;
 	s->buffer = malloc(BUFFER_BYTES);
+	s->wire.num_disks = l->cfg.disks.num;
+	for (unsigned int k = 0; k < l->cfg.disks.num; k++)
+		s->wire.disk_bytes[k] = blockdev_size(l->cfg.disks.list[k]);
 	s->wire.features = l->cfg.features;
 	if (!s->buffer)
 		return -ENOMEM;
-	r = s->wire.features & WIRE_FEATURES_PACKED ? prepare_unpacking(s) : 0;
+	r = (s->wire.features & WIRE_FEATURES_PACKED) ? prepare_unpacking(s)
+						      : 0;
+	if (!r && l->cfg.disks.num)
+		r = disk_unit_init(&s->disk);
 	return r ? r : make_units(s);
 }
 
@@ -572,6 +645,7 @@ int land_finish(struct land *l, struct vm_landed *ret, struct err *err)
 
 		ret->page_bytes += s->landed.page_bytes;
 		ret->zero_bytes += s->landed.zero_bytes;
+		ret->disk_bytes += s->landed.disk_bytes;
 		ret->second_stage_bytes += s->landed.second_stage_bytes;
 		if (i && s->wire.rounds != ret->rounds)
 			return err_set(err, EBADMSG,
@@ -592,6 +666,7 @@ void land_free(struct land *l)
 	for (unsigned int i = 0; i < l->cfg.num; i++) {
 		free(l->streams[i].buffer);
 		free(l->streams[i].packed);
+		disk_unit_fini(&l->streams[i].disk);
 		unpacker_free(l->streams[i].unpacker);
 		free(l->streams[i].units);
 	}

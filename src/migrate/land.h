@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Memory on its way in: a thread for each data stream puts what it reads where
- * it belongs, and maps it in the second stage ahead of the guest.
+ * Memory on its way in, and disks: a thread for each data stream puts what it
+ * reads where it belongs, and maps memory in the second stage ahead of the
+ * guest. What of disks has landed when land_finish() returns is durable.
  */
 #ifndef QUIRE_MIGRATE_LAND_H
 #define QUIRE_MIGRATE_LAND_H
 
 #include "base/thread_class.h"
+#include "migrate/disks.h"
 #include "migrate/link.h"
 #include "vm/vmm.h"
 
@@ -16,6 +18,7 @@ struct land;
 
 struct land_config {
 	struct vmm_landing landing;
+	struct migrate_disks disks; /* as the source numbers them */
 	const int *fds;		/* in the order of streams; stay the caller's */
 	struct tls *const *tls; /* of fds, each may be NULL; NULL: none */
 	unsigned int num;

@@ -98,7 +98,7 @@ static void fail(struct push *p, int error, const struct err *err)
 static void put_header(struct pusher *s, enum wire_data type, uint64_t gpa,
 		       uint64_t len, uint32_t packed)
 {
-	const struct wire_data_header h = { type, gpa, len, packed };
+	const struct wire_data_header h = { type, gpa, len, packed, 0 };
 	uint8_t *out = s->headers[s->num_headers++];
 
 	wire_put_data(out, &h);

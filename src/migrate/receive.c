@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "mem/populate.h"
+#include "migrate/disks.h"
 #include "migrate/follow.h"
 #include "migrate/greet.h"
 #include "migrate/handed.h"
@@ -38,6 +39,7 @@ struct receive {
 	struct link control;
 	struct wire_machine theirs;
 	struct vmm_landing landing;
+	struct migrate_disks disks; /* as the source numbers them */
 	struct land *land;
 	struct pager *pager;
 	struct follow *follow; /* with post-copy; NULL: not yet */
@@ -80,6 +82,11 @@ static bool is_given_up(void *ctx)
 static bool follows(const struct receive *r)
 {
 	return r->theirs.features & WIRE_FEATURE_POSTCOPY;
+}
+
+static bool copies_disks(const struct receive *r)
+{
+	return r->theirs.features & WIRE_FEATURE_DISKS;
 }
 
 static unsigned int place_of(const struct wire_preface *p)
@@ -190,15 +197,22 @@ static int begin(struct vmm *v, void *arg, struct err *err)
 {
 	struct receive *r = arg;
 	struct wire_machine ours;
+	struct migrate_disks all;
 	int n;
 
 	r->landing.follows = follows(r);
+	r->landing.writes_disks = copies_disks(r);
 	n = vmm_receive_begin(v, &r->landing, err);
 	r->begun = !n;
 	if (n)
 		return n;
 	migrate_shape(r->landing.machine, &ours);
-	return wire_machine_compare(&r->theirs, &ours, err);
+	n = wire_machine_compare(&r->theirs, &ours, err);
+	if (n || !copies_disks(r))
+		return n;
+	migrate_disks_of(r->landing.machine, &all);
+	migrate_disks_arrange(&all, &ours, &r->theirs, &r->disks);
+	return 0;
 }
 
 struct loading {
@@ -242,6 +256,7 @@ static int start_landing(struct receive *r, struct err *err)
 {
 	const struct land_config cfg = {
 		.landing = r->landing,
+		.disks = r->disks,
 		.fds = r->fds + 1,
 		.tls = r->tls + 1,
 		.num = r->preface.num_streams,
@@ -265,14 +280,15 @@ static int get_ready(struct receive *r, struct wire_ready *ret, struct err *err)
 static int check_total(const struct vm_landed *landed,
 		       const struct wire_ready *ready, struct err *err)
 {
-	if (landed->rounds == ready->rounds &&
-	    landed->page_bytes == ready->page_bytes)
+	uint64_t came = landed->page_bytes + landed->disk_bytes;
+
+	if (landed->rounds == ready->rounds && came == ready->page_bytes)
 		return 0;
 	return err_set(err, EBADMSG,
 		       "READY: %llu bytes in %llu rounds, %llu in %llu came",
 		       (unsigned long long)ready->page_bytes,
 		       (unsigned long long)ready->rounds,
-		       (unsigned long long)landed->page_bytes,
+		       (unsigned long long)came,
 		       (unsigned long long)landed->rounds);
 }
 
@@ -481,6 +497,9 @@ static int give_up(struct receive *r, int n, struct err *err)
 	n = find_cause(r, n, err);
 	if (n != -ECONNABORTED && r->control.fd >= 0)
 		link_put_failure(&r->control, WIRE_FAILED, err);
+	if (r->land && r->disks.num)
+		err_append(err, "what the images of the VM's disks have here "
+				"now is good for nothing");
 	land_free(take_ptr(r->land));
 	if (r->follow)
 		follow_disconnect(r->follow);

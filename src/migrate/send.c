@@ -57,7 +57,8 @@ static uint64_t bytes_waiting(const struct send *s)
 
 	if (s->begun)
 		dirty_stats_read(s->machine->memory.dirty, &stats);
-	return stats.pages_waiting * PAGE_4K;
+	return stats.pages_waiting * PAGE_4K +
+	       (s->tracks ? migrate_disks_dirty(&s->disks) : 0);
 }
 
 static uint64_t bytes_pending(const struct send *s, const struct push_count *c)
@@ -336,6 +337,9 @@ static int look_at(struct vmm *v, void *arg, struct err *err)
 		s->shape.features = send_pack_features(s) |
 				    (send_follows(s) ? WIRE_FEATURE_POSTCOPY
 						     : 0);
+	/* None that is written: nothing has to go along. */
+	if (s->req->copies_disks && s->shape.num_disks)
+		s->shape.features |= WIRE_FEATURE_DISKS;
 	if (!r && is_local(s) && m->memory.ram.fd < 0)
 		r = err_set(err, ENOTSUP,
 			    "memory that is not shared cannot be handed over "
@@ -352,6 +356,25 @@ static int begin(struct vmm *v, void *arg, struct err *err)
 			      s->req->mode == MIGRATE_PRECOPY ||
 				      s->req->mode == MIGRATE_HYBRID,
 			      &s->machine, err);
+}
+
+static int track_disks(struct vmm *v, void *arg, struct err *err)
+{
+	struct send *s = arg;
+	int r;
+
+	migrate_disks_of(s->machine, &s->disks);
+	r = migrate_disks_track(s->machine, &s->disks, err);
+	s->tracks = !r;
+	return r;
+}
+
+/* Before the machine is let go. */
+static void untrack_disks(struct send *s)
+{
+	if (s->tracks)
+		migrate_disks_untrack(&s->disks);
+	s->tracks = false;
 }
 
 static int stop(struct vmm *v, void *arg, struct err *err)
@@ -424,6 +447,7 @@ static int start_pages(struct send *s, struct err *err)
 		.ram = &s->machine->memory.ram,
 		.dirty = s->machine->memory.dirty,
 		.hints = s->machine->memory.hints,
+		.disks = s->disks,
 		.fds = s->fds + 1,
 		.tls = s->tls + 1,
 		.num = s->num_streams,
@@ -497,6 +521,8 @@ static int send_beforehand(struct send *s, struct err *err)
 	int r = vmm_call(s->vmm, begin, s, err);
 
 	s->begun = !r;
+	if (!r && s->shape.features & WIRE_FEATURE_DISKS)
+		r = vmm_call(s->vmm, track_disks, s, err);
 	if (!r)
 		r = start_pages(s, err);
 	if (!r)
@@ -530,7 +556,7 @@ static int send_ready(struct send *s, struct err *err)
 	uint8_t payload[WIRE_READY_BYTES];
 
 	send_pages_read(s->pages, &s->count);
-	ready.page_bytes = s->count.page_bytes;
+	ready.page_bytes = s->count.page_bytes + s->count.disk_bytes;
 	wire_put_ready(payload, &ready);
 	return link_put(&s->control, WIRE_READY, payload, sizeof(payload), err);
 }
@@ -626,6 +652,7 @@ static int give_up(struct send *s, int r, struct err *err)
 		link_put_failure(&s->control, WIRE_ABORT, err);
 	push_free(take_ptr(s->push));
 	send_pages_free(take_ptr(s->pages));
+	untrack_disks(s);
 	send_throttle_end(&s->throttle);
 	send_close_all(s);
 	reclaim_disks(s);
@@ -649,6 +676,7 @@ static int hand_over(struct send *s, struct err *err)
 	if (r == -ECONNABORTED)
 		return give_up(s, r, err);
 	send_pages_free(take_ptr(s->pages));
+	untrack_disks(s);
 	if (!r && send_follows(s))
 		return send_rest_after(s, err);
 	push_free(take_ptr(s->push));
@@ -666,10 +694,28 @@ static int hand_over(struct send *s, struct err *err)
 	return -EREMOTEIO;
 }
 
+const char *const migrate_disks_names[MIGRATE_NUM_DISKS] = {
+	"shared",
+	"copy",
+};
+
+static int check_request(const struct migrate_send_request *req,
+			 struct err *err)
+{
+	if (req->copies_disks && req->mode != MIGRATE_PRECOPY)
+		return err_set(err, EINVAL,
+			       "disks are copied in mode precopy only, not "
+			       "%s: they are there before their VM",
+			       migrate_mode_names[req->mode]);
+	return 0;
+}
+
 static int migrate(struct send *s, struct err *err)
 {
-	int r = send_open_all(s, err);
+	int r = check_request(s->req, err);
 
+	if (!r)
+		r = send_open_all(s, err);
 	if (!r)
 		r = vmm_call(s->vmm, look_at, s, err);
 	if (!r)
@@ -687,6 +733,8 @@ static int migrate(struct send *s, struct err *err)
 	send_pages_read(s->pages, &s->count);
 	s->result->page_bytes = s->count.page_bytes;
 	s->result->zero_bytes = s->count.zero_bytes;
+	s->result->disk_bytes = s->count.disk_bytes;
+	s->result->disk_zero_bytes = s->count.disk_zero_bytes;
 	s->result->wire_bytes = s->count.wire_bytes;
 	s->result->pack_from_bytes = s->count.pack_from_bytes;
 	s->result->pack_to_bytes = s->count.pack_to_bytes;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Send the VM of this process to another (docs/migration-protocol.md): its
- * memory while it runs, in rounds, until what is left can be sent within the
- * downtime that is allowed; then the rest, and the VM itself.
+ * memory, and if asked its disks, while it runs, in rounds, until what is left
+ * can be sent within the downtime that is allowed; then the rest, and the VM
+ * itself.
  */
 #ifndef QUIRE_MIGRATE_SEND_H
 #define QUIRE_MIGRATE_SEND_H
@@ -31,8 +32,14 @@ enum migrate_mode {
 /* "precopy", "postcopy", "hybrid", "local" */
 extern const char *const migrate_mode_names[MIGRATE_NUM_MODES];
 
+/* "shared", "copy": migrate_send_request.copies_disks */
+#define MIGRATE_NUM_DISKS 2
+extern const char *const migrate_disks_names[MIGRATE_NUM_DISKS];
+
 struct migrate_send_request {
 	enum migrate_mode mode;
+	/* The images of its disks are not where it goes: precopy only. */
+	bool copies_disks;
 	/*
 	 * Where who asks hands over the connections (migrate/handed.h), or
 	 * NULL: uri is connected to from here.
@@ -57,6 +64,7 @@ struct migrate_send_result {
 	uint64_t total_ns;
 	uint64_t downtime_ns; /* until the destination said that it runs */
 	uint64_t page_bytes, zero_bytes, wire_bytes;
+	uint64_t disk_bytes, disk_zero_bytes; /* of disks that went along */
 	/* Of pages that were compressed: before, and on the wire. */
 	uint64_t pack_from_bytes, pack_to_bytes;
 	uint64_t last_bytes; /* of wire_bytes, while the guest stood still */

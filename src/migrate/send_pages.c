@@ -15,6 +15,10 @@
  * destination begins with nothing else, nor is what the guest does not need
  * (mem/hints.h). Later a page that is dirty was written,
  * and is there.
+ *
+ * Images of disks come before memory in each round, in pieces of as many
+ * clusters, by the same rule: what was written after its bit was taken is dirty
+ * again. Holes and zeroes are told, for nobody knows what is there.
  */
 #include "migrate/send_pages.h"
 
@@ -30,18 +34,22 @@
 #include "base/thread.h"
 #include "base/zero.h"
 #include "mem/pagemap_scan.h"
+#include "migrate/disk_unit.h"
 #include "snapshot/unit_pages.h"
 
-#define PIECE_PAGES 16384u
-#define NUM_PIECES  4u
-#define TICK_NS	    (50 * NSEC_PER_MSEC)
-#define PACK_BYTES  (256u << 10)	/* are compressed together */
-#define SIGN_NS	    (15 * NSEC_PER_SEC) /* of life, where a rate is kept */
-#define MAX_IOV	    1024u /* what the kernel takes at once: UIO_MAXIOV */
+#define PIECE_PAGES    16384u
+#define NUM_PIECES     4u
+#define PIECE_CLUSTERS 1024u /* the same 64 MiB */
+#define CLUSTER_PAGES  (WIRE_CLUSTER_BYTES / PAGE_4K)
+#define TICK_NS	       (50 * NSEC_PER_MSEC)
+#define PACK_BYTES     (256u << 10)	   /* are compressed together */
+#define SIGN_NS	       (15 * NSEC_PER_SEC) /* of life, where a rate is kept */
+#define MAX_IOV	       1024u /* what the kernel takes at once: UIO_MAXIOV */
 
 struct piece {
-	unsigned int region;
-	uint64_t first, num; /* pages in the region */
+	bool of_disk;
+	unsigned int region; /* or which disk */
+	uint64_t first, num; /* pages in the region, or clusters */
 	uint64_t bits[PIECE_PAGES / 64];
 };
 
@@ -56,6 +64,8 @@ struct sender {
 	uint64_t done, rounds; /* under the lock */
 	uint64_t paced_bytes;  /* of wire_bytes, out of the budget */
 	_Atomic uint64_t page_bytes, zero_bytes, unused_bytes, wire_bytes;
+	_Atomic uint64_t disk_bytes, disk_zero_bytes;
+	struct disk_unit disk; /* with disks */
 
 	/* The unit that is being sent. */
 	uint8_t headers[WIRE_UNIT_PAGES + 1][WIRE_DATA_BYTES];
@@ -74,7 +84,8 @@ struct send_pages {
 	struct send_pages_config cfg;
 	unsigned int num_started;
 	_Atomic bool stop, last;
-	_Atomic uint64_t in_hand; /* pages taken out of the log, not yet sent */
+	/* Pages, and of disks so many, taken out of the log, not yet sent. */
+	_Atomic uint64_t in_hand;
 
 	pthread_mutex_t lock; /* all below */
 	pthread_cond_t changed;
@@ -116,20 +127,22 @@ static void deadline_at(struct timespec *ret, uint64_t ns)
 
 /* ---- a unit ---- */
 
-static void put_packed_header(struct sender *s, enum wire_data type,
-			      uint64_t gpa, uint64_t len, uint32_t packed)
+static void put_any_header(struct sender *s, const struct wire_data_header *h)
 {
-	const struct wire_data_header h = { type, gpa, len, packed };
 	uint8_t *out = s->headers[s->num_headers++];
 
-	wire_put_data(out, &h);
+	wire_put_data(out, h);
 	s->iov[s->num_iov++] = (struct iovec){ out, WIRE_DATA_BYTES };
 }
 
 static void put_header(struct sender *s, enum wire_data type, uint64_t gpa,
 		       uint64_t len)
 {
-	put_packed_header(s, type, gpa, len, 0);
+	const struct wire_data_header h = { .type = type,
+					    .gpa = gpa,
+					    .len = len };
+
+	put_any_header(s, &h);
 }
 
 static int flush(struct sender *s, struct err *err)
@@ -145,7 +158,7 @@ static int flush(struct sender *s, struct err *err)
 	atomic_fetch_add(&s->wire_bytes, bytes);
 	if (r == -EPIPE)
 		return err_set(err, EPIPE, "the other side is gone");
-	return r ? err_errno(err, -r, "sending memory") : 0;
+	return r ? err_errno(err, -r, "sending memory and disks") : 0;
 }
 
 /*
@@ -155,6 +168,12 @@ static int flush(struct sender *s, struct err *err)
 static bool put_packed(struct sender *s, uint64_t gpa, const char *from,
 		       size_t len)
 {
+	struct wire_data_header h = {
+		.type = s->p->cfg.pack == PACK_LZ4 ? WIRE_PAGES_LZ4
+						   : WIRE_PAGES_ZSTD,
+		.gpa = gpa,
+		.len = len,
+	};
 	uint8_t *to = s->packed + s->packed_len;
 	size_t n;
 
@@ -163,10 +182,8 @@ static bool put_packed(struct sender *s, uint64_t gpa, const char *from,
 	if (!n)
 		return false;
 	s->packed_len += n;
-	put_packed_header(s,
-			  s->p->cfg.pack == PACK_LZ4 ? WIRE_PAGES_LZ4
-						     : WIRE_PAGES_ZSTD,
-			  gpa, len, (uint32_t)n);
+	h.packed = (uint32_t)n;
+	put_any_header(s, &h);
 	s->iov[s->num_iov++] = (struct iovec){ to, n };
 	atomic_fetch_add(&s->pack_from, len);
 	atomic_fetch_add(&s->pack_to, n);
@@ -318,6 +335,25 @@ static int send_mark(struct sender *s, enum wire_data type, uint64_t gpa,
 	return flush(s, err);
 }
 
+/* Of life: any unit of the stream's. There is none where memory is tiny. */
+static int send_sign(struct sender *s, struct err *err)
+{
+	const struct ram *ram = s->p->cfg.ram;
+
+	for (unsigned int i = 0; i < ram->num_regions; i++) {
+		const struct ram_region *r = &ram->regions[i];
+		uint64_t end = r->base.v + r->size, at = r->base.v;
+
+		while (at < end &&
+		       wire_stream_of(at, s->p->cfg.num) != s->index)
+			at += WIRE_UNIT_BYTES;
+		if (at < end)
+			return send_mark(s, WIRE_UNIT, at,
+					 MIN(end - at, WIRE_UNIT_BYTES), err);
+	}
+	return 0;
+}
+
 /* Until then, or it is not to wait any more. True: it was long enough. */
 static bool wait_until(struct send_pages *p, uint64_t ns)
 {
@@ -357,8 +393,7 @@ static uint64_t spend(struct sender *s)
  * Ahead of the rate that was asked for: wait, but not for longer than that, nor
  * silently for so long that the destination takes us for dead.
  */
-static int keep_pace(struct sender *s, const struct mem_range *unit,
-		     struct err *err)
+static int keep_pace(struct sender *s, struct err *err)
 {
 	struct send_pages *p = s->p;
 	uint64_t until, now;
@@ -371,8 +406,7 @@ static int keep_pace(struct sender *s, const struct mem_range *unit,
 		if (!wait_until(p, MIN(until, now + SIGN_NS)))
 			return 0;
 		if (until > now + SIGN_NS)
-			r = send_mark(s, WIRE_UNIT, unit->start, unit->len,
-				      err);
+			r = send_sign(s, err);
 	}
 	return r;
 }
@@ -410,9 +444,62 @@ static int send_piece(struct sender *s, const struct piece *piece, bool first,
 			r = send_unit(s, &where, bits, first, err);
 			atomic_fetch_sub(&s->p->in_hand, pages);
 			if (!r)
-				r = keep_pace(s, &where, err);
+				r = keep_pace(s, err);
 		}
 		bits += words;
+	}
+	return r;
+}
+
+/* ---- a piece of an image ---- */
+
+static int send_disk_unit(struct sender *s, unsigned int disk, uint64_t start,
+			  uint32_t bits, struct err *err)
+{
+	const struct blockdev *dev = s->p->cfg.disks.list[disk];
+	int r = disk_unit_read(&s->disk, dev, start, bits, err);
+
+	if (r)
+		return r;
+	s->num_iov = s->num_headers = 0;
+	for (unsigned int i = 0; i < s->disk.num_runs; i++) {
+		const struct disk_run *run = &s->disk.runs[i];
+		const struct wire_data_header h = {
+			.type = run->data ? WIRE_DISK : WIRE_DISK_ZERO,
+			.gpa = run->offset,
+			.len = run->len,
+			.disk = disk,
+		};
+
+		atomic_fetch_add(run->data ? &s->disk_bytes
+					   : &s->disk_zero_bytes,
+				 run->len);
+		put_any_header(s, &h);
+		if (run->data)
+			s->iov[s->num_iov++] =
+				(struct iovec){ (char *)run->data, run->len };
+	}
+	return flush(s, err);
+}
+
+static int send_disk_piece(struct sender *s, const struct piece *piece,
+			   struct err *err)
+{
+	int r = 0;
+
+	disk_unit_forget(&s->disk);
+	for (uint64_t i = 0; !r && i < piece->num; i += DISK_UNIT_CLUSTERS) {
+		uint64_t at = (piece->first + i) * WIRE_CLUSTER_BYTES;
+		uint32_t bits = (uint32_t)(piece->bits[i / 64] >> (i % 64));
+
+		if (!bits || wire_stream_of(at, s->p->cfg.num) != s->index)
+			continue;
+		r = send_disk_unit(s, piece->region, at, bits, err);
+		atomic_fetch_sub(&s->p->in_hand,
+				 (uint64_t)__builtin_popcount(bits) *
+					 CLUSTER_PAGES);
+		if (!r)
+			r = keep_pace(s, err);
 	}
 	return r;
 }
@@ -455,12 +542,13 @@ static void count_done(struct sender *s, uint64_t *what)
 static int do_work(struct sender *s, enum work work, struct err *err)
 {
 	struct send_pages *p = s->p;
+	const struct piece *piece = &p->pieces[s->done % NUM_PIECES];
 	int r;
 
 	switch (work) {
 	case WORK_PIECE:
-		r = send_piece(s, &p->pieces[s->done % NUM_PIECES],
-			       s->rounds == 0, err);
+		r = piece->of_disk ? send_disk_piece(s, piece, err)
+				   : send_piece(s, piece, s->rounds == 0, err);
 		count_done(s, &s->done);
 		return r;
 	case WORK_ROUND:
@@ -469,7 +557,9 @@ static int do_work(struct sender *s, enum work work, struct err *err)
 		return r;
 	case WORK_END:
 		return send_mark(s, WIRE_END, s->rounds,
-				 atomic_load(&s->page_bytes), err);
+				 atomic_load(&s->page_bytes) +
+					 atomic_load(&s->disk_bytes),
+				 err);
 	case WORK_STOP:
 		break;
 	}
@@ -497,7 +587,7 @@ static const struct thread_call send_calls[] = {
 	CALL_IOCTL(PAGEMAP_SCAN_IOCTL),
 	RARE("the network is slower than memory", poll),
 	CALL(pread64),
-	RARE("shared=on, or memory mapped from a snapshot", lseek),
+	RARE("shared=on, memory mapped from a snapshot, or disks", lseek),
 };
 
 static const struct thread_call prepare_calls[] = {
@@ -528,6 +618,8 @@ static int prepare(void *arg)
 	struct sender *s = arg;
 	int r = s->p->cfg.pack == PACK_NONE ? 0 : prepare_packing(s);
 
+	if (!r && s->p->cfg.disks.num)
+		r = disk_unit_init(&s->disk);
 	return r ? r : unit_pages_init(&s->pages, s->p->cfg.ram, NULL, NULL);
 }
 
@@ -642,18 +734,26 @@ static void publish(struct send_pages *p)
 	pthread_mutex_unlock(&p->lock);
 }
 
+/* A piece that all are done with. */
+static int free_piece(struct send_pages *p, struct piece **ret, struct err *err)
+{
+	*ret = &p->pieces[p->taken % NUM_PIECES];
+	return p->taken < NUM_PIECES
+		       ? 0
+		       : wait_for(p, p->taken - NUM_PIECES + 1, 0, err);
+}
+
 static int take_piece(struct send_pages *p, unsigned int region, uint64_t first,
 		      struct err *err)
 {
 	const struct ram_region *r = &p->cfg.ram->regions[region];
-	struct piece *piece = &p->pieces[p->taken % NUM_PIECES];
+	struct piece *piece;
 	int64_t n;
-	int error = p->taken < NUM_PIECES
-			    ? 0
-			    : wait_for(p, p->taken - NUM_PIECES + 1, 0, err);
+	int error = free_piece(p, &piece, err);
 
 	if (error)
 		return error;
+	piece->of_disk = false;
 	piece->region = region;
 	piece->first = first;
 	piece->num = MIN(ram_region_pages(r) - first, (uint64_t)PIECE_PAGES);
@@ -668,12 +768,54 @@ static int take_piece(struct send_pages *p, unsigned int region, uint64_t first,
 	return 0;
 }
 
+static int take_disk_piece(struct send_pages *p, unsigned int disk,
+			   uint64_t first, uint64_t num, struct err *err)
+{
+	struct piece *piece;
+	uint64_t n;
+	int r = free_piece(p, &piece, err);
+
+	if (r)
+		return r;
+	piece->of_disk = true;
+	piece->region = disk;
+	piece->first = first;
+	piece->num = num;
+	memset(piece->bits, 0, PIECE_CLUSTERS / 8);
+	n = block_track_take(blockdev_track(p->cfg.disks.list[disk]), first,
+			     num, piece->bits);
+	atomic_fetch_add(&p->in_hand, n * CLUSTER_PAGES);
+	if (n)
+		publish(p);
+	return 0;
+}
+
+static int take_disks(struct send_pages *p, struct err *err)
+{
+	int r = 0;
+
+	for (unsigned int i = 0; !r && i < p->cfg.disks.num; i++) {
+		uint64_t size = blockdev_size(p->cfg.disks.list[i]), num;
+
+		num = div_round_up(size, WIRE_CLUSTER_BYTES);
+		for (uint64_t at = 0; !r && at < num; at += PIECE_CLUSTERS) {
+			r = take_disk_piece(
+				p, i, at,
+				MIN(num - at, (uint64_t)PIECE_CLUSTERS), err);
+			if (!r)
+				r = p->cfg.tick(p->cfg.ctx, err);
+		}
+	}
+	return r;
+}
+
 int send_pages_round(struct send_pages *p, bool last, struct err *err)
 {
 	const struct ram *ram = p->cfg.ram;
-	int r = 0;
+	int r;
 
 	atomic_store(&p->last, last);
+	r = take_disks(p, err);
 	for (unsigned int i = 0; !r && i < ram->num_regions; i++) {
 		uint64_t num = ram_region_pages(&ram->regions[i]);
 
@@ -716,6 +858,7 @@ int send_pages_end(struct send_pages *p, struct err *err)
 static void free_sender(struct sender *s)
 {
 	unit_pages_fini(&s->pages);
+	disk_unit_fini(&s->disk);
 	packer_free(s->packer);
 	free(s->copy);
 	free(s->packed);
@@ -752,6 +895,8 @@ void send_pages_read(struct send_pages *p, struct send_pages_count *ret)
 
 		ret->page_bytes += atomic_load(&s->page_bytes);
 		ret->zero_bytes += atomic_load(&s->zero_bytes);
+		ret->disk_bytes += atomic_load(&s->disk_bytes);
+		ret->disk_zero_bytes += atomic_load(&s->disk_zero_bytes);
 		ret->unused_bytes += atomic_load(&s->unused_bytes);
 		ret->wire_bytes += atomic_load(&s->wire_bytes);
 		ret->pack_from_bytes += atomic_load(&s->pack_from);

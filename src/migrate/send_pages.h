@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Memory on its way out: the caller takes what was written out of the log, a
- * thread for each data stream sends it.
+ * Memory on its way out, and disks: the caller takes what was written out of
+ *the log, a thread for each data stream sends it.
  *
  *	start -> round* -> end or stop
  *
@@ -14,6 +14,7 @@
 #include "base/thread_class.h"
 #include "mem/dirty.h"
 #include "mem/hints.h"
+#include "migrate/disks.h"
 #include "migrate/link.h"
 #include "migrate/pack.h"
 
@@ -25,6 +26,7 @@ struct send_pages_config {
 	const struct ram *ram;
 	struct dirty_tracker *dirty;   /* tracking */
 	const struct mem_hints *hints; /* what need not be sent, or NULL */
+	struct migrate_disks disks;    /* tracked; none: num is 0 */
 	const int *fds;		/* of the data streams; stay the caller's */
 	struct tls *const *tls; /* of fds, each may be NULL; NULL: none */
 	unsigned int num;
@@ -42,7 +44,8 @@ struct send_pages_config {
 struct send_pages_count {
 	uint64_t page_bytes, zero_bytes;
 	uint64_t unused_bytes; /* left out, since nobody needs them */
-	uint64_t wire_bytes;   /* with headers */
+	uint64_t disk_bytes, disk_zero_bytes;
+	uint64_t wire_bytes; /* with headers */
 	/* Of pages that were compressed: before, and on the wire. */
 	uint64_t pack_from_bytes, pack_to_bytes;
 	uint64_t in_hand_bytes; /* out of the log, and not sent yet */

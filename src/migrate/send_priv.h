@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "migrate/converge.h"
+#include "migrate/disks.h"
 #include "migrate/handed.h"
 #include "migrate/push.h"
 #include "migrate/send.h"
@@ -39,6 +40,8 @@ struct send {
 
 	struct wire_machine shape;
 	const struct machine *machine;
+	struct migrate_disks disks; /* that go along */
+	bool tracks;		    /* what is written to them */
 	struct send_pages *pages;
 	struct send_pages_count count; /* of pages, once they are gone */
 	struct converge converge;

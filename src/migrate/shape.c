@@ -4,7 +4,21 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "migrate/disks.h"
 #include "vm/machine.h"
+
+static void list_disks(const struct machine *m, struct wire_machine *ret)
+{
+	for (unsigned int i = 0; i < m->num_devices; i++) {
+		struct blockdev *image = migrate_disk_of(m, i);
+
+		if (image)
+			ret->disks[ret->num_disks++] = (struct wire_disk){
+				.device = i,
+				.bytes = blockdev_size(image),
+			};
+	}
+}
 
 void migrate_shape(const struct machine *m, struct wire_machine *ret)
 {
@@ -29,4 +43,5 @@ void migrate_shape(const struct machine *m, struct wire_machine *ret)
 		snprintf(d->cls, sizeof(d->cls), "%s", dev->cls->name);
 		snprintf(d->id, sizeof(d->id), "%s", dev->config_id);
 	}
+	list_disks(m, ret);
 }

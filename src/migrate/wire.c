@@ -12,6 +12,8 @@
 #define REGION_BYTES	   16u
 #define CLASS_BYTES	   16u
 #define DEVICE_BYTES	   (CLASS_BYTES + VM_MAX_NAME)
+#define DISK_BYTES	   16u
+#define SECTOR_BYTES	   512u
 #define READY_RAN	   1u
 
 /* More rounds than this are no migration. */
@@ -191,6 +193,9 @@ void wire_parse_text(const uint8_t *in, size_t bytes,
 
 size_t wire_put_machine(uint8_t *out, const struct wire_machine *m)
 {
+	unsigned int num_disks = (m->features & WIRE_FEATURE_DISKS)
+					 ? m->num_disks
+					 : 0;
 	uint8_t *p = out + MACHINE_HEAD_BYTES;
 
 	memset(out, 0, MACHINE_HEAD_BYTES);
@@ -203,6 +208,7 @@ size_t wire_put_machine(uint8_t *out, const struct wire_machine *m)
 	out[32] = m->irqchip;
 	out[33] = (uint8_t)m->num_regions;
 	out[34] = (uint8_t)m->num_devices;
+	out[35] = (uint8_t)num_disks;
 	for (unsigned int i = 0; i < m->num_regions; i++, p += REGION_BYTES) {
 		le64_store(p, m->regions[i].start);
 		le64_store(p + 8, m->regions[i].len);
@@ -213,6 +219,11 @@ size_t wire_put_machine(uint8_t *out, const struct wire_machine *m)
 		       strnlen(m->devices[i].cls, CLASS_BYTES - 1));
 		memcpy(p + CLASS_BYTES, m->devices[i].id,
 		       strnlen(m->devices[i].id, VM_MAX_NAME - 1));
+	}
+	for (unsigned int i = 0; i < num_disks; i++, p += DISK_BYTES) {
+		le32_store(p, m->disks[i].device);
+		le32_store(p + 4, 0);
+		le64_store(p + 8, m->disks[i].bytes);
 	}
 	return (size_t)(p - out);
 }
@@ -269,25 +280,78 @@ static int parse_devices(const uint8_t *in, struct wire_machine *ret,
 	return 0;
 }
 
-int wire_parse_machine(const uint8_t *in, size_t bytes,
-		       struct wire_machine *ret, struct err *err)
+static int parse_disks(const uint8_t *in, struct wire_machine *ret,
+		       struct err *err)
 {
-	size_t regions;
-	int r;
+	unsigned int next = 0;
 
-	if (bytes < MACHINE_HEAD_BYTES || le32_load(in) != PAGE_4K ||
-	    le32_load(in + 4) != WIRE_UNIT_BYTES || !is_zero(in + 35, 5))
-		return err_set(err, EBADMSG, "MACHINE: its beginning");
-	if (le64_load(in + 8) & ~WIRE_FEATURES)
+	for (unsigned int i = 0; i < ret->num_disks; i++, in += DISK_BYTES) {
+		struct wire_disk *d = &ret->disks[i];
+
+		*d = (struct wire_disk){
+			.device = le32_load(in),
+			.bytes = le64_load(in + 8),
+		};
+		if (d->device < next || d->device >= ret->num_devices ||
+		    !is_zero(in + 4, 4) || !d->bytes || d->bytes > INT64_MAX ||
+		    !is_aligned(d->bytes, SECTOR_BYTES))
+			return err_set(err, EBADMSG, "MACHINE: disk %u", i);
+		next = d->device + 1;
+	}
+	return 0;
+}
+
+static int check_features(uint64_t features, struct err *err)
+{
+	if (features & ~WIRE_FEATURES)
 		return err_set(err, ENOTSUP,
 			       "the source wants features (%#llx) that this "
 			       "quire does not know",
-			       (unsigned long long)le64_load(in + 8));
-	/* What is handed over is neither sent nor does it follow. */
-	if ((le64_load(in + 8) & WIRE_FEATURE_LOCAL) &&
-	    le64_load(in + 8) != WIRE_FEATURE_LOCAL)
+			       (unsigned long long)features);
+	/* What is handed over is neither sent nor does it follow; disks are
+	 * there before their VM. */
+	if (((features & WIRE_FEATURE_LOCAL) &&
+	     features != WIRE_FEATURE_LOCAL) ||
+	    ((features & WIRE_FEATURE_POSTCOPY) &&
+	     (features & WIRE_FEATURE_DISKS)))
 		return err_set(err, EBADMSG,
 			       "MACHINE: features that exclude each other");
+	return 0;
+}
+
+static size_t machine_bytes(const struct wire_machine *m)
+{
+	return MACHINE_HEAD_BYTES + (size_t)m->num_regions * REGION_BYTES +
+	       (size_t)m->num_devices * DEVICE_BYTES +
+	       (size_t)m->num_disks * DISK_BYTES;
+}
+
+static int check_numbers(const struct wire_machine *m, size_t bytes,
+			 struct err *err)
+{
+	if (!m->num_regions || m->num_regions > RAM_MAX_REGIONS ||
+	    m->num_devices > VM_MAX_DEVICES || m->num_disks > m->num_devices ||
+	    !(m->features & WIRE_FEATURE_DISKS) != !m->num_disks)
+		return err_set(err, EBADMSG,
+			       "MACHINE: %u regions of memory, %u devices, %u "
+			       "disks",
+			       m->num_regions, m->num_devices, m->num_disks);
+	if (bytes != machine_bytes(m))
+		return err_set(err, EBADMSG, "MACHINE of %zu bytes", bytes);
+	return 0;
+}
+
+int wire_parse_machine(const uint8_t *in, size_t bytes,
+		       struct wire_machine *ret, struct err *err)
+{
+	int r;
+
+	if (bytes < MACHINE_HEAD_BYTES || le32_load(in) != PAGE_4K ||
+	    le32_load(in + 4) != WIRE_UNIT_BYTES || !is_zero(in + 36, 4))
+		return err_set(err, EBADMSG, "MACHINE: its beginning");
+	r = check_features(le64_load(in + 8), err);
+	if (r)
+		return r;
 	*ret = (struct wire_machine){
 		.features = le64_load(in + 8),
 		.memory_bytes = le64_load(in + 16),
@@ -296,19 +360,17 @@ int wire_parse_machine(const uint8_t *in, size_t bytes,
 		.irqchip = in[32],
 		.num_regions = in[33],
 		.num_devices = in[34],
+		.num_disks = in[35],
 	};
-	if (!ret->num_regions || ret->num_regions > RAM_MAX_REGIONS ||
-	    ret->num_devices > VM_MAX_DEVICES)
-		return err_set(err, EBADMSG,
-			       "MACHINE: %u regions of memory, %u devices",
-			       ret->num_regions, ret->num_devices);
-	regions = (size_t)ret->num_regions * REGION_BYTES;
-	if (bytes != MACHINE_HEAD_BYTES + regions +
-			     (size_t)ret->num_devices * DEVICE_BYTES)
-		return err_set(err, EBADMSG, "MACHINE of %zu bytes", bytes);
-	r = parse_regions(in + MACHINE_HEAD_BYTES, ret, err);
-	return r ? r
-		 : parse_devices(in + MACHINE_HEAD_BYTES + regions, ret, err);
+	r = check_numbers(ret, bytes, err);
+	in += MACHINE_HEAD_BYTES;
+	if (!r)
+		r = parse_regions(in, ret, err);
+	in += (size_t)ret->num_regions * REGION_BYTES;
+	if (!r)
+		r = parse_devices(in, ret, err);
+	in += (size_t)ret->num_devices * DEVICE_BYTES;
+	return r ? r : parse_disks(in, ret, err);
 }
 
 static const char *irqchip_text(uint8_t kind)
@@ -357,6 +419,55 @@ static int compare_devices(const struct wire_machine *theirs,
 	return 0;
 }
 
+/* NULL: it has none that can be written. */
+static const struct wire_disk *disk_of(const struct wire_machine *m,
+				       const char *id)
+{
+	for (unsigned int i = 0; i < m->num_disks; i++) {
+		if (!strcmp(m->devices[m->disks[i].device].id, id))
+			return &m->disks[i];
+	}
+	return NULL;
+}
+
+/* The devices are the same by now. */
+static int compare_disks(const struct wire_machine *theirs,
+			 const struct wire_machine *ours, struct err *err)
+{
+	if (!(theirs->features & WIRE_FEATURE_DISKS))
+		return 0;
+	for (unsigned int i = 0; i < theirs->num_disks; i++) {
+		const struct wire_disk *a = &theirs->disks[i], *b;
+		const char *id = theirs->devices[a->device].id;
+
+		b = disk_of(ours, id);
+		if (!b)
+			return err_set(
+				err, EINVAL,
+				"the VM's disk '%s' is to be copied, and "
+				"cannot be written here",
+				id);
+		if (a->bytes != b->bytes)
+			return err_set(
+				err, EINVAL,
+				"the VM's disk '%s' has %llu bytes, here "
+				"it has %llu",
+				id, (unsigned long long)a->bytes,
+				(unsigned long long)b->bytes);
+	}
+	for (unsigned int i = 0; i < ours->num_disks; i++) {
+		const char *id = ours->devices[ours->disks[i].device].id;
+
+		if (!disk_of(theirs, id))
+			return err_set(
+				err, EINVAL,
+				"the VM's disk '%s' is readonly=on, here "
+				"it is not: it would not be copied",
+				id);
+	}
+	return 0;
+}
+
 int wire_machine_compare(const struct wire_machine *theirs,
 			 const struct wire_machine *ours, struct err *err)
 {
@@ -380,7 +491,9 @@ int wire_machine_compare(const struct wire_machine *theirs,
 			       "the VM has --irqchip %s, here it is %s",
 			       irqchip_text(theirs->irqchip),
 			       irqchip_text(ours->irqchip));
-	return compare_devices(theirs, ours, err);
+	if (compare_devices(theirs, ours, err))
+		return -EINVAL;
+	return compare_disks(theirs, ours, err);
 }
 
 void wire_put_ready(uint8_t out[WIRE_READY_BYTES], const struct wire_ready *r)
@@ -494,11 +607,16 @@ unsigned int wire_stream_of(uint64_t gpa, unsigned int num)
 	return 1 + (unsigned int)(gpa / WIRE_UNIT_BYTES % num);
 }
 
+static bool is_disk(const struct wire_data_header *h)
+{
+	return h->type == WIRE_DISK || h->type == WIRE_DISK_ZERO;
+}
+
 void wire_put_data(uint8_t out[WIRE_DATA_BYTES],
 		   const struct wire_data_header *h)
 {
 	le32_store(out, h->type);
-	le32_store(out + 4, h->packed);
+	le32_store(out + 4, is_disk(h) ? h->disk : h->packed);
 	le64_store(out + 8, h->gpa);
 	le64_store(out + 16, h->len);
 }
@@ -554,9 +672,37 @@ static int check_packed(const struct wire_stream *s,
 	return check_range(s, h, err);
 }
 
+/* As memory: nothing of an image is on two streams. */
+static int check_disk(const struct wire_stream *s,
+		      const struct wire_data_header *h, struct err *err)
+{
+	uint64_t size = h->disk < s->num_disks ? s->disk_bytes[h->disk] : 0;
+
+	if (!h->len || !is_aligned(h->gpa, WIRE_CLUSTER_BYTES) ||
+	    !range_ok(h->gpa, h->len, size) ||
+	    !range_ok(h->gpa % WIRE_UNIT_BYTES, h->len, WIRE_UNIT_BYTES) ||
+	    (!is_aligned(h->len, WIRE_CLUSTER_BYTES) &&
+	     h->gpa + h->len != size))
+		return err_set(err, EBADMSG,
+			       "stream %u: %#llx bytes at %#llx of disk %u",
+			       s->index, (unsigned long long)h->len,
+			       (unsigned long long)h->gpa, h->disk);
+	if (wire_stream_of(h->gpa, s->num) != s->index)
+		return err_set(err, EBADMSG,
+			       "stream %u: disk %u at %#llx is another "
+			       "stream's",
+			       s->index, h->disk, (unsigned long long)h->gpa);
+	return 0;
+}
+
 static bool is_packed(const struct wire_data_header *h)
 {
 	return h->type == WIRE_PAGES_LZ4 || h->type == WIRE_PAGES_ZSTD;
+}
+
+static bool has_content(const struct wire_data_header *h)
+{
+	return h->type == WIRE_PAGES || h->type == WIRE_DISK || is_packed(h);
 }
 
 static int check_data(struct wire_stream *s, const struct wire_data_header *h,
@@ -570,6 +716,9 @@ static int check_data(struct wire_stream *s, const struct wire_data_header *h,
 	case WIRE_PAGES_LZ4:
 	case WIRE_PAGES_ZSTD:
 		return check_packed(s, h, err);
+	case WIRE_DISK:
+	case WIRE_DISK_ZERO:
+		return check_disk(s, h, err);
 	case WIRE_ROUND:
 		if (h->gpa == s->rounds + 1 && h->gpa <= MAX_ROUNDS && !h->len)
 			return 0;
@@ -596,8 +745,11 @@ static void load_data(const uint8_t in[WIRE_DATA_BYTES],
 		.type = (enum wire_data)le32_load(in),
 		.gpa = le64_load(in + 8),
 		.len = le64_load(in + 16),
-		.packed = le32_load(in + 4),
 	};
+	if (is_disk(ret))
+		ret->disk = le32_load(in + 4);
+	else
+		ret->packed = le32_load(in + 4);
 }
 
 int wire_parse_data(const uint8_t in[WIRE_DATA_BYTES], struct wire_stream *s,
@@ -614,7 +766,7 @@ int wire_parse_data(const uint8_t in[WIRE_DATA_BYTES], struct wire_stream *s,
 	if (r)
 		return r;
 	s->rounds += h.type == WIRE_ROUND;
-	s->page_bytes += h.type == WIRE_PAGES || is_packed(&h) ? h.len : 0;
+	s->page_bytes += has_content(&h) ? h.len : 0;
 	s->ended = h.type == WIRE_END;
 	*ret = h;
 	return 0;

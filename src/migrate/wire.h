@@ -20,11 +20,12 @@
 #include "migrate/page_map.h"
 #include "vm/config.h"
 
-#define WIRE_VERSION	 1u
-#define WIRE_MAX_STREAMS 64u
-#define WIRE_ID_BYTES	 16
-#define WIRE_UNIT_BYTES	 (2ull << 20)
-#define WIRE_UNIT_PAGES	 512u
+#define WIRE_VERSION	   1u
+#define WIRE_MAX_STREAMS   64u
+#define WIRE_ID_BYTES	   16
+#define WIRE_UNIT_BYTES	   (2ull << 20)
+#define WIRE_UNIT_PAGES	   512u
+#define WIRE_CLUSTER_BYTES (64ull << 10) /* of an image */
 
 /* ---- how each connection begins ---- */
 
@@ -101,18 +102,29 @@ struct wire_range {
 	uint64_t start, len;
 };
 
-/* Memory may follow its VM, or is handed over; pages may come compressed. */
+/*
+ * Memory may follow its VM, or is handed over; disks come, too; pages may come
+ * compressed.
+ */
 #define WIRE_FEATURE_POSTCOPY (1ull << 0)
 #define WIRE_FEATURE_LOCAL    (1ull << 1)
+#define WIRE_FEATURE_DISKS    (1ull << 2)
 #define WIRE_FEATURE_LZ4      (1ull << 8)
 #define WIRE_FEATURE_ZSTD     (1ull << 9)
 #define WIRE_FEATURES_PACKED  (WIRE_FEATURE_LZ4 | WIRE_FEATURE_ZSTD)
-#define WIRE_FEATURES \
-	(WIRE_FEATURE_POSTCOPY | WIRE_FEATURE_LOCAL | WIRE_FEATURES_PACKED)
+#define WIRE_FEATURES                                                      \
+	(WIRE_FEATURE_POSTCOPY | WIRE_FEATURE_LOCAL | WIRE_FEATURE_DISKS | \
+	 WIRE_FEATURES_PACKED)
 
 struct wire_device {
 	char cls[16];
 	char id[VM_MAX_NAME];
+};
+
+/* The image of a disk that is written: its device, and its size. */
+struct wire_disk {
+	unsigned int device; /* its place in wire_machine.devices */
+	uint64_t bytes;
 };
 
 /* What the two machines have to have in common before memory is sent. */
@@ -125,6 +137,9 @@ struct wire_machine {
 	unsigned int num_regions, num_devices;
 	struct wire_range regions[RAM_MAX_REGIONS];
 	struct wire_device devices[VM_MAX_DEVICES];
+	/* On the wire with WIRE_FEATURE_DISKS, at least one; ascending. */
+	unsigned int num_disks;
+	struct wire_disk disks[VM_MAX_DEVICES];
 };
 
 /* Returns the bytes; out has room for WIRE_MAX_MACHINE. */
@@ -178,6 +193,9 @@ enum wire_data {
 	/* With post-copy. */
 	WIRE_REQUEST,
 	WIRE_DONE,
+	/* With disks. */
+	WIRE_DISK,
+	WIRE_DISK_ZERO,
 	/* Compressed. */
 	WIRE_PAGES_LZ4 = 16,
 	WIRE_PAGES_ZSTD,
@@ -187,8 +205,10 @@ enum wire_data {
 
 struct wire_data_header {
 	enum wire_data type;
-	uint64_t gpa, len; /* of END: rounds, bytes of pages */
+	/* Of disks: offset in the image. Of END: rounds, bytes of content. */
+	uint64_t gpa, len;
 	uint32_t packed; /* bytes that follow, of compressed pages; below len */
+	uint32_t disk;	 /* of disks: which, of wire_machine.disks */
 };
 
 /* What is known about a data stream, and what it has said so far. */
@@ -196,8 +216,10 @@ struct wire_stream {
 	unsigned int index, num; /* 1 to num; or WIRE_URGENT */
 	struct wire_range regions[RAM_MAX_REGIONS];
 	unsigned int num_regions;
-	uint64_t features; /* that were announced */
-	uint64_t rounds, page_bytes;
+	uint64_t disk_bytes[VM_MAX_DEVICES]; /* their sizes */
+	unsigned int num_disks;
+	uint64_t features;	     /* that were announced */
+	uint64_t rounds, page_bytes; /* with those of disks */
 	bool ended;
 };
 
@@ -208,7 +230,8 @@ void wire_put_data(uint8_t out[WIRE_DATA_BYTES],
 		   const struct wire_data_header *h);
 /*
  * The next header on s, which is brought up to date. A range that is returned
- * is whole pages in one unit and one region, and belongs on this stream.
+ * is whole pages in one unit and one region, or whole clusters (or up to the
+ * end) in 2 MiB of one image, and belongs on this stream.
  */
 __must_check int wire_parse_data(const uint8_t in[WIRE_DATA_BYTES],
 				 struct wire_stream *s,

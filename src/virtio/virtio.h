@@ -39,6 +39,7 @@
 #define VIRTIO_F_EVENT_IDX     (1ull << 29)
 #define VIRTIO_F_VERSION_1     (1ull << 32)
 
+struct blockdev;
 struct virtio_dev;
 
 struct virtio_class {
@@ -146,6 +147,11 @@ struct virtio_class {
 	 * thread, the device held and drained. May be NULL.
 	 */
 	int (*hand_over)(struct virtio_dev *dev, bool take, struct err *err);
+	/*
+	 * Its image, for a migration to copy; the device's. Control thread. May
+	 * be NULL.
+	 */
+	struct blockdev *(*image)(struct virtio_dev *dev);
 	/*
 	 * The VM has come from another process: as soon as the device is not
 	 * held, others outside are to know that it is here. Control thread. May

@@ -31,6 +31,7 @@ struct vm_config;
 struct vm_landed {
 	uint64_t page_bytes, zero_bytes; /* received, also more than once */
 	uint64_t second_stage_bytes;	 /* mapped ahead of the guest */
+	uint64_t disk_bytes; /* of content that was written to disks */
 	uint64_t rounds;
 	/* Second-stage faults that the vCPUs had when the guest went on. */
 	uint64_t base_faults;

@@ -340,6 +340,9 @@ struct vmm_landing {
 	const struct second_stage_filler *second_stage;
 	bool fills_host; /* host pages are wanted for all of memory */
 	bool follows;	 /* the caller's: page will be called */
+	/* The caller's: its disks are written meanwhile, so they are its own
+	 * from begin on. */
+	bool writes_disks;
 };
 int vmm_receive_begin(struct vmm *v, struct vmm_landing *ret, struct err *err);
 int vmm_receive_memory(struct vmm *v, int fd, struct err *err);

@@ -304,6 +304,25 @@ static int begin_landing(struct vmm *v, struct vmm_landing *ret,
 	return r;
 }
 
+/* Not those that the source writes to: what comes would destroy them. */
+static int take_disks_early(struct vmm *v, struct err *err)
+{
+	int r = machine_hand_over(v->machine, true, err);
+
+	if (r == -EBUSY)
+		err_append(err, "a VM that comes with its disks needs images "
+				"of its own for them");
+	v->writes_disks = !r;
+	return r;
+}
+
+static void leave_early_disks(struct vmm *v)
+{
+	if (v->writes_disks)
+		(void)!machine_hand_over(v->machine, false, NULL);
+	v->writes_disks = false;
+}
+
 int vmm_receive_begin(struct vmm *v, struct vmm_landing *ret, struct err *err)
 {
 	int r = vmm_check_state(v, "receive-migration", VMM_IN(VMM_CREATED),
@@ -322,13 +341,16 @@ int vmm_receive_begin(struct vmm *v, struct vmm_landing *ret, struct err *err)
 	};
 	r = vmm_build_machine(v, err);
 	if (!r) {
-		r = begin_landing(v, ret, err);
+		r = ret->writes_disks ? take_disks_early(v, err) : 0;
+		if (!r)
+			r = begin_landing(v, ret, err);
 		if (!r) {
 			v->receiving = true;
 			vmm_begin_hold(v, "a VM is being received");
 			return 0;
 		}
 		chardev_set_waiting(v->chardev, false);
+		leave_early_disks(v);
 		machine_free(take_ptr(v->machine));
 	}
 	vmm_release_origin(v);
@@ -413,7 +435,7 @@ int vmm_receive_go(struct vmm *v, bool run, struct err *err)
 	r = run ? vmm_resume_held(v, err) : 0;
 	if (r)
 		return r;
-	v->receiving = false;
+	v->receiving = v->writes_disks = false;
 	machine_announce(v->machine);
 	vmm_expect_disks(&v->cfg, false);
 	vmm_release(v);
@@ -432,6 +454,9 @@ int vmm_receive_drop(struct vmm *v, struct err *err)
 	 */
 	if (v->state == VMM_PAUSED)
 		(void)!machine_hand_over(v->machine, false, NULL);
+	else
+		leave_early_disks(v);
+	v->writes_disks = false;
 	machine_stop(v->machine);
 	machine_free(take_ptr(v->machine));
 	vmm_release_origin(v);

@@ -98,7 +98,7 @@ struct vmm {
 	bool populating;    /* vmm_populate() asked; its event is due */
 
 	/* Migration: the machine goes, it ran when it was stopped; or comes. */
-	bool sending, send_logs, sent_ran, receiving;
+	bool sending, send_logs, sent_ran, receiving, writes_disks;
 	bool disks_left; /* it may not go on before vmm_take_disks() */
 	/* Post-copy lost its connection: for vmm_send_begin_again(). */
 	bool has_left_id;

@@ -138,7 +138,7 @@ static void words_free(struct words *w)
 static int say(struct words *w, enum wire_data type, uint64_t gpa, uint64_t len,
 	       bool request)
 {
-	const struct wire_data_header h = { type, gpa, len, 0 };
+	const struct wire_data_header h = { type, gpa, len, 0, 0 };
 	struct wire_data_header got = { .gpa = 1 };
 	struct err err = ERR_INIT;
 	uint8_t bytes[WIRE_DATA_BYTES];
@@ -191,7 +191,7 @@ static void test_what_may_follow(void **state)
 static int say_packed(struct words *w, enum wire_data type, uint64_t gpa,
 		      uint64_t len, uint32_t packed)
 {
-	const struct wire_data_header h = { type, gpa, len, packed };
+	const struct wire_data_header h = { type, gpa, len, packed, 0 };
 	struct wire_data_header got;
 	uint8_t bytes[WIRE_DATA_BYTES];
 
@@ -576,8 +576,9 @@ static void test_vm_ends(void **state)
 static void test_hostile(void **state)
 {
 	struct pair *p = pair_new(1, RAM_PAGE_4K, false, 1333);
-	const struct wire_data_header page = { WIRE_PAGES, 0, PAGE_4K, 0 };
-	const struct wire_data_header request = { WIRE_REQUEST, 0, PAGE_4K, 0 };
+	const struct wire_data_header page = { WIRE_PAGES, 0, PAGE_4K, 0, 0 };
+	const struct wire_data_header request = { WIRE_REQUEST, 0, PAGE_4K, 0,
+						  0 };
 	uint8_t bytes[WIRE_DATA_BYTES];
 	struct err err = ERR_INIT;
 

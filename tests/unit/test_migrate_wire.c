@@ -197,9 +197,13 @@ static void test_machine_refused(void **state)
 
 	for (size_t i = 0; i < ARRAY_SIZE(places); i++)
 		assert_int_equal(parse_machine_with(places[i], 0x81), -EBADMSG);
-	assert_int_equal(parse_machine_with(8, 4), -ENOTSUP);
-	/* Memory that is handed over, and follows. */
+	assert_int_equal(parse_machine_with(8, 8), -ENOTSUP);
+	/* Memory that is handed over, and follows; disks, and none; and
+	 * disks with either of them. */
 	assert_int_equal(parse_machine_with(8, 3), -EBADMSG);
+	assert_int_equal(parse_machine_with(8, 4), -EBADMSG);
+	assert_int_equal(parse_machine_with(8, 5), -EBADMSG);
+	assert_int_equal(parse_machine_with(8, 6), -EBADMSG);
 	/* The second region inside the first; its length beyond the end. */
 	assert_int_equal(parse_machine_with(60, 0), -EBADMSG);
 	assert_int_equal(parse_machine_with(71, 0xff), -EBADMSG);
@@ -251,6 +255,101 @@ static void test_compare(void **state)
 	assert_int_equal(wire_machine_compare(&m, &ours, &err), 0);
 }
 
+static struct wire_machine with_disks(void)
+{
+	struct wire_machine m = a_machine();
+
+	m.features = WIRE_FEATURE_DISKS;
+	m.num_devices = 3;
+	m.devices[2] = (struct wire_device){ "blk", "data" };
+	m.num_disks = 2;
+	m.disks[0] = (struct wire_disk){ 0, 3 * GIB + 512 };
+	m.disks[1] = (struct wire_disk){ 2, 1 * MIB };
+	return m;
+}
+
+#define DISK(n) (40 + 2 * 16 + 3 * 80 + 16 * (n))
+
+static int parse_disks_with(size_t at, uint8_t value)
+{
+	const struct wire_machine m = with_disks();
+	struct wire_machine back;
+	uint8_t bytes[WIRE_MAX_MACHINE];
+	struct err err = ERR_INIT;
+	size_t len = wire_put_machine(bytes, &m);
+
+	assert_int_equal(len, DISK(2));
+	bytes[at] = value;
+	return wire_parse_machine(bytes, len, &back, &err);
+}
+
+static void test_disks(void **state)
+{
+	const struct wire_machine m = with_disks();
+	struct wire_machine back;
+	uint8_t bytes[WIRE_MAX_MACHINE];
+	struct err err = ERR_INIT;
+	size_t len = wire_put_machine(bytes, &m);
+
+	assert_int_equal(wire_parse_machine(bytes, len, &back, &err), 0);
+	assert_int_equal(back.num_disks, 2);
+	assert_int_equal(back.disks[0].bytes, 3 * GIB + 512);
+	assert_int_equal(back.disks[1].device, 2);
+	for (size_t cut = 0; cut < len; cut++)
+		assert_int_equal(wire_parse_machine(bytes, cut, &back, &err),
+				 -EBADMSG);
+	/* More disks than there are, or than devices; without the feature. */
+	assert_int_equal(parse_disks_with(35, 3), -EBADMSG);
+	assert_int_equal(parse_disks_with(35, 4), -EBADMSG);
+	assert_int_equal(parse_disks_with(35, 0), -EBADMSG);
+	assert_int_equal(parse_disks_with(8, 0), -EBADMSG);
+	assert_int_equal(parse_disks_with(36, 1), -EBADMSG);
+	/* One device twice, not in order, none; reserve; sizes. */
+	assert_int_equal(parse_disks_with(DISK(1), 0), -EBADMSG);
+	assert_int_equal(parse_disks_with(DISK(0), 2), -EBADMSG);
+	assert_int_equal(parse_disks_with(DISK(1), 3), -EBADMSG);
+	assert_int_equal(parse_disks_with(DISK(1) + 3, 0x80), -EBADMSG);
+	assert_int_equal(parse_disks_with(DISK(1) + 4, 1), -EBADMSG);
+	assert_int_equal(parse_disks_with(DISK(1) + 8, 1), -EBADMSG);
+	assert_int_equal(parse_disks_with(DISK(1) + 15, 0x80), -EBADMSG);
+	assert_int_equal(parse_disks_with(DISK(1) + 10, 0), -EBADMSG);
+	assert_int_equal(parse_disks_with(DISK(1) + 10, 0x20), 0);
+}
+
+static void check_disks(const struct wire_machine *theirs,
+			const struct wire_machine *ours, const char *words)
+{
+	struct err err = ERR_INIT;
+	int r = wire_machine_compare(theirs, ours, &err);
+
+	assert_int_equal(r, words ? -EINVAL : 0);
+	if (words && !strstr(err.text, words))
+		fail_msg("'%s' is not in '%s'", words, err.text);
+}
+
+static void test_compare_disks(void **state)
+{
+	struct wire_machine m = with_disks(), ours = with_disks();
+
+	check_disks(&m, &ours, NULL);
+	/* Found by their names. */
+	ours.devices[0] = m.devices[2];
+	ours.devices[2] = m.devices[0];
+	ours.disks[0].bytes = m.disks[1].bytes;
+	ours.disks[1].bytes = m.disks[0].bytes;
+	check_disks(&m, &ours, NULL);
+	ours.disks[0].bytes += 512;
+	check_disks(&m, &ours,
+		    "disk 'data' has 1048576 bytes, here it has 1049088");
+	ours = with_disks();
+	ours.num_disks = 1;
+	check_disks(&m, &ours, "disk 'data' is to be copied, and cannot be");
+	check_disks(&ours, &m, "disk 'data' is readonly=on, here it is not");
+	/* Shared they may be anything. */
+	m.features = 0;
+	check_disks(&m, &ours, NULL);
+}
+
 static void test_ready(void **state)
 {
 	const struct wire_ready r = { true, 5, 1 << 20 };
@@ -283,7 +382,9 @@ static struct wire_stream a_stream(void)
 static int parse_data(struct wire_stream *s, uint32_t type, uint64_t gpa,
 		      uint64_t len)
 {
-	struct wire_data_header h = { (enum wire_data)type, gpa, len, 0 };
+	struct wire_data_header h = { .type = (enum wire_data)type,
+				      .gpa = gpa,
+				      .len = len };
 	struct wire_stream before = *s;
 	uint8_t bytes[WIRE_DATA_BYTES];
 	struct err err = ERR_INIT;
@@ -332,6 +433,73 @@ static void test_ranges(void **state)
 	assert_int_equal(parse_data(&s, WIRE_PAGES, UNIT(2050), 4096), 0);
 	assert_int_equal(parse_data(&s, WIRE_PAGES, UNIT(2065), 4096),
 			 -EBADMSG);
+}
+
+static int parse_disk(struct wire_stream *s, uint32_t type, uint32_t disk,
+		      uint64_t offset, uint64_t len)
+{
+	const struct wire_data_header h = { .type = (enum wire_data)type,
+					    .gpa = offset,
+					    .len = len,
+					    .disk = disk };
+	struct wire_stream before = *s;
+	struct wire_data_header back = { 0 };
+	uint8_t bytes[WIRE_DATA_BYTES];
+	struct err err = ERR_INIT;
+	int r;
+
+	wire_put_data(bytes, &h);
+	r = wire_parse_data(bytes, s, &back, &err);
+	if (r)
+		assert_memory_equal(s, &before, sizeof(before));
+	else
+		assert_memory_equal(&back, &h, sizeof(h));
+	return r;
+}
+
+static void test_disk_ranges(void **state)
+{
+	struct wire_stream s = a_stream();
+	const uint64_t c = WIRE_CLUSTER_BYTES;
+
+	/* None were announced. */
+	assert_int_equal(parse_disk(&s, WIRE_DISK, 0, UNIT(1), c), -EBADMSG);
+	s.num_disks = 2;
+	s.disk_bytes[0] = UNIT(5) + 3 * c + 512;
+	s.disk_bytes[1] = UNIT(1) + 512;
+	assert_int_equal(parse_disk(&s, WIRE_DISK, 0, UNIT(1), UNIT(1)), 0);
+	assert_int_equal(parse_disk(&s, WIRE_DISK, 0, UNIT(4) + 3 * c, c), 0);
+	assert_int_equal(parse_disk(&s, WIRE_DISK_ZERO, 0, UNIT(4), UNIT(1)),
+			 0);
+	/* The last one is what is left. */
+	assert_int_equal(parse_disk(&s, WIRE_DISK, 1, UNIT(1), 512), 0);
+	assert_int_equal(parse_disk(&s, WIRE_DISK, 1, UNIT(1), c), -EBADMSG);
+	assert_int_equal(parse_disk(&s, WIRE_DISK_ZERO, 1, UNIT(1), 1024),
+			 -EBADMSG);
+	assert_int_equal(s.page_bytes, UNIT(1) + c + 512);
+	/* Another stream's; the third disk; empty; of parts of clusters. */
+	assert_int_equal(parse_disk(&s, WIRE_DISK, 0, 0, c), -EBADMSG);
+	assert_int_equal(parse_disk(&s, WIRE_DISK_ZERO, 0, UNIT(5), c),
+			 -EBADMSG);
+	assert_int_equal(parse_disk(&s, WIRE_DISK, 2, UNIT(1), c), -EBADMSG);
+	assert_int_equal(parse_disk(&s, WIRE_DISK, ~0u, UNIT(1), c), -EBADMSG);
+	assert_int_equal(parse_disk(&s, WIRE_DISK, 0, UNIT(1), 0), -EBADMSG);
+	assert_int_equal(parse_disk(&s, WIRE_DISK, 0, UNIT(1), 512), -EBADMSG);
+	assert_int_equal(parse_disk(&s, WIRE_DISK, 0, UNIT(1) + 512, c),
+			 -EBADMSG);
+	/* Over 2 MiB, over the end, around it. */
+	assert_int_equal(parse_disk(&s, WIRE_DISK, 0, UNIT(1) + c, UNIT(1)),
+			 -EBADMSG);
+	assert_int_equal(parse_disk(&s, WIRE_DISK_ZERO, 0, UNIT(7), c),
+			 -EBADMSG);
+	assert_int_equal(parse_disk(&s, WIRE_DISK, 0, UNIT(1), 0ull - c),
+			 -EBADMSG);
+	assert_int_equal(parse_disk(&s, WIRE_DISK, 0, 0ull - c, 2 * c),
+			 -EBADMSG);
+	/* Where others have zero there is which disk. */
+	assert_int_equal(parse_disk(&s, WIRE_ROUND, 0, 1, 0), 0);
+	assert_int_equal(parse_disk(&s, WIRE_END, 0, 1, s.page_bytes), 0);
+	assert_int_equal(parse_disk(&s, WIRE_DISK, 0, UNIT(1), c), -EBADMSG);
 }
 
 static void test_rounds(void **state)
@@ -512,8 +680,11 @@ int main(void)
 		cmocka_unit_test(test_machine),
 		cmocka_unit_test(test_machine_refused),
 		cmocka_unit_test(test_compare),
+		cmocka_unit_test(test_disks),
+		cmocka_unit_test(test_compare_disks),
 		cmocka_unit_test(test_ready),
 		cmocka_unit_test(test_ranges),
+		cmocka_unit_test(test_disk_ranges),
 		cmocka_unit_test(test_packed),
 		cmocka_unit_test(test_rounds),
 		cmocka_unit_test(test_converges),

@@ -153,6 +153,11 @@ static int blk_hand_over(struct virtio_dev *vdev, bool take, struct err *err)
 		    : blockdev_leave(dev->bdev, err);
 }
 
+static struct blockdev *blk_image(struct virtio_dev *vdev)
+{
+	return container_of(vdev, struct blk_dev, vdev)->bdev;
+}
+
 static void offer(struct blk_dev *dev, unsigned int num_queues)
 {
 	uint64_t features = BLK_F_SEG_MAX | BLK_F_BLK_SIZE | BLK_F_TOPOLOGY |
@@ -389,6 +394,7 @@ const struct virtio_class virtio_blk_class = {
 	.config_image = config_image,
 	.config_expect = config_expect,
 	.hand_over = blk_hand_over,
+	.image = blk_image,
 	.create = blk_create,
 	.destroy = blk_destroy,
 	.config_space_bytes = BLK_CONFIG_BYTES,
