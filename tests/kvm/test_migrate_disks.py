@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Live migration of a writing guest with its disks, between processes on this machine.
+
+guest/probe/scribe.elf checks and changes blocks of all its disks for ever, and says so on
+its console: one that is lost, old or from elsewhere is found in the pass after.
+"""
+import json
+import os
+import re
+import signal
+import subprocess
+
+import pytest
+
+from test_migrate import free_port, migrate, refused, unix, wait_listening
+from test_migrate_tls import certs, tcp  # noqa: F401
+from test_restore import BUILD, LONG, QUIRE, Host, log, wait_for
+
+pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK),
+                                reason="no usable /dev/kvm")
+SCRIBE = (BUILD / "guest/probe/scribe.elf").resolve()
+KIB = 1 << 10
+MIB = 1 << 20
+# Not whole clusters, and not one.
+SIZES = {"a": 24 * MIB + 3 * 4096, "b": 2 * MIB}
+
+
+@pytest.fixture
+def host(tmp_path):
+    h = Host(tmp_path)
+    yield h
+    h.end()
+
+
+def images(host, name, fill=None, sizes=SIZES):
+    """Of the VM: all holes, or old words of somebody else."""
+    paths = {}
+    for disk, size in sizes.items():
+        paths[disk] = host.dir / f"{name}.{disk}.img"
+        with open(paths[disk], "wb") as f:
+            if fill:
+                f.write(fill * size)
+            f.truncate(size)
+    return paths
+
+
+def vm_args(host, name, paths, extra="", options=""):
+    disks = [f"id={disk},path={path}{options}" for disk, path in paths.items()]
+    args = ["--kernel", SCRIBE, "--cmdline", f"blocks=30 step=68 {extra}".strip(), "--cpus",
+            "boot=1", "--memory", "size=128M", "--serial", f"file={host.dir}/{name}.log",
+            "--name", name]
+    for disk in disks:
+        args += ["--disk", disk]
+    return args
+
+
+def boot(host, name="one", **kw):
+    vm = host.start("run", *vm_args(host, name, images(host, name), **kw))
+    wait_for("the guest", lambda: "scribe: ready, disks 2" in log(host.dir / f"{name}.log"))
+    return vm
+
+
+def incoming(host, name, uri, *args, paths=None, **kw):
+    paths = paths or images(host, name, b"?")
+    vm = host.start("run", *vm_args(host, name, paths, **kw), "--incoming", uri, *args)
+    wait_listening(host, vm, uri)
+    return vm
+
+
+def passes(path):
+    text = log(path)
+    assert "BAD" not in text and "FAILED" not in text, text[-300:]
+    return [int(n) for n in re.findall(r"scribe: pass (\d+)\r", text)]
+
+
+def wait_passes(host, name, more=2):
+    path = host.dir / f"{name}.log"
+    seen = len(passes(path))
+    wait_for(f"{more} passes of {name}", lambda: len(passes(path)) >= seen + more)
+
+
+def is_follow_up(host, before, after):
+    old, new = passes(host.dir / f"{before}.log"), passes(host.dir / f"{after}.log")
+    assert old and new == list(range(new[0], new[0] + len(new)))
+    assert old[-1] < new[0] <= old[-1] + 2, (old[-1], new[0])
+
+
+@pytest.mark.parametrize("kind,streams,options", [("unix", 1, ""), ("unix", 3, ""), ("tcp", 4, ""),
+                                                  ("unix", 2, ",direct=on")])
+def test_goes_on(host, kind, streams, options):
+    source = boot(host, options=options)
+    wait_passes(host, "one")
+    uri = unix(host, "two") if kind == "unix" else f"tcp:127.0.0.1:{free_port()}"
+    incoming(host, "two", uri, options=options)
+    report = json.loads(migrate(host, "one", uri, "--disks", "copy", "--streams", streams).stdout)
+    assert report["disk_bytes"] + report["disk_zero_bytes"] >= sum(SIZES.values())
+    # What the guest wrote is there: of 30 blocks on each of two disks most are not zero.
+    assert report["disk_bytes"] >= 40 * 64 * KIB
+    assert report["disk_bytes"] < sum(SIZES.values()) * report["rounds"]
+    assert source.wait(LONG) == 0, host.said(source)
+    wait_passes(host, "two", 4)
+    is_follow_up(host, "one", "two")
+
+
+def test_back_and_forth(host):
+    boot(host, "vm0")
+    for i in range(6):
+        old, new = f"vm{i}", f"vm{i + 1}"
+        wait_passes(host, old)
+        uri = unix(host, new)
+        # Once into images that it had two moves ago: what is there is old.
+        incoming(host, new, uri, paths=i == 3 and {d: host.dir / f"vm2.{d}.img" for d in SIZES})
+        migrate(host, old, uri, "--disks", "copy", "--streams", 1 + i % 3)
+        wait_passes(host, new)
+        is_follow_up(host, old, new)
+
+
+def test_same_bytes(host):
+    """Of a guest that stands still all is the same, and holes are holes."""
+    boot(host)
+    wait_passes(host, "one")
+    host.quire("ctl", "one", "pause")
+    incoming(host, "two", unix(host, "two"))
+    migrate(host, "one", unix(host, "two"), "--disks", "copy")
+    assert host.state("two") == "Paused"
+    for disk in SIZES:
+        old, new = host.dir / f"one.{disk}.img", host.dir / f"two.{disk}.img"
+        assert old.read_bytes() == new.read_bytes()
+    assert new.stat().st_blocks <= SIZES["b"] // 512
+    host.quire("ctl", "two", "resume")
+    wait_passes(host, "two", 2)
+
+
+def test_read_only(host):
+    """It stays behind: here it is shared."""
+    paths = images(host, "one")
+    shared = host.dir / "shared.img"
+    shared.write_bytes(b"s" * MIB)
+    args = ["--disk", f"id=ro,path={shared},readonly=on"]
+    host.start("run", *vm_args(host, "one", {"a": paths["a"]}), *args)
+    wait_for("the guest", lambda: "scribe: ready, disks 1" in log(host.dir / "one.log"))
+    uri = unix(host, "two")
+    two = host.start("run", *vm_args(host, "two", {"a": images(host, "two", b"?")["a"]}), *args,
+                     "--incoming", uri)
+    wait_listening(host, two, uri)
+    host.quire("ctl", "one", "pause")
+    report = json.loads(migrate(host, "one", uri, "--disks", "copy").stdout)
+    assert report["disk_bytes"] + report["disk_zero_bytes"] == SIZES["a"]
+    assert shared.read_bytes() == b"s" * MIB
+    assert (host.dir / "two.a.img").read_bytes() == paths["a"].read_bytes()
+
+
+def test_shared(host):
+    """By default nothing is copied: both have the same images, one after the other."""
+    boot(host)
+    wait_passes(host, "one")
+    uri = unix(host, "two")
+    incoming(host, "two", uri, paths={d: host.dir / f"one.{d}.img" for d in SIZES})
+    report = json.loads(migrate(host, "one", uri).stdout)
+    assert report["disk_bytes"] == report["disk_zero_bytes"] == 0
+    wait_passes(host, "two", 3)
+    is_follow_up(host, "one", "two")
+
+
+def test_the_same_image(host):
+    """Given by mistake: refused before a byte of it is written."""
+    boot(host)
+    uri = unix(host, "two")
+    two = incoming(host, "two", uri, paths={d: host.dir / f"one.{d}.img" for d in SIZES})
+    refused(migrate(host, "one", uri, "--disks", "copy", check=False), "is in use by another")
+    assert two.wait(LONG) == 1 and "needs images of its own" in host.said(two)
+    wait_passes(host, "one", 3)
+
+
+def test_refused(host):
+    boot(host)
+    for name, kw, why in [
+            ("size", {"paths": images(host, "size", sizes={**SIZES, "b": MIB})},
+             "disk 'b' has 2097152 bytes, here it has 1048576"),
+            ("ro", {"options": ",readonly=on"}, "is to be copied, and cannot be written here")]:
+        vm = incoming(host, name, unix(host, name), **kw)
+        refused(migrate(host, "one", unix(host, name), "--disks", "copy", check=False), why)
+        assert vm.wait(LONG) == 1
+    for mode in "postcopy", "hybrid", "local":
+        done = migrate(host, "one", unix(host, "x"), "--disks", "copy", "--mode", mode,
+                       check=False)
+        assert done.returncode == 2 and "precopy only" in done.stderr
+        done = host.quire("ctl", "one", "vm.send-migration", f"destination_url={unix(host, 'x')}",
+                          f"mode={mode}", "disks=copy", check=False)
+        assert done.returncode == 1 and "precopy only" in done.stderr
+    assert migrate(host, "one", unix(host, "x"), "--disks", "no", check=False).returncode == 2
+    wait_passes(host, "one", 3)
+
+
+def test_asked_to_go(host):
+    """A disk that its guest may let go any time is not copied."""
+    boot(host)
+    host.quire("ctl", "one", "vm.remove-device", "id=b")
+    vm = incoming(host, "two", unix(host, "two"))
+    refused(migrate(host, "one", unix(host, "two"), "--disks", "copy", check=False),
+            "asked to let disk 'b' go")
+    assert vm.wait(LONG) == 1
+    wait_passes(host, "one", 3)
+
+
+@pytest.mark.parametrize("options", [("--compress", "lz4"), ("--throttle", "auto")])
+def test_beside(host, options):
+    """Disks are neither compressed nor in the way of it."""
+    boot(host)
+    wait_passes(host, "one")
+    incoming(host, "two", unix(host, "two"))
+    migrate(host, "one", unix(host, "two"), "--disks", "copy", *options)
+    wait_passes(host, "two", 3)
+    is_follow_up(host, "one", "two")
+
+
+def test_tls(host, certs):  # noqa: F811
+    boot(host)
+    wait_passes(host, "one")
+    uri = tcp()
+    incoming(host, "two", uri, "--tls", certs.server)
+    migrate(host, "one", uri, "--disks", "copy", "--tls", certs.client)
+    wait_passes(host, "two", 3)
+    is_follow_up(host, "one", "two")
+
+
+def slow(host, uri, *args):
+    """A migration that is under way, and will be for a while."""
+    client = subprocess.Popen([QUIRE, "migrate", "one", uri, "--disks", "copy",
+                               "--bandwidth", "2M", *args], env=host.env, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    for line in client.stderr:
+        if json.loads(line)["sent_bytes"] > 0:
+            return client
+    raise AssertionError("it ended")
+
+
+def test_counts_for_downtime(host):
+    """A guest that writes its disks faster than they are sent is not stopped, though its memory
+    is next to nothing."""
+    boot(host)
+    uri = unix(host, "two")
+    incoming(host, "two", uri)
+    client = slow(host, uri, "--downtime", "10")
+    said = []
+    for line in client.stderr:
+        said.append(json.loads(line))
+        if said[-1]["rounds"] >= 3:
+            break
+    client.send_signal(signal.SIGINT)
+    client.communicate(timeout=LONG)
+    assert client.returncode == 130
+    assert said[-1]["phase"] == "pre-copy" and said[-1]["predicted_downtime_ms"] > 10
+    assert said[-1]["dirty_bytes_per_s"] > 64 * KIB
+    wait_passes(host, "one", 3)
+
+
+@pytest.mark.parametrize("who", ["destination", "source"])
+def test_one_dies(host, who):
+    source = boot(host)
+    uri = unix(host, "two")
+    two = incoming(host, "two", uri)
+    client = slow(host, uri)
+    (two if who == "destination" else source).kill()
+    client.communicate(timeout=LONG)
+    assert client.returncode == 1
+    if who == "source":
+        assert two.wait(LONG) == 1 and "good for nothing" in host.said(two)
+        return
+    wait_passes(host, "one", 3)
+    # And once more, from the beginning.
+    incoming(host, "three", unix(host, "three"))
+    migrate(host, "one", unix(host, "three"), "--disks", "copy")
+    wait_passes(host, "three", 3)
+    is_follow_up(host, "one", "three")
