@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What a peer of a migration sends (migrate/wire.c): prefaces, control headers,
- * MACHINE, READY, text, maps of pages, whole data streams, what follows a VM,
- * and compressed pages. The first byte says which.
+ * MACHINE, READY, text, maps of pages, whole data streams (with disks), what
+ * follows a VM, and compressed pages. The first byte says which.
  * Checked: what is accepted is within its limits, a range of a stream is in its
- * memory and its own, and what is put again is what was read.
+ * memory, or its disk, and its own, and what is put again is what was read.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -72,6 +72,10 @@ static void machine(const uint8_t *data, size_t size)
 	for (unsigned int i = 0; i < m.num_devices; i++)
 		BUG_ON(!memchr(m.devices[i].id, 0, sizeof(m.devices[i].id)) ||
 		       !memchr(m.devices[i].cls, 0, sizeof(m.devices[i].cls)));
+	BUG_ON(m.num_disks > m.num_devices);
+	for (unsigned int i = 0; i < m.num_disks; i++)
+		BUG_ON(m.disks[i].device >= m.num_devices ||
+		       !m.disks[i].bytes || m.disks[i].bytes % 512);
 	BUG_ON(wire_put_machine(out, &m) != size);
 	BUG_ON(memcmp(out, data, size) != 0);
 	(void)!wire_machine_compare(&m, &m, &err);
@@ -106,6 +110,22 @@ static void check_range(const struct wire_stream *s,
 	BUG_ON(found != 1);
 }
 
+static void check_disk(const struct wire_stream *s,
+		       const struct wire_data_header *h)
+{
+	uint64_t size;
+
+	BUG_ON(h->disk >= s->num_disks || h->packed);
+	size = s->disk_bytes[h->disk];
+	BUG_ON(!h->len || h->len > WIRE_UNIT_BYTES ||
+	       !range_ok(h->gpa, h->len, size));
+	BUG_ON(h->gpa % WIRE_CLUSTER_BYTES);
+	BUG_ON(h->len % WIRE_CLUSTER_BYTES && h->gpa + h->len != size);
+	BUG_ON(h->gpa / WIRE_UNIT_BYTES !=
+	       (h->gpa + h->len - 1) / WIRE_UNIT_BYTES);
+	BUG_ON(wire_stream_of(h->gpa, s->num) != s->index);
+}
+
 static void stream(const uint8_t *data, size_t size)
 {
 	struct wire_stream s = {
@@ -113,6 +133,9 @@ static void stream(const uint8_t *data, size_t size)
 		.features = WIRE_FEATURES,
 		.regions = { { 0, 9 * WIRE_UNIT_BYTES + 20480 },
 			     { 4 * GIB, 5 * WIRE_UNIT_BYTES } },
+		.num_disks = 2,
+		.disk_bytes = { 9 * WIRE_UNIT_BYTES + WIRE_CLUSTER_BYTES + 1536,
+				INT64_MAX / 512 * 512 },
 	};
 	struct wire_data_header h;
 	struct err err = ERR_INIT;
@@ -132,6 +155,8 @@ static void stream(const uint8_t *data, size_t size)
 		if (h.type == WIRE_PAGES || h.type == WIRE_ZERO ||
 		    h.type == WIRE_UNIT || h.packed)
 			check_range(&s, &h);
+		if (h.type == WIRE_DISK || h.type == WIRE_DISK_ZERO)
+			check_disk(&s, &h);
 		BUG_ON(h.packed && h.packed >= h.len);
 		data += WIRE_DATA_BYTES;
 		size -= WIRE_DATA_BYTES;
