@@ -13,6 +13,14 @@
  *
  * A page is asked for once on a connection, whoever waits for it: `asked` says
  * so. After a new connection those that did not come are asked for again.
+ *
+ * A source may take no request for as long as it likes. That holds up who asks,
+ * under a lock of their own (`asking`), and nobody who only looks: the control
+ * thread is one of these. It is different until follow_commit(): the control
+ * thread may be who waits then, for a page, and nobody could end it. So an
+ * answer that takes too long is the end of it all.
+ *
+ * Locks: asking before pager_lock before lock.
  */
 #include "migrate/follow.h"
 
@@ -53,7 +61,7 @@ struct request {
 
 struct follow {
 	struct mem_source source;
-	struct ram *ram;
+	struct ram *ram; /* until the VM ends: follow_new(), follow_begin() */
 	struct page_map pending, ever, asked;
 	_Atomic uint64_t pages_left, requests;
 	uint64_t pages_total;
@@ -65,12 +73,15 @@ struct follow {
 	pthread_rwlock_t pager_lock;
 	struct pager *pager; /* NULL: not yet, or not any more */
 
+	pthread_mutex_t asking; /* held while a request is sent */
+
 	pthread_mutex_t lock; /* all below */
 	pthread_cond_t changed;
 	bool committed, ended, connected;
 	int error; /* of the connections that there are */
 	struct err err;
 	_Atomic unsigned int breaks;
+	uint64_t patience_ns; /* with an answer, until it is committed */
 	struct request timed[MAX_TIMED];
 	unsigned int num_timed;
 	struct stream urgent_stream;
@@ -118,6 +129,36 @@ static void broken(struct follow *f, int error, const struct err *err)
 		give_up_memory(f);
 }
 
+static bool is_late_locked(const struct follow *f)
+{
+	uint64_t now = clock_now_ns();
+
+	for (unsigned int i = 0; !f->committed && i < f->num_timed; i++) {
+		if (now - f->timed[i].ns > f->patience_ns)
+			return true;
+	}
+	return false;
+}
+
+/* Of the urgent connection. */
+static bool is_cut_or_late(void *ctx)
+{
+	struct follow *f = ctx;
+	struct err err = ERR_INIT;
+	bool late;
+
+	pthread_mutex_lock(&f->lock);
+	late = is_late_locked(f);
+	pthread_mutex_unlock(&f->lock);
+	if (late)
+		broken(f,
+		       err_set(&err, ETIMEDOUT,
+			       "the source does not answer when it is asked "
+			       "for memory"),
+		       &err);
+	return is_cut(f);
+}
+
 /* ---- the source ---- */
 
 static int source_extent(void *ctx, struct gpa gpa, uint64_t len,
@@ -145,24 +186,31 @@ static int send_request(struct follow *f, uint64_t gpa)
 	return link_send(&f->urgent_stream.link, &iov, 1);
 }
 
-/* In order, and one at a time: under the lock. */
-static void ask_locked(struct follow *f, uint64_t gpa)
+static bool begin_request(struct follow *f, uint64_t gpa)
 {
-	struct err err = ERR_INIT;
-	int r;
+	bool goes;
 
-	if (!f->connected || f->error)
-		return;
-	if (f->num_timed < MAX_TIMED)
+	pthread_mutex_lock(&f->lock);
+	goes = f->connected && !f->error;
+	if (goes && f->num_timed < MAX_TIMED)
 		f->timed[f->num_timed++] = (struct request){
 			.gpa = gpa,
 			.ns = clock_now_ns(),
 		};
-	r = send_request(f, gpa);
+	pthread_mutex_unlock(&f->lock);
+	return goes;
+}
+
+/* In order, and one at a time: under asking, so that it stays connected. */
+static void ask(struct follow *f, uint64_t gpa)
+{
+	struct err err = ERR_INIT;
+	int r = begin_request(f, gpa) ? send_request(f, gpa) : 0;
+
 	if (!r || r == -ECANCELED)
 		return;
 	(void)err_errno(&err, -r, "asking for memory");
-	broken_locked(f, r, &err);
+	broken(f, r, &err);
 }
 
 static int source_read(void *ctx, struct gpa gpa, void *buf, uint64_t len,
@@ -170,15 +218,15 @@ static int source_read(void *ctx, struct gpa gpa, void *buf, uint64_t len,
 {
 	struct follow *f = ctx;
 
-	pthread_mutex_lock(&f->lock);
+	pthread_mutex_lock(&f->asking);
 	for (uint64_t at = gpa.v; at < gpa.v + len; at += PAGE_4K) {
 		if (!page_map_test(&f->pending, at) ||
 		    !page_map_set(&f->asked, at, PAGE_4K))
 			continue;
 		atomic_fetch_add(&f->requests, 1);
-		ask_locked(f, at);
+		ask(f, at);
 	}
-	pthread_mutex_unlock(&f->lock);
+	pthread_mutex_unlock(&f->asking);
 	return -EAGAIN;
 }
 
@@ -187,7 +235,9 @@ static void source_abort(void *ctx)
 {
 	struct follow *f = ctx;
 
-	/* First: what the pager has is counted, so that the end is known. */
+	/* Streams that never rest might keep the pager for ever. */
+	atomic_store(&f->cut, true);
+	/* What the pager has is counted, so that the end is known. */
 	pthread_rwlock_wrlock(&f->pager_lock);
 	f->pager = NULL;
 	pthread_rwlock_unlock(&f->pager_lock);
@@ -302,7 +352,9 @@ static void *stream_main(void *arg)
 	int r = 0;
 
 	while (!r && !s->wire.ended) {
-		r = link_recv(&s->link, in, sizeof(in));
+		/* Also of a source that never has us wait. */
+		r = is_cut(s->f) ? -ECANCELED
+				 : link_recv(&s->link, in, sizeof(in));
 		if (r)
 			r = explain(s, r, &err);
 		else
@@ -349,25 +401,26 @@ static int start_stream(struct follow *f, struct stream *s,
 			const struct follow_connections *c, unsigned int index)
 {
 	bool urgent = index == WIRE_URGENT;
+	const struct page_map *map = &f->ever;
 	int r;
 
 	*s = (struct stream){
 		.f = f,
 		.link = { .fd = urgent ? c->urgent_fd : c->fds[index - 1],
 			  .tls = urgent ? c->urgent_tls : c->tls[index - 1],
-			  .given_up = is_cut,
+			  .given_up = urgent ? is_cut_or_late : is_cut,
 			  .ctx = f },
 		.wire = { .index = index,
 			  .num = c->num,
-			  .num_regions = f->ram->num_regions,
+			  .num_regions = map->num_regions,
 			  .features = urgent ? 0 : c->features },
 	};
 	/* The source may have nothing to say for long. */
 	atomic_store(&s->link.patience_ns, UINT64_MAX);
-	for (unsigned int k = 0; k < f->ram->num_regions; k++)
+	for (unsigned int k = 0; k < map->num_regions; k++)
 		s->wire.regions[k] = (struct wire_range){
-			.start = f->ram->regions[k].base.v,
-			.len = f->ram->regions[k].size,
+			.start = map->regions[k].start,
+			.len = map->regions[k].pages * PAGE_4K,
 		};
 	r = prepare_stream(s);
 	if (!r)
@@ -378,11 +431,12 @@ static int start_stream(struct follow *f, struct stream *s,
 }
 
 /* Who waits for them has asked on a connection that is no more. */
-static void ask_again_locked(struct follow *f)
+static void ask_again(struct follow *f)
 {
-	for (unsigned int i = 0; i < f->ram->num_regions; i++) {
-		const struct ram_region *region = &f->ram->regions[i];
-		uint64_t at = region->base.v, end = at + region->size, len;
+	for (unsigned int i = 0; i < f->asked.num_regions; i++) {
+		const struct page_map_region *region = &f->asked.regions[i];
+		uint64_t at = region->start, len;
+		uint64_t end = at + region->pages * PAGE_4K;
 		bool asked;
 
 		for (; at < end; at += len) {
@@ -390,7 +444,7 @@ static void ask_again_locked(struct follow *f)
 			for (uint64_t p = at; asked && p < at + len;
 			     p += PAGE_4K) {
 				if (page_map_test(&f->pending, p))
-					ask_locked(f, p);
+					ask(f, p);
 			}
 		}
 	}
@@ -402,6 +456,7 @@ int follow_connect(struct follow *f, const struct follow_connections *c,
 	int r = 0;
 
 	atomic_store(&f->cut, false);
+	f->patience_ns = c->patience_ns;
 	f->streams = calloc(c->num, sizeof(f->streams[0]));
 	f->num_streams = f->streams ? c->num : 0;
 	if (!f->streams)
@@ -414,12 +469,15 @@ int follow_connect(struct follow *f, const struct follow_connections *c,
 		follow_disconnect(f);
 		return err_errno(err, -r, "receiving memory");
 	}
+	/* Nobody asks for what is just being asked for again. */
+	pthread_mutex_lock(&f->asking);
 	pthread_mutex_lock(&f->lock);
 	if (f->ended)
 		atomic_store(&f->cut, true);
 	f->connected = true;
-	ask_again_locked(f);
 	pthread_mutex_unlock(&f->lock);
+	ask_again(f);
+	pthread_mutex_unlock(&f->asking);
 	return 0;
 }
 
@@ -436,9 +494,12 @@ static void end_stream(struct stream *s)
 void follow_disconnect(struct follow *f)
 {
 	atomic_store(&f->cut, true);
+	/* Who is asking sees that soon. */
+	pthread_mutex_lock(&f->asking);
 	pthread_mutex_lock(&f->lock);
 	f->connected = false;
 	pthread_mutex_unlock(&f->lock);
+	pthread_mutex_unlock(&f->asking);
 	if (f->urgent_stream.f)
 		end_stream(&f->urgent_stream);
 	for (unsigned int i = 0; i < f->num_streams; i++)
@@ -563,6 +624,7 @@ static int init_sync(struct follow *f)
 	if (r)
 		return -r;
 	pthread_mutex_init(&f->lock, NULL);
+	pthread_mutex_init(&f->asking, NULL);
 	pthread_rwlock_init(&f->pager_lock, NULL);
 	return 0;
 }
@@ -618,6 +680,7 @@ void follow_unref(void *follow)
 	page_map_fini(&f->asked);
 	pthread_cond_destroy(&f->changed);
 	pthread_mutex_destroy(&f->lock);
+	pthread_mutex_destroy(&f->asking);
 	pthread_rwlock_destroy(&f->pager_lock);
 	free(f);
 }

@@ -52,6 +52,8 @@ struct follow_connections {
 	int urgent_fd;
 	struct tls *urgent_tls; /* may be NULL */
 	uint64_t features;	/* of the data streams: how pages may come */
+	/* So long an answer may take at the most, until follow_commit(). */
+	uint64_t patience_ns;
 };
 
 __must_check int follow_connect(struct follow *f,

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <linux/userfaultfd.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -28,6 +29,7 @@
 #define MAP_BYTES	(64 * MIB) /* of memory taken over, at once */
 #define FREE_NS		(10 * NSEC_PER_SEC) /* for the source to know */
 #define FOLLOW_SLICE_NS (100 * NSEC_PER_MSEC)
+#define AGAIN_SLICE_MS	100
 
 struct receive {
 	struct vmm *vmm;
@@ -315,6 +317,7 @@ static int connect_follow(struct receive *r, uint64_t features, struct err *err)
 		.urgent_fd = r->fds[URGENT],
 		.urgent_tls = r->tls[URGENT],
 		.features = features & WIRE_FEATURES_PACKED,
+		.patience_ns = PATIENCE_NS,
 	};
 
 	return follow_connect(r->follow, &c, err);
@@ -589,10 +592,11 @@ static int follow_again(struct receive *r, struct err *err)
 		n = get_again(r, &features, err);
 	if (!n)
 		n = wait_streams(r, err);
+	/* Before it the source takes no requests, of which there may be many.
+	 */
 	if (!n)
-		n = connect_follow(r, features, err);
-	/* Nothing comes before the source has it. */
-	return n ? n : send_missing(r, err);
+		n = send_missing(r, err);
+	return n ? n : connect_follow(r, features, err);
 }
 
 /* As often as it takes; until nobody waits for memory any more. */
@@ -611,7 +615,8 @@ static void find_source(struct receive *r)
 			link_put_failure(&r->control, WIRE_FAILED, &err);
 		follow_disconnect(r->follow);
 		close_all(r);
-		(void)follow_wait(r->follow, FOLLOW_SLICE_NS, NULL);
+		/* Whatever it is, it is not tried without a rest. */
+		(void)!poll(NULL, 0, AGAIN_SLICE_MS);
 	}
 }
 

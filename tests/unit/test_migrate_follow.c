@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -596,6 +597,178 @@ static void test_hostile(void **state)
 	pair_free(p);
 }
 
+/*
+ * A source that is there, and says or takes nothing: the other ends of sockets
+ * that nobody reads.
+ */
+static void connect_to_nobody(struct pair *p, uint64_t patience_ns)
+{
+	struct tls *none[MAX_STREAMS] = { NULL };
+	struct follow_connections c = {
+		.fds = p->in,
+		.tls = none,
+		.num = p->num,
+		.patience_ns = patience_ns,
+	};
+	struct err err = ERR_INIT;
+
+	open_sockets(p);
+	c.urgent_fd = p->in[p->num];
+	assert_int_equal(follow_connect(p->follow, &c, &err), 0);
+}
+
+static void *touch_one(void *arg)
+{
+	(void)*(volatile char *)arg;
+	return NULL;
+}
+
+/* Each a page of its own, upon which they wait. */
+static void touch_many(struct pair *p, pthread_t *threads, unsigned int num)
+{
+	for (unsigned int i = 0; i < num; i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, touch_one,
+						at(&p->to, i * 7)),
+				 0);
+}
+
+static uint64_t requests(struct pair *p)
+{
+	json_t *info = follow_info(p->follow);
+	json_int_t n = json_integer_value(json_object_get(info, "requests"));
+
+	json_decref(info);
+	return (uint64_t)n;
+}
+
+/*
+ * One that takes no requests holds up who asks, and nobody else: it can be
+ * told how it is, and the VM can end.
+ */
+static void test_requests_are_not_taken(void **state)
+{
+	enum { NUM = 40 };
+	struct pair *p = pair_new(1, RAM_PAGE_4K, false, 0);
+	const char full[4096] = { 0 };
+	pthread_t threads[NUM];
+
+	connect_to_nobody(p, 0);
+	assert_true(follow_commit(p->follow, NULL));
+	/* There is no room for one more. */
+	while (send(p->in[1], full, sizeof(full), MSG_DONTWAIT) > 0 ||
+	       send(p->in[1], full, 1, MSG_DONTWAIT) > 0)
+		;
+	touch_many(p, threads, NUM);
+	while (!requests(p))
+		usleep(1000);
+	usleep(100000); /* it waits for the socket by now */
+	assert_int_equal(follow_look(p->follow, NULL), FOLLOW_GOES_ON);
+	json_decref(follow_info(p->follow));
+	pager_free(take_ptr(p->pager));
+	assert_int_equal(follow_look(p->follow, NULL), FOLLOW_ENDED);
+	for (unsigned int i = 0; i < NUM; i++)
+		pthread_join(threads[i], NULL);
+	follow_disconnect(p->follow);
+	close_sockets(p);
+	pair_free(p);
+}
+
+/* Who waits then may be the one that nobody could end. */
+static void test_nobody_answers_before_it_is_ours(void **state)
+{
+	struct pair *p = pair_new(1, RAM_PAGE_4K, false, 0);
+	struct err err = ERR_INIT;
+
+	connect_to_nobody(p, NSEC_PER_SEC / 10);
+	assert_int_equal(follow_wait(p->follow, NSEC_PER_SEC / 2, &err),
+			 FOLLOW_GOES_ON); /* nobody has asked */
+	assert_int_equal(*at(&p->to, 9), 0);
+	assert_int_equal(follow_look(p->follow, &err), FOLLOW_BROKEN);
+	assert_non_null(strstr(err.text, "does not answer"));
+	assert_false(follow_commit(p->follow, NULL));
+	follow_disconnect(p->follow);
+	close_sockets(p);
+	pair_free(p);
+}
+
+/* Nor may a request that could not be sent. */
+static void test_cannot_ask_before_it_is_ours(void **state)
+{
+	struct pair *p = pair_new(1, RAM_PAGE_4K, false, 0);
+
+	connect_to_nobody(p, PATIENCE);
+	/* It reads no more, though it does not hang up. */
+	shutdown(p->out[1], SHUT_RD);
+	assert_int_equal(*at(&p->to, 9), 0);
+	assert_false(follow_commit(p->follow, NULL));
+	follow_disconnect(p->follow);
+	close_sockets(p);
+	pair_free(p);
+}
+
+/* Once it is, it waits for as long as it takes. */
+static void test_nobody_answers_when_it_is_ours(void **state)
+{
+	struct pair *p = pair_new(1, RAM_PAGE_4K, false, 0);
+	pthread_t thread;
+
+	connect_to_nobody(p, NSEC_PER_SEC / 10);
+	assert_true(follow_commit(p->follow, NULL));
+	touch_many(p, &thread, 1);
+	assert_int_equal(follow_wait(p->follow, NSEC_PER_SEC / 2, NULL),
+			 FOLLOW_GOES_ON);
+	assert_int_equal(requests(p), 1);
+	follow_disconnect(p->follow);
+	close_sockets(p);
+	/* It is asked for again. */
+	connect_pair(p, 0);
+	push_go(p->push);
+	wait_complete(p);
+	pthread_join(thread, NULL);
+	is_all_there(p);
+	pair_free(p);
+}
+
+struct flood {
+	int fd;
+	atomic_bool stop;
+};
+
+static void *flood(void *arg)
+{
+	struct flood *f = arg;
+	const struct wire_data_header page = { WIRE_ZERO, 0, PAGE_4K, 0, 0 };
+	uint8_t bytes[64][WIRE_DATA_BYTES];
+
+	for (unsigned int i = 0; i < 64; i++)
+		wire_put_data(bytes[i], &page);
+	while (!atomic_load(&f->stop) &&
+	       send(f->fd, bytes, sizeof(bytes), MSG_NOSIGNAL) > 0)
+		;
+	return NULL;
+}
+
+/* The same page for ever: it is let go nevertheless. */
+static void test_never_stops_talking(void **state)
+{
+	struct pair *p = pair_new(1, RAM_PAGE_4K, false, 0);
+	struct flood f = { .stop = false };
+	pthread_t thread;
+
+	connect_to_nobody(p, PATIENCE);
+	assert_true(follow_commit(p->follow, NULL));
+	f.fd = p->out[0];
+	assert_int_equal(pthread_create(&thread, NULL, flood, &f), 0);
+	usleep(100000);
+	pager_free(take_ptr(p->pager));
+	follow_disconnect(p->follow);
+	atomic_store(&f.stop, true);
+	shutdown(p->in[0], SHUT_RDWR);
+	pthread_join(thread, NULL);
+	close_sockets(p);
+	pair_free(p);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -612,6 +785,11 @@ int main(void)
 		cmocka_unit_test(test_breaks_before_it_is_ours),
 		cmocka_unit_test(test_vm_ends),
 		cmocka_unit_test(test_hostile),
+		cmocka_unit_test(test_requests_are_not_taken),
+		cmocka_unit_test(test_nobody_answers_before_it_is_ours),
+		cmocka_unit_test(test_cannot_ask_before_it_is_ours),
+		cmocka_unit_test(test_nobody_answers_when_it_is_ours),
+		cmocka_unit_test(test_never_stops_talking),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
