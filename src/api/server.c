@@ -274,6 +274,7 @@ static const struct thread_call work_calls[] = {
 	RARE("vm.receive-migration", listen),
 	RARE("vm.receive-migration", accept4),
 	RARE("vm.receive-migration", shutdown),
+	RARE("vm.receive-migration, --memory shared=on", fallocate),
 };
 
 static const struct thread_class work_class = {

@@ -421,6 +421,91 @@ def test_verbs_meanwhile(host):
     is_follow_up(host, "one", "two")
 
 
+def test_pause_while_it_waits(host):
+    """The guest waits for memory, and nobody is there to bring it: whoever asks is answered,
+    and nothing is lost."""
+    there = unix(host, "two")
+    source, vm, cable, client = start_slow(host, there, paused=False, mib=160, size="256M",
+                                           cpus=2)
+    cable.cut()
+    client.communicate(timeout=LONG)
+    wait_for("the break", lambda: info(host, "two")["postcopy"] == "paused")
+    for _ in range(2):
+        host.ask("two", "pause")
+        assert host.state("two") == "Paused"
+        done = host.quire("ctl", "two", "resume", check=False)
+        # A vCPU that is in the kernel for a page cannot go on before that is there.
+        assert host.state("two") == ("Paused" if done.returncode else "Running")
+        if done.returncode:
+            assert "waits for memory" in done.stderr, done.stderr
+            break
+    done = recovers(host, there)
+    assert done.returncode == 0, done.stderr
+    if host.state("two") == "Paused":
+        host.ask("two", "resume")
+    assert source.wait(LONG) == 0, host.said(source)
+    wait_passes(host.dir / "two.log", 4)
+    is_follow_up(host, "one", "two")
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["connected", "cut"])
+@pytest.mark.parametrize("verb", ["reboot", "shutdown", "delete"])
+def test_ended_by_a_verb(host, verb, cut):
+    """The VM there is not that VM any more: nobody wants the memory."""
+    there = unix(host, "two")
+    source, vm, cable, client = start_slow(host, there, paused=False, mib=160, size="256M")
+    if cut:
+        cable.cut()
+        client.communicate(timeout=LONG)
+        wait_for("the break", lambda: info(host, "two")["postcopy"] == "paused")
+    host.ask("two", verb)
+    if cut:
+        wait_for("an end of waiting", lambda: not is_listening(there[5:]))
+        refused(recovers(host, there), "")
+    else:
+        out, said = client.communicate(timeout=LONG)
+        assert client.returncode == 0, said
+        assert json.loads(out)["ended_there"]
+        assert source.wait(LONG) == 0, host.said(source)
+    if verb == "reboot":
+        assert info(host, "two") is None
+        wait_for("a new guest", lambda: log(host.dir / "two.log").count("walker: ready") >= 1)
+    elif verb == "shutdown":
+        assert host.state("two") == "Shutdown" and info(host, "two") is None
+        host.ask("two", "boot")
+        wait_for("a new guest", lambda: log(host.dir / "two.log").count("walker: ready") >= 1)
+    else:
+        done = host.quire("ctl", "two", "info", check=False)
+        assert done.returncode == 1 and vm.poll() is None
+
+
+def test_received_over_the_api(host):
+    """Shared memory that came and is to come again, in a process that is confined."""
+    boot(host, size="128M,shared=on")
+    wait_passes(host.dir / "one.log")
+    sock = host.dir / "api.sock"
+    vm = host.start("run", "--api-socket", sock)
+    wait_for("the API", sock.exists)
+    config = host.ask("one", "info")["config"]
+    config["name"] = "two"
+    config["serial"] = {"mode": "File", "file": str(host.dir / "two.log")}
+    (host.dir / "config").write_text(json.dumps(config))
+    host.quire("ctl", sock, "create", f"@{host.dir}/config")
+    uri = unix(host, "two")
+    answer = []
+    waiting = threading.Thread(target=lambda: answer.append(host.quire(
+        "ctl", "--timeout", LONG, sock, "receive-migration", f"receiver_url={uri}",
+        check=False)))
+    waiting.start()
+    wait_for("its socket", lambda: is_listening(uri[5:]))
+    done = json.loads(migrate(host, "one", uri, "--mode", "hybrid").stdout)
+    assert done["rounds"] >= 1 and done["followed_bytes"] > 0
+    waiting.join(LONG)
+    assert answer[0].returncode == 0, answer[0].stderr + host.said(vm)
+    wait_passes(host.dir / "two.log", 4)
+    is_follow_up(host, "one", "two")
+
+
 @pytest.mark.parametrize("cut", [False, True], ids=["connected", "cut"])
 def test_vm_ends_there(host, cut):
     """Nobody wants its memory any more: the source is free, and not hung by it."""
