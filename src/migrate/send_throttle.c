@@ -79,20 +79,13 @@ static void hold_back(struct send_throttle *t, const uint64_t *did,
 	}
 }
 
-int send_throttle_round(struct send_throttle *t, const struct converge *c,
-			struct err *err)
+/* did: of each vCPU, since the round before; sum: of all. */
+static int follow_plan(struct send_throttle *t, const struct converge *c,
+		       const uint64_t *did, uint64_t sum, struct err *err)
 {
-	_cleanup_free_ uint64_t *did = NULL;
 	unsigned int before = t->percent;
-	uint64_t sum;
 	int r;
 
-	if (!t->machine)
-		return 0;
-	did = calloc(t->machine->num_vcpus, sizeof(*did));
-	if (!did)
-		return err_set(err, ENOMEM, "out of memory");
-	sum = read_all(t, did);
 	t->percent = hold_back_round(&t->plan, c);
 	if (!t->percent)
 		return 0;
@@ -108,6 +101,23 @@ int send_throttle_round(struct send_throttle *t, const struct converge *c,
 			 "%u of %u vCPUs held back by %u %%",
 			 t->vcpus, t->machine->num_vcpus, t->percent);
 	return 0;
+}
+
+int send_throttle_round(struct send_throttle *t, const struct converge *c,
+			struct err *err)
+{
+	uint64_t *did, sum;
+	int r;
+
+	if (!t->machine)
+		return 0;
+	did = calloc(t->machine->num_vcpus, sizeof(*did));
+	if (!did)
+		return err_set(err, ENOMEM, "out of memory");
+	sum = read_all(t, did);
+	r = follow_plan(t, c, did, sum, err);
+	free(did);
+	return r;
 }
 
 void send_throttle_end(struct send_throttle *t)

@@ -265,14 +265,33 @@ static int load_nothing(void *ctx, struct ram *ram, struct err *err)
 	return 0;
 }
 
+static int check_may_follow(struct vmm *v, struct err *err)
+{
+	if (ram_page_is_hugetlb(v->cfg.page))
+		return err_set(err, ENOTSUP,
+			       "memory in %s pages cannot follow its VM: use "
+			       "mode precopy",
+			       ram_page_names[v->cfg.page]);
+	if (!vmm_uffds(v))
+		return err_set(
+			err, EPERM,
+			"this process got no userfaultfd when it "
+			"started, so memory cannot follow its VM: grant "
+			"read and write on /dev/userfaultfd, or use mode "
+			"precopy");
+	return 0;
+}
+
 static int begin_landing(struct vmm *v, struct vmm_landing *ret,
 			 struct err *err)
 {
 	struct machine *m = v->machine;
 	struct kvm_vcpu **vcpus;
 	const char *why = NULL;
-	int r;
+	int r = ret->follows ? check_may_follow(v, err) : 0;
 
+	if (r)
+		return r;
 	if (vm_config_shared(&v->cfg, &why) && why)
 		return err_set(err, ENOTSUP,
 			       "the %s device is served by another process",
@@ -282,18 +301,6 @@ static int begin_landing(struct vmm *v, struct vmm_landing *ret,
 		return err_set(err, ENOMEM, "out of memory");
 	for (unsigned int i = 0; i < m->num_vcpus; i++)
 		vcpus[i] = vcpu_kvm(m->vcpus[i]);
-	if (ret->follows && ram_page_is_hugetlb(v->cfg.page))
-		return err_set(err, ENOTSUP,
-			       "memory in %s pages cannot follow its VM: use "
-			       "mode precopy",
-			       ram_page_names[v->cfg.page]);
-	if (ret->follows && !vmm_uffds(v))
-		return err_set(
-			err, EPERM,
-			"this process got no userfaultfd when it "
-			"started, so memory cannot follow its VM: grant "
-			"read and write on /dev/userfaultfd, or use mode "
-			"precopy");
 	ret->machine = m;
 	ret->ram = &m->memory.ram;
 	ret->fills_host = v->cfg.populate == POPULATE_HOST ||
