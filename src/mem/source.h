@@ -53,6 +53,11 @@ struct mem_source_ops {
 	 * wait long.
 	 */
 	void (*abort)(void *ctx);
+	/*
+	 * Of fed sources: may what was asked for be long in coming, or never
+	 * come? Any thread, does not wait. NULL: no.
+	 */
+	bool (*is_away)(void *ctx);
 };
 
 struct mem_source {

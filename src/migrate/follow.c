@@ -41,7 +41,8 @@
 #include "base/thread.h"
 #include "migrate/pack.h"
 
-#define MAX_TIMED 256u /* requests that are timed at once */
+#define MAX_TIMED 256u		     /* requests that are timed at once */
+#define AWAY_NS	  (2 * NSEC_PER_SEC) /* without an answer */
 
 struct stream {
 	struct follow *f;
@@ -129,12 +130,12 @@ static void broken(struct follow *f, int error, const struct err *err)
 		give_up_memory(f);
 }
 
-static bool is_late_locked(const struct follow *f)
+static bool is_late_locked(const struct follow *f, uint64_t patience_ns)
 {
 	uint64_t now = clock_now_ns();
 
-	for (unsigned int i = 0; !f->committed && i < f->num_timed; i++) {
-		if (now - f->timed[i].ns > f->patience_ns)
+	for (unsigned int i = 0; i < f->num_timed; i++) {
+		if (now - f->timed[i].ns > patience_ns)
 			return true;
 	}
 	return false;
@@ -148,7 +149,7 @@ static bool is_cut_or_late(void *ctx)
 	bool late;
 
 	pthread_mutex_lock(&f->lock);
-	late = is_late_locked(f);
+	late = !f->committed && is_late_locked(f, f->patience_ns);
 	pthread_mutex_unlock(&f->lock);
 	if (late)
 		broken(f,
@@ -248,11 +249,23 @@ static void source_abort(void *ctx)
 	pthread_mutex_unlock(&f->lock);
 }
 
+static bool source_is_away(void *ctx)
+{
+	struct follow *f = ctx;
+	bool away;
+
+	pthread_mutex_lock(&f->lock);
+	away = !f->connected || f->error || is_late_locked(f, AWAY_NS);
+	pthread_mutex_unlock(&f->lock);
+	return away;
+}
+
 static const struct mem_source_ops source_ops = {
 	.name = "migration",
 	.extent = source_extent,
 	.read = source_read,
 	.abort = source_abort,
+	.is_away = source_is_away,
 };
 
 /* ---- what comes ---- */

@@ -470,8 +470,8 @@ static void go_on_clocks(struct machine *m)
 }
 
 /*
- * A vCPU that waits in the kernel for memory whose source failed stands still
- * as well as one that is parked. False: there is such a one.
+ * A vCPU that waits in the kernel for memory whose source failed, or is away,
+ * stands still as well as one that is parked. False: there is such a one.
  */
 static bool wait_paused(struct machine *m)
 {
@@ -479,10 +479,10 @@ static bool wait_paused(struct machine *m)
 	bool all = true;
 
 	for (unsigned int i = 0; i < m->num_vcpus; i++) {
-		bool failed = false, out = false;
+		bool stuck = false, out = false;
 
-		while (!out && !failed) {
-			failed = vm_paging_failed(paging, NULL);
+		while (!out && !stuck) {
+			stuck = vm_paging_is_stuck(paging);
 			out = vcpu_wait_paused_until(
 				m->vcpus[i], clock_now_ns() + PAUSE_STEP_NS);
 		}

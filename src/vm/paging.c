@@ -100,6 +100,7 @@ int vm_paging_start(struct vm_paging *p, struct ram *ram,
 	p->began_ns = origin->began_ns;
 	if (!origin->source)
 		return 0;
+	p->source = origin->source;
 	r = pager_new(&p->pager, &cfg, err);
 	p->was_paged = !r;
 	p->fed = origin->fed;
@@ -144,6 +145,13 @@ bool vm_paging_failed(struct vm_paging *p, struct err *ret)
 		*ret = p->error;
 	pthread_mutex_unlock(&p->lock);
 	return failed;
+}
+
+bool vm_paging_is_stuck(struct vm_paging *p)
+{
+	return vm_paging_failed(p, NULL) ||
+	       (p->pager && p->source->ops->is_away &&
+		p->source->ops->is_away(p->source->ctx));
 }
 
 bool vm_paging_is_active(struct vm_paging *p)

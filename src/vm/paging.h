@@ -48,7 +48,8 @@ struct vm_paging_times {
 struct vm_paging {
 	const char *mode; /* how it was restored; NULL: it was booted */
 	uint64_t began_ns;
-	struct pager *pager; /* NULL: there is none (any more) */
+	struct pager *pager;		 /* NULL: there is none (any more) */
+	const struct mem_source *source; /* the pager's */
 	bool was_paged, recorded;
 	bool fed;      /* the source has only what has come */
 	bool expected; /* it will be paged; nothing is here yet */
@@ -80,6 +81,12 @@ __must_check int vm_paging_let_go_on(struct vm_paging *p, struct err *err);
 
 /* Has the source failed since it was last let go on? ret may be NULL. */
 bool vm_paging_failed(struct vm_paging *p, struct err *ret);
+
+/*
+ * Has it failed, or is it away? Then who waits for memory may do so for long,
+ * and is not to be waited for.
+ */
+bool vm_paging_is_stuck(struct vm_paging *p);
 
 /* Is memory still to come? */
 bool vm_paging_is_active(struct vm_paging *p);

@@ -354,8 +354,13 @@ static int resume(struct vmm *v, struct err *err)
 		r = vm_paging_let_go_on(&v->machine->memory.paging, err);
 	if (r)
 		return r;
-	if (!machine_resume(v->machine))
-		return vmm_check_paging(v, "resume", err);
+	if (!machine_resume(v->machine)) {
+		r = vmm_check_paging(v, "resume", err);
+		return r ? r
+			 : err_set(err, EBUSY,
+				   "resume: a vCPU waits for memory that is "
+				   "still where the VM came from");
+	}
 	vmm_begin_recording(v);
 	v->has_left_id = false;
 	v->state = VMM_RUNNING;
