@@ -75,6 +75,25 @@ bool page_map_test(const struct page_map *m, uint64_t gpa)
 	return page_map_has(m, gpa, PAGE_4K);
 }
 
+bool page_map_has_more(const struct page_map *m, const struct page_map *other,
+		       uint64_t gpa, uint64_t len)
+{
+	const struct page_map_region *r = find(m, gpa, len);
+	const struct page_map_region *o = find(other, gpa, len);
+	uint64_t page, left = len / PAGE_4K, num;
+
+	BUG_ON(!r || !o);
+	for (page = (gpa - r->start) / PAGE_4K; left;
+	     page += num, left -= num) {
+		uint64_t mask = mask_at(page, left, &num);
+
+		if (atomic_load(&r->words[page / 64]) &
+		    ~atomic_load(&o->words[page / 64]) & mask)
+			return true;
+	}
+	return false;
+}
+
 static uint64_t change(struct page_map *m, uint64_t gpa, uint64_t len, bool set)
 {
 	const struct page_map_region *r = find(m, gpa, len);

@@ -32,6 +32,9 @@ void page_map_fini(struct page_map *m);
 bool page_map_test(const struct page_map *m, uint64_t gpa);
 /* Are all of these set? Not RAM: no. */
 bool page_map_has(const struct page_map *m, uint64_t gpa, uint64_t len);
+/* Is any of these set, but not in other? other is of the same RAM. */
+bool page_map_has_more(const struct page_map *m, const struct page_map *other,
+		       uint64_t gpa, uint64_t len);
 /* Returns how many pages were not as wanted before. */
 uint64_t page_map_set(struct page_map *m, uint64_t gpa, uint64_t len);
 uint64_t page_map_clear(struct page_map *m, uint64_t gpa, uint64_t len);

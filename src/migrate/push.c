@@ -208,16 +208,11 @@ static int push_unit(struct pusher *s, const struct mem_range *where,
 
 /* ---- pushing ---- */
 
+/* By words: a request may wait for the lock while all units are looked at. */
 static bool has_left(const struct pusher *s, const struct mem_range *u)
 {
-	const struct push *p = s->p;
-
-	for (uint64_t at = u->start; at < u->start + u->len; at += PAGE_4K) {
-		if (page_map_test(p->cfg.pending, at) &&
-		    !page_map_test(&p->sent, at))
-			return true;
-	}
-	return false;
+	return page_map_has_more(s->p->cfg.pending, &s->p->sent, u->start,
+				 u->len);
 }
 
 /* False: there is none, and nobody can ask for another. */
@@ -375,8 +370,9 @@ static void *urgent_main(void *arg)
 	struct err err = ERR_INIT;
 	int r;
 
+	/* Also of one that never has us wait. */
 	do {
-		r = serve_request(s, &err);
+		r = is_stopped(s->p) ? -ECANCELED : serve_request(s, &err);
 	} while (!r);
 	if (r != -ECANCELED)
 		fail(s->p, r, &err);

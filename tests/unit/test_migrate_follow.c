@@ -45,7 +45,7 @@ static void make_ram(struct ram *ram, enum ram_page page, bool shared)
 static void test_map(void **state)
 {
 	struct ram ram;
-	struct page_map m;
+	struct page_map m, other;
 	bool set;
 
 	make_ram(&ram, RAM_PAGE_4K, false);
@@ -67,6 +67,17 @@ static void test_map(void **state)
 	assert_false(page_map_has(&m, 49 * PAGE_4K, 2 * PAGE_4K));
 	assert_false(page_map_has(&m, SIZE, PAGE_4K));
 	assert_false(page_map_has(&m, UINT64_MAX - 4095, PAGE_4K));
+	assert_int_equal(page_map_init(&other, &ram), 0);
+	assert_true(page_map_has_more(&m, &other, 0, SIZE));
+	assert_true(page_map_has_more(&m, &other, 259 * PAGE_4K, PAGE_4K));
+	assert_false(page_map_has_more(&m, &other, 0, 50 * PAGE_4K));
+	assert_false(page_map_has_more(&m, &other, 260 * PAGE_4K,
+				       SIZE - 260 * PAGE_4K));
+	page_map_set(&other, 0, 259 * PAGE_4K);
+	assert_true(page_map_has_more(&m, &other, 0, SIZE));
+	page_map_set(&other, 0, SIZE);
+	assert_false(page_map_has_more(&m, &other, 0, SIZE));
+	page_map_fini(&other);
 	assert_int_equal(page_map_clear(&m, 0, SIZE), 210);
 	assert_int_equal(page_map_set(&m, 0, SIZE), PAGES);
 	assert_true(page_map_has(&m, 0, SIZE));
