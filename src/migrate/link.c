@@ -40,6 +40,7 @@ static int wait_for(struct link *l, short events, uint64_t since_ns)
 
 	for (;;) {
 		int n = poll(&pfd, 1, SLICE_MS);
+		uint64_t now = clock_now_ns();
 
 		if (n > 0)
 			return 0;
@@ -47,7 +48,8 @@ static int wait_for(struct link *l, short events, uint64_t since_ns)
 			return -errno;
 		if (is_given_up(l))
 			return -ECANCELED;
-		if (clock_now_ns() - since_ns > atomic_load(&l->patience_ns))
+		if (now - since_ns > atomic_load(&l->patience_ns) ||
+		    (l->until_ns && now > l->until_ns))
 			return -ETIMEDOUT;
 	}
 }

@@ -25,6 +25,8 @@ struct link {
 	bool is_stuck;
 	/* Nothing moved for so long: -ETIMEDOUT. May change at any time. */
 	_Atomic uint64_t patience_ns;
+	/* When it ends in any case, whatever moves; 0: never. */
+	uint64_t until_ns;
 	/* Asked some times a second in a transfer; NULL: never. */
 	bool (*given_up)(void *ctx);
 	void *ctx;

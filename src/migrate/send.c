@@ -621,6 +621,7 @@ int send_ask_why(struct send *s, int r, struct err *err)
 	if (r == -ECONNABORTED || r == -ECANCELED || s->control.fd < 0)
 		return r;
 	atomic_store(&s->control.patience_ns, LAST_WORDS_NS);
+	s->control.until_ns = clock_now_ns() + LAST_WORDS_NS;
 	if (r != -EPIPE && r != -ETIMEDOUT)
 		return r;
 	w = link_get(&s->control, WIRE_LOADED, NULL, NULL, &words);
@@ -669,8 +670,11 @@ static int hand_over(struct send *s, struct err *err)
 {
 	int r;
 
+	/* There is nothing to give up any more. */
 	s->control.given_up = NULL;
+	s->control.until_ns = clock_now_ns() + SEND_PATIENCE_STILL_NS;
 	r = link_get(&s->control, WIRE_RUNNING, NULL, NULL, err);
+	s->control.until_ns = 0;
 	s->result->downtime_ns = clock_now_ns() - s->stopped.paused_ns;
 	/* It has given the VM back. */
 	if (r == -ECONNABORTED)
@@ -687,10 +691,13 @@ static int hand_over(struct send *s, struct err *err)
 	}
 	err_append(err, "the VM may run at the destination, and stays paused "
 			"here; resume it only if it does not run there");
-	if (send_follows(s))
+	if (send_follows(s)) {
+		err_append(err, "if it does it needs memory that is still "
+				"here: quire migrate --recover brings it");
 		send_doubt_after(s);
-	else
+	} else {
 		(void)!send_let_go(s, doubt, NULL);
+	}
 	return -EREMOTEIO;
 }
 

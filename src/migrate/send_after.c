@@ -202,7 +202,7 @@ static int get_complete(struct send *s, struct err *err)
 		r = wire_parse_complete(payload, &how, err);
 	s->result->ended_there = !r && how == WIRE_VM_ENDED;
 	/* Who does not hear of it waits a little for us, in vain. */
-	if (!r)
+	if (!r && how == WIRE_ALL_CAME)
 		(void)!link_put(&s->control, WIRE_FREE, NULL, 0, NULL);
 	return r;
 }
@@ -226,6 +226,7 @@ static int wait_complete(struct send *s, struct err *err)
 		r = -EPIPE;
 	s->control.given_up = NULL;
 	atomic_store(&s->control.patience_ns, r == -EPIPE ? LAST_WORDS_NS : 0);
+	s->control.until_ns = clock_now_ns() + LAST_WORDS_NS;
 	return get_complete(s, &words) ? r : 0;
 }
 

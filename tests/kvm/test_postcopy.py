@@ -659,3 +659,35 @@ def test_link_is_cut_in_the_hand_over(host, cut, after):
     host.ask("one", "resume")
     wait_passes(host.dir / "one.log", 3)
     assert log(host.dir / "two.log") == ""
+
+
+def test_words_that_never_end(host):
+    """Instead of RUNNING: the source is in doubt soon, and can be ended, whatever comes."""
+    source = boot(host)
+    wait_passes(host.dir / "one.log")
+    there = unix(host, "two")
+    incoming(host, "two", there)
+    over = threading.Event()
+
+    def dribble(relay):
+        with relay.lock:
+            s = relay.sockets[0]
+        s.sendall(struct.pack("<IIQ", 8, 0, 400))
+        try:
+            while not over.wait(1):
+                s.sendall(b"x")
+        except OSError:
+            pass
+
+    relay = Relay(f"{host.dir}/relay", there[5:], "RUNNING", dribble, False)
+    try:
+        done = migrate(host, "one", f"unix:{host.dir}/relay", "--mode", "postcopy", check=False)
+    finally:
+        over.set()
+        relay.close()
+    assert done.returncode == 1 and "may run at the destination" in done.stderr, done.stderr
+    assert info(host, "one")["state"] == "in-doubt"
+    assert recovers(host, there).returncode == 0
+    assert source.wait(LONG) == 0, host.said(source)
+    wait_passes(host.dir / "two.log", 3)
+    is_follow_up(host, "one", "two")
