@@ -709,6 +709,8 @@ static const struct thread_call receive_calls[] = {
 	RARE("with TLS", getrandom),
 	RARE("a connection is refused", shutdown),
 	RARE_IOCTL("memory follows the VM", UFFDIO_WAKE),
+	RARE_IOCTL("it cannot be asked for before the VM is here",
+		   UFFDIO_UNREGISTER),
 	RARE("shared memory came that is to come again", fallocate),
 };
 
