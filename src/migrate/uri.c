@@ -14,7 +14,7 @@
 #define BACKLOG 64
 /* Another host that says nothing at all for 30 s is gone. */
 #define KEEPALIVE_S	 5
-#define KEEPALIVE_PROBES 6
+#define KEEPALIVE_PROBES 5
 
 /* What is behind "tcp:" or "tcp://"; NULL: it is not that. */
 static const char *behind(const char *text, const char *scheme)
@@ -88,6 +88,11 @@ static int look_up(const struct migrate_uri *uri, bool passive,
  * Messages are whole, and pages large: nothing is won by waiting for more. And
  * memory that follows its VM may have nothing to say for long: that the other
  * host is gone is then seen by the kernel alone. What is accepted inherits it.
+ *
+ * There is no TCP_USER_TIMEOUT: with that a kernel also ends a connection whose
+ * other end is there and reads nothing for so long, as a destination does that
+ * populates its memory, or waits for a disk. Who is behind a connection on
+ * which much is under way is seen on that of control, which is idle.
  */
 static void set_options(int fd)
 {
@@ -99,8 +104,6 @@ static void set_options(int fd)
 		{ IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_S },
 		{ IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_S },
 		{ IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES },
-		{ IPPROTO_TCP, TCP_USER_TIMEOUT,
-		  KEEPALIVE_S * KEEPALIVE_PROBES * 1000 },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(options); i++)

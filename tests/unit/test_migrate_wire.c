@@ -3,8 +3,13 @@
 #include "cmocka_all.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "base/arith.h"
 #include "base/clock.h"
@@ -615,6 +620,52 @@ static void test_uri(void **state)
 	assert_int_equal(migrate_uri_parse(&uri, longest, &err), -EINVAL);
 }
 
+static int option(int fd, int level, int name)
+{
+	int value = -1;
+	socklen_t len = sizeof(value);
+
+	assert_int_equal(getsockopt(fd, level, name, &value, &len), 0);
+	return value;
+}
+
+/* A host that is gone is noticed; one that only reads nothing is waited for. */
+static void is_patient(int fd)
+{
+	assert_int_equal(option(fd, SOL_SOCKET, SO_KEEPALIVE), 1);
+	assert_int_equal(option(fd, IPPROTO_TCP, TCP_KEEPIDLE) +
+				 option(fd, IPPROTO_TCP, TCP_KEEPINTVL) *
+					 option(fd, IPPROTO_TCP, TCP_KEEPCNT),
+			 30);
+	assert_int_equal(option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT), 0);
+}
+
+static void test_tcp_options(void **state)
+{
+	struct unix_listener listener;
+	struct migrate_uri uri;
+	struct err err = ERR_INIT;
+	char text[40];
+	int r = -EADDRINUSE, fd, accepted;
+
+	for (unsigned int port = 41000; r && port < 41100; port++) {
+		snprintf(text, sizeof(text), "tcp:127.0.0.1:%u", port);
+		assert_int_equal(migrate_uri_parse(&uri, text, &err), 0);
+		r = migrate_uri_listen(&uri, &listener, &err);
+	}
+	assert_int_equal(r, 0);
+	assert_int_equal(migrate_uri_connect(&uri, &fd, &err), 0);
+	do
+		accepted = accept(listener.fd, NULL, NULL);
+	while (accepted < 0 && errno == EAGAIN);
+	assert_true(accepted >= 0);
+	is_patient(fd);
+	is_patient(accepted);
+	close(fd);
+	close(accepted);
+	unix_listener_close(&listener);
+}
+
 /* Compressed pages: announced, smaller than what they become, and a range. */
 static int parse_packed(uint64_t features, uint32_t type, uint64_t len,
 			uint32_t packed)
@@ -694,6 +745,7 @@ int main(void)
 		cmocka_unit_test(test_never),
 		cmocka_unit_test(test_slow_network),
 		cmocka_unit_test(test_uri),
+		cmocka_unit_test(test_tcp_options),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
