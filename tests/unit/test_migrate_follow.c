@@ -639,7 +639,7 @@ static void touch_many(struct pair *p, pthread_t *threads, unsigned int num)
 {
 	for (unsigned int i = 0; i < num; i++)
 		assert_int_equal(pthread_create(&threads[i], NULL, touch_one,
-						at(&p->to, i * 7)),
+						at(&p->to, 7ull * i)),
 				 0);
 }
 
