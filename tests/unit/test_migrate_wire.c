@@ -455,13 +455,16 @@ static int parse_disk(struct wire_stream *s, uint32_t type, uint32_t disk,
 
 	wire_put_data(bytes, &h);
 	r = wire_parse_data(bytes, s, &back, &err);
-	if (r)
+	if (r) {
 		assert_memory_equal(s, &before, sizeof(before));
-	else
-		assert_true(back.type == h.type && back.gpa == h.gpa &&
-			    back.len == h.len && back.disk == h.disk &&
-			    !back.packed);
-	return r;
+		return r;
+	}
+	assert_int_equal(back.type, h.type);
+	assert_int_equal(back.gpa, h.gpa);
+	assert_int_equal(back.len, h.len);
+	assert_int_equal(back.packed, 0);
+	assert_int_equal(back.disk, h.disk);
+	return 0;
 }
 
 static void test_disk_ranges(void **state)
