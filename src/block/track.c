@@ -36,8 +36,11 @@ int block_track_start(struct block_track *t, uint64_t bytes)
 	for (uint64_t i = 0; i < num_words(t); i++)
 		atomic_store_explicit(&t->words[i], whole_word(t, i),
 				      memory_order_relaxed);
-	/* Pairs with the fence of block_track_set(). */
-	atomic_store_explicit(&t->on, true, memory_order_release);
+	/*
+	 * Pairs with the fence of block_track_set(). And before anything of the
+	 * image is read: a write that was not noted was in it by then.
+	 */
+	atomic_store(&t->on, true);
 	return 0;
 }
 
@@ -77,12 +80,16 @@ uint64_t block_track_take(struct block_track *t, uint64_t first, uint64_t num,
 
 	BUG_ON(first % WORD_BITS || !range_ok(first, num, t->clusters));
 	for (uint64_t i = 0; i < div_round_up(num, WORD_BITS); i++) {
+		_Atomic uint64_t *word = &t->words[first / WORD_BITS + i];
 		uint64_t left = num - i * WORD_BITS, mask;
 
 		mask = left < WORD_BITS ? (1ull << left) - 1 : ~0ull;
-		bits[i] = atomic_fetch_and_explicit(
-				  &t->words[first / WORD_BITS + i], ~mask,
-				  memory_order_acquire) &
+		bits[i] = 0;
+		/* Of a large image most are clean, and cost a look. */
+		if (!atomic_load_explicit(word, memory_order_relaxed))
+			continue;
+		bits[i] = atomic_fetch_and_explicit(word, ~mask,
+						    memory_order_acquire) &
 			  mask;
 		sum += (uint64_t)__builtin_popcountll(bits[i]);
 	}

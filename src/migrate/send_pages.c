@@ -790,22 +790,34 @@ static int take_disk_piece(struct send_pages *p, unsigned int disk,
 	return 0;
 }
 
+/*
+ * A tick for each piece of which something is sent: 1 TiB is 16384 pieces, most
+ * of them clean, and the last round has the guest wait.
+ */
+static int take_disk(struct send_pages *p, unsigned int disk, struct err *err)
+{
+	uint64_t num = div_round_up(blockdev_size(p->cfg.disks.list[disk]),
+				    WIRE_CLUSTER_BYTES);
+	int r = 0;
+
+	for (uint64_t at = 0; !r && at < num; at += PIECE_CLUSTERS) {
+		uint64_t before = p->taken;
+
+		r = take_disk_piece(p, disk, at,
+				    MIN(num - at, (uint64_t)PIECE_CLUSTERS),
+				    err);
+		if (!r && p->taken != before)
+			r = p->cfg.tick(p->cfg.ctx, err);
+	}
+	return r ? r : p->cfg.tick(p->cfg.ctx, err);
+}
+
 static int take_disks(struct send_pages *p, struct err *err)
 {
 	int r = 0;
 
-	for (unsigned int i = 0; !r && i < p->cfg.disks.num; i++) {
-		uint64_t size = blockdev_size(p->cfg.disks.list[i]), num;
-
-		num = div_round_up(size, WIRE_CLUSTER_BYTES);
-		for (uint64_t at = 0; !r && at < num; at += PIECE_CLUSTERS) {
-			r = take_disk_piece(
-				p, i, at,
-				MIN(num - at, (uint64_t)PIECE_CLUSTERS), err);
-			if (!r)
-				r = p->cfg.tick(p->cfg.ctx, err);
-		}
-	}
+	for (unsigned int i = 0; !r && i < p->cfg.disks.num; i++)
+		r = take_disk(p, i, err);
 	return r;
 }
 

@@ -38,12 +38,14 @@ struct pair {
 	struct ram landed_in;
 	unsigned int num;
 	int out[MAX_STREAMS], in[MAX_STREAMS];
+	unsigned int ticks;
 	struct send_pages *send;
 	struct land *land;
 };
 
 static int tick(void *ctx, struct err *err)
 {
+	((struct pair *)ctx)->ticks++;
 	return 0;
 }
 
@@ -133,7 +135,8 @@ static void start(struct pair *p, uint64_t rate)
 	assert_int_equal(send_pages_start(&p->send, &sc, &err), 0);
 }
 
-static struct pair *pair_new(unsigned int num, uint64_t rate)
+static struct pair *pair_new(unsigned int num, uint64_t rate,
+			     uint64_t big_bytes)
 {
 	struct pair *p = calloc(1, sizeof(*p));
 	const struct ram_config rc = {
@@ -155,12 +158,12 @@ static struct pair *pair_new(unsigned int num, uint64_t rate)
 		p->in[i] = fds[1];
 	}
 	for (unsigned int i = 0; i < 2; i++) {
-		uint64_t bytes = i ? SMALL_BYTES : BIG_BYTES;
+		uint64_t bytes = i ? SMALL_BYTES : big_bytes;
 
 		image_make(&p->from[i], bytes);
 		image_make(&p->to[i], bytes);
 		/* What is there before is of no use to anybody. */
-		fill(&p->to[i], 0, bytes, 999);
+		fill(&p->to[i], 0, MIN(bytes, BIG_BYTES), 999);
 		p->disks.list[i] = p->from[i].dev;
 		assert_int_equal(block_track_start(
 					 blockdev_track(p->from[i].dev), bytes),
@@ -222,7 +225,7 @@ static void test_rounds(void **state)
 	struct vm_landed landed;
 
 	for (unsigned int num = 1; num <= MAX_STREAMS; num++) {
-		struct pair *p = pair_new(num, 0);
+		struct pair *p = pair_new(num, 0, BIG_BYTES);
 		uint64_t first;
 
 		fake_store(p->memory, 0, 0, 77, 5);
@@ -253,6 +256,28 @@ static void test_rounds(void **state)
 	}
 }
 
+/* What is clean of a large image costs no question whether to give up. */
+static void test_clean(void **state)
+{
+	struct pair *p = pair_new(1, 0, TIB);
+	struct block_track *track = blockdev_track(p->from[0].dev);
+	uint64_t *bits = calloc(track->clusters / 64, sizeof(*bits));
+	struct vm_landed landed;
+
+	assert_non_null(bits);
+	assert_int_equal(block_track_take(track, 0, track->clusters, bits),
+			 TIB / CLUSTER);
+	write_through(&p->from[0], TIB / 2, 512, 2);
+	write_through(&p->from[0], TIB - 512, 512, 2);
+	round_ok(p, true);
+	/* Memory, the small image and its end, the large one's two, and end. */
+	assert_int_equal(p->ticks, 1 + 2 + 3);
+	finish(p, &landed);
+	assert_int_equal(landed.disk_bytes, 2 * CLUSTER + SMALL_BYTES);
+	free(bits);
+	pair_free(p);
+}
+
 static bool has_holes(const struct image *img)
 {
 	struct stat st;
@@ -264,7 +289,7 @@ static bool has_holes(const struct image *img)
 /* What is zero is a hole there, too, where there can be some. */
 static void test_holes(void **state)
 {
-	struct pair *p = pair_new(2, 0);
+	struct pair *p = pair_new(2, 0, BIG_BYTES);
 	struct vm_landed landed;
 
 	assert_false(has_holes(&p->to[0]));
@@ -327,7 +352,7 @@ static void *writer_main(void *arg)
 
 static void test_under_writes(void **state)
 {
-	struct pair *p = pair_new(3, 0);
+	struct pair *p = pair_new(3, 0, BIG_BYTES);
 	struct writer w = { .p = p };
 	struct vm_landed landed;
 	pthread_t thread;
@@ -354,7 +379,7 @@ static void test_under_writes(void **state)
 
 static void test_cannot_be_read(void **state)
 {
-	struct pair *p = pair_new(1, 0);
+	struct pair *p = pair_new(1, 0, BIG_BYTES);
 	struct err err = ERR_INIT;
 
 	/* It becomes shorter behind our back. */
@@ -377,7 +402,7 @@ static void test_hostile(void **state)
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
-		struct pair *p = pair_new(1, 0);
+		struct pair *p = pair_new(1, 0, BIG_BYTES);
 		uint8_t bytes[WIRE_DATA_BYTES];
 		char *before = content(&p->to[0]), *after;
 		struct vm_landed landed;
@@ -399,6 +424,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_rounds),
+		cmocka_unit_test(test_clean),
 		cmocka_unit_test(test_holes),
 		cmocka_unit_test(test_under_writes),
 		cmocka_unit_test(test_cannot_be_read),
