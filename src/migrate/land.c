@@ -80,7 +80,7 @@ struct land {
 	_Atomic bool stop;
 	_Atomic uint64_t moved_ns; /* when something came, on any stream */
 	_Atomic bool is_awaited;   /* and for that the source has patience_ns */
-	_Atomic unsigned int syncing; /* streams that wait for a disk */
+	_Atomic unsigned int at_disk; /* streams that wait for a disk */
 	struct port *ports;
 	unsigned int num_ports;
 
@@ -113,10 +113,11 @@ static void has_moved(struct land *l)
 static void check_silence(struct land *l)
 {
 	struct err err = ERR_INIT;
-	/* In this order: what comes in between is no silence. */
+	/* In this order: what comes, or ends, in between is no silence. */
+	bool at_disk = atomic_load(&l->at_disk);
 	uint64_t moved = atomic_load(&l->moved_ns), now = clock_now_ns();
 
-	if (!atomic_load(&l->is_awaited) || atomic_load(&l->syncing) ||
+	if (!atomic_load(&l->is_awaited) || at_disk ||
 	    now - moved <= l->cfg.patience_ns)
 		return;
 	fail(l, err_set(&err, ETIMEDOUT, "the source says nothing any more"),
@@ -300,16 +301,26 @@ static int populate_rest(struct stream *s, struct err *err)
 
 /* ---- disks ---- */
 
+/* As long as a disk takes it is not the source that is silent. */
+static void begin_disk(struct land *l)
+{
+	atomic_fetch_add(&l->at_disk, 1);
+}
+
+static void end_disk(struct land *l)
+{
+	has_moved(l);
+	atomic_fetch_sub(&l->at_disk, 1);
+}
+
 static int sync_disk(struct stream *s, unsigned int i, struct err *err)
 {
 	const struct blockdev *dev = s->land->cfg.disks.list[i];
 	int r;
 
-	/* As long as that takes it is not the source that is silent. */
-	atomic_fetch_add(&s->land->syncing, 1);
+	begin_disk(s->land);
 	r = fdatasync(blockdev_fd(dev)) ? errno : 0;
-	has_moved(s->land);
-	atomic_fetch_sub(&s->land->syncing, 1);
+	end_disk(s->land);
 	s->written[i] = false;
 	s->unsynced[i] = 0;
 	return r ? err_errno(err, r, "disk %s: fdatasync", blockdev_path(dev))
@@ -439,7 +450,9 @@ static int put_disk(struct stream *s, const struct wire_data_header *h,
 	s->written[h->disk] = true;
 	s->landed.disk_bytes += data ? h->len : 0;
 	s->unsynced[h->disk] += data ? h->len : 0;
+	begin_disk(s->land);
 	r = disk_unit_write(&s->disk, dev, h->gpa, h->len, data, err);
+	end_disk(s->land);
 	return r || s->unsynced[h->disk] < SYNC_BYTES
 		       ? r
 		       : sync_disk(s, h->disk, err);
@@ -464,7 +477,8 @@ static int take_message(struct stream *s, const struct wire_data_header *h,
 		return map_unit(s, find_unit(s, h->gpa), err);
 	case WIRE_ROUND:
 		return end_round(s, err);
-	case WIRE_END:
+	case WIRE_END: /* what a source sent after its last round, too */
+		return sync_disks(s, err);
 	case WIRE_REQUEST: /* not on such a stream */
 	case WIRE_DONE:
 		break;
