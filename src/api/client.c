@@ -163,7 +163,8 @@ static int read_head(int fd, struct api_answer *ret, struct err *err)
 		if (!n)
 			return err_set(err, EPROTO,
 				       "the connection ended without an "
-				       "answer");
+				       "answer, as when the process behind it "
+				       "ends (see quire ps)");
 		r = collect(ret, piece, (size_t)n, MAX_HEAD, err);
 		if (r)
 			return r;

@@ -537,7 +537,8 @@ int msix_load(struct msix *msix, const char *instance, struct state_reader *r,
 	if (!ret && s.pending.bytes != msix->num)
 		ret = err_set(err, EINVAL,
 			      "saved state: '%s' has %zu MSI-X vectors, here "
-			      "it has %u",
+			      "it has %u: give it as many queues "
+			      "(num_queues=), each has one",
 			      instance, s.pending.bytes, msix->num);
 	if (!ret) {
 		pthread_mutex_lock(&msix->lock);

@@ -172,9 +172,21 @@ static void refuse_plain(struct guest *u)
 	refuse(u, "it has no TLS, and --tls is given here");
 }
 
+/* FAILED is the same in all versions, for the source to know why. */
+static void refuse_version(struct guest *u, const struct err *why)
+{
+	struct link link = { .fd = u->fd, .tls = u->tls };
+	struct err words = *why;
+
+	err_append(&words, "let the same version run on both sides");
+	link_put_failure(&link, WIRE_FAILED, &words);
+	refuse(u, why->text);
+}
+
 static int read_preface(struct greeter *g, struct guest *u)
 {
 	struct err err = ERR_INIT;
+	int r;
 	ssize_t n = read_some(u, u->bytes + u->filled,
 			      sizeof(u->bytes) - u->filled);
 
@@ -183,7 +195,10 @@ static int read_preface(struct greeter *g, struct guest *u)
 	u->filled += (size_t)n;
 	if (u->filled < sizeof(u->bytes))
 		return 0;
-	if (wire_parse_preface(u->bytes, &u->preface, &err))
+	r = wire_parse_preface(u->bytes, &u->preface, &err);
+	if (r == -ENOTSUP)
+		refuse_version(u, &err);
+	else if (r)
 		refuse(u, err.text);
 	else if (g->credentials && !u->tls)
 		refuse_plain(u);

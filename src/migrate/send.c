@@ -226,6 +226,9 @@ static int begin_connection(struct send *s, unsigned int i, struct err *err)
 	memcpy(p.id, s->id, sizeof(p.id));
 	wire_put_preface(bytes, &p);
 	r = link_send(&link, &iov, 1);
+	if (r == -EPIPE)
+		return err_set(err, EPIPE,
+			       "the other side is gone (connection %u)", i);
 	return r ? err_errno(err, -r, "connection %u", i) : 0;
 }
 

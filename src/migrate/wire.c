@@ -51,8 +51,8 @@ int wire_parse_preface(const uint8_t in[WIRE_PREFACE_BYTES],
 		return err_set(err, EBADMSG, "this is no migration of quire");
 	if (version != WIRE_VERSION)
 		return err_set(err, ENOTSUP,
-			       "version %u of the protocol; this quire knows "
-			       "%u",
+			       "the source speaks version %u of the protocol, "
+			       "this quire version %u",
 			       version, WIRE_VERSION);
 	*ret = (struct wire_preface){
 		.stream = le16_load(in + 12),

@@ -122,8 +122,17 @@ static int queue_check(const struct state_check *c, const void *loaded,
 		       const void *live)
 {
 	const struct queue_state *s = loaded;
+	const struct virtio_dev *dev = ((const struct queue_state *)live)->dev;
+	uint16_t max = dev->queues[0].vq.max_size; /* all of them */
 
-	if (!is_vector(((const struct queue_state *)live)->dev, s->vector))
+	/* Of one that is not used it is what the guest wrote there. */
+	if (s->started && s->size > max)
+		return state_refuse(c, "size",
+				    "a queue of %s had %u entries, here it has "
+				    "%u at the most: give it as many "
+				    "(queue_size=)",
+				    dev->id, s->size, max);
+	if (!is_vector(dev, s->vector))
 		return state_refuse(c, "vector", "%u", s->vector);
 	if (s->last_avail != s->used_idx)
 		return state_refuse(c, "last_avail", "requests were in flight");

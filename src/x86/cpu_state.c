@@ -345,10 +345,64 @@ static int check_phys_bits(const struct kvm_cpuid2 *saved,
 		       was, is);
 }
 
+/* What differs between the hosts of one vendor; as in /proc/cpuinfo. */
+static const struct feature_name {
+	uint32_t function, index;
+	enum cpuid_reg reg;
+	unsigned int bit;
+	const char *name;
+} feature_names[] = {
+	{ 0x1, 0, CPUID_ECX, 12, "fma" },
+	{ 0x1, 0, CPUID_ECX, 20, "sse4_2" },
+	{ 0x1, 0, CPUID_ECX, 25, "aes" },
+	{ 0x1, 0, CPUID_ECX, 26, "xsave" },
+	{ 0x1, 0, CPUID_ECX, 28, "avx" },
+	{ 0x1, 0, CPUID_ECX, 30, "rdrand" },
+	{ 0x7, 0, CPUID_EBX, 3, "bmi1" },
+	{ 0x7, 0, CPUID_EBX, 5, "avx2" },
+	{ 0x7, 0, CPUID_EBX, 8, "bmi2" },
+	{ 0x7, 0, CPUID_EBX, 16, "avx512f" },
+	{ 0x7, 0, CPUID_EBX, 29, "sha_ni" },
+	{ 0x7, 0, CPUID_ECX, 3, "pku" },
+	{ 0x7, 0, CPUID_ECX, 9, "vaes" },
+	{ 0x7, 0, CPUID_ECX, 16, "la57" },
+	{ 0x7, 0, CPUID_EDX, 24, "amx_tile" },
+	{ 0x7, 1, CPUID_EAX, 4, "avx_vnni" },
+	{ 0xd, 0, CPUID_EAX, 2, "XSAVE of AVX" },
+	{ 0xd, 0, CPUID_EAX, 5, "XSAVE of AVX-512" },
+	{ 0xd, 0, CPUID_EAX, 9, "XSAVE of PKRU" },
+	{ 0xd, 0, CPUID_EAX, 18, "XSAVE of AMX" },
+	{ 0xd, 1, CPUID_EAX, 1, "xsavec" },
+	{ 0xd, 1, CPUID_EAX, 3, "xsaves" },
+	{ 0x80000001, 0, CPUID_EDX, 26, "pdpe1gb" },
+	{ 0x80000001, 0, CPUID_EDX, 27, "rdtscp" },
+};
+
+static int refuse_feature(const struct feature_word *w, unsigned int bit,
+			  struct err *err)
+{
+	static const char *const regs[] = { "EAX", "EBX", "ECX", "EDX" };
+	const char *name = NULL;
+
+	for (size_t i = 0; i < ARRAY_SIZE(feature_names); i++) {
+		const struct feature_name *f = &feature_names[i];
+
+		if (f->function == w->function && f->index == w->index &&
+		    f->reg == w->reg && f->bit == bit)
+			name = f->name;
+	}
+	return err_set(err, EINVAL,
+		       "the saved CPU has a feature that this machine cannot "
+		       "give: CPUID leaf %#x.%u, %s bit %u%s%s%s; the VM goes "
+		       "to hosts only that have what the one had where it was "
+		       "booted",
+		       w->function, w->index, regs[w->reg], bit,
+		       name ? " (" : "", name ? name : "", name ? ")" : "");
+}
+
 int cpu_state_check_cpuid(const struct kvm_cpuid2 *saved,
 			  const struct kvm_cpuid2 *ours, struct err *err)
 {
-	static const char *const regs[] = { "EAX", "EBX", "ECX", "EDX" };
 	char was[13], is[13];
 
 	vendor_of(saved, was);
@@ -363,13 +417,9 @@ int cpu_state_check_cpuid(const struct kvm_cpuid2 *saved,
 				~get_reg(ours, w->function, w->index, w->reg) &
 				~w->own;
 
-		if (!lost)
-			continue;
-		return err_set(err, EINVAL,
-			       "the saved CPU has a feature that this machine "
-			       "cannot give: CPUID leaf %#x.%u, %s bit %d",
-			       w->function, w->index, regs[w->reg],
-			       __builtin_ctz(lost));
+		if (lost)
+			return refuse_feature(
+				w, (unsigned int)__builtin_ctz(lost), err);
 	}
 	return check_phys_bits(saved, ours, err);
 }

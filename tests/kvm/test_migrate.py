@@ -646,10 +646,12 @@ def test_source_with_an_api_stays(host):
 
 class Relay:
     """Takes connections in the place of the destination and passes them on. At the
-    message called cut, it does what it is told instead of passing it on, or right after."""
+    message called cut, it does what it is told instead of passing it on, or right after.
+    edit gets the name and payload of each (PREFACE: the first 32 bytes of a connection), and
+    says what is passed on instead."""
 
-    def __init__(self, path, to, cut, act, after):
-        self.to, self.cut, self.act, self.after = to, cut, act, after
+    def __init__(self, path, to, cut=None, act=None, after=False, edit=None):
+        self.to, self.cut, self.act, self.after, self.edit = to, cut, act, after, edit
         self.lock, self.sockets, self.seen, self.acted = threading.Lock(), [], [], False
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(path)
@@ -667,8 +669,8 @@ class Relay:
             with self.lock:
                 self.sockets += [a, b]
             first = self.read(a, 32)
-            b.sendall(first)
             control = first[12:14] == b"\0\0"
+            b.sendall(self.edit("PREFACE", first) if self.edit else first)
             for x, y in ((a, b), (b, a)):
                 target = self.messages if control else self.bytes
                 threading.Thread(target=target, args=(x, y), daemon=True).start()
@@ -711,6 +713,9 @@ class Relay:
                 body = self.read(x, size)
                 name = CONTROL[kind]
                 self.seen.append(name)
+                if self.edit:
+                    body = self.edit(name, body)
+                    head = struct.pack("<IIQ", kind, 0, len(body))
                 if name == self.cut and not self.acted:
                     self.acted = True
                     if self.after:
@@ -774,6 +779,11 @@ def is_in_doubt(cut, after, done):
     return cut in ("READY", "LOADED") and after and "may run at" in done.stderr
 
 
+def says_gone(text, *others):
+    """One side about the other."""
+    assert re.search("|".join(["the (other side|source) is gone", *others]), text), text
+
+
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("cut", STEPS)
 def test_link_is_cut(host, cut, after):
@@ -789,6 +799,7 @@ def test_link_is_cut(host, cut, after):
         assert host.state("one") == "Paused"
     else:
         assert done.returncode == 1, done.stderr
+        says_gone(done.stderr)
         wait_passes(host.dir / "one.log", 3)
     if committed:
         wait_passes(host.dir / "two.log", 3)
@@ -799,6 +810,8 @@ def test_link_is_cut(host, cut, after):
             assert vm.poll() is None
         else:
             assert vm.wait(LONG) == 1
+            # What it may see first: the source has the disk again.
+            says_gone(host.said(vm), "disk.img: is in use by another")
         assert log(host.dir / "two.log") == ""
     if not committed and host.state("one") == "Paused":
         host.ask("one", "resume")
@@ -845,17 +858,21 @@ def test_killed(host, cut, who):
         if cut in ("COMMIT", "RUNNING") and done.returncode == 0:
             return  # it was told that it ran there, and it did
         assert done.returncode == 1
+        says_gone(done.stderr)
         if cut in ("COMMIT", "RUNNING") or is_in_doubt(cut, True, done):
+            assert "may run at the destination" in host.said(source)
             assert host.state("one") == "Paused"
             host.ask("one", "resume")
         wait_passes(host.dir / "one.log", 3)
         return
+    assert done.returncode == 1 and "as when the process behind it ends" in done.stderr
     if cut in ("COMMIT", "RUNNING") or (cut in ("READY", "LOADED") and not has_ended(vm)):
         # After LOADED, which may follow READY at once, it may have sent COMMIT before that.
         wait_passes(host.dir / "two.log", 3)
         is_follow_up(host, "one", "two")
     else:
         assert vm.wait(LONG) == 1
+        says_gone(host.said(vm))
         assert log(host.dir / "two.log") == ""
 
 

@@ -470,8 +470,11 @@ static void test_cpus(void **state)
 	assert_refused(cpu_of(amd, 1, 2, 40), cpu_of(amd, 3, 6, 48), NULL);
 	assert_refused(cpu_of(amd, 3, 2, 48), cpu_of(amd, 1, 2, 48),
 		       "CPUID leaf 0x1.0, ECX bit 1");
-	assert_refused(cpu_of(amd, 1, 0x10002, 48), cpu_of(amd, 1, 2, 48),
-		       "CPUID leaf 0x7.0, EBX bit 16");
+	assert_refused(
+		cpu_of(amd, 1, 0x10002, 48), cpu_of(amd, 1, 2, 48),
+		"CPUID leaf 0x7.0, EBX bit 16 (avx512f); the VM goes to");
+	assert_refused(cpu_of(amd, 1, 1u << 31 | 2, 48), cpu_of(amd, 1, 2, 48),
+		       "CPUID leaf 0x7.0, EBX bit 31; the VM goes to");
 	assert_refused(cpu_of(amd, 1, 2, 48), cpu_of(amd, 1, 2, 46),
 		       "48 physical address bits");
 	assert_refused(cpu_of(amd, 1, 2, 48), cpu_of(intel, 1, 2, 48),
