@@ -361,11 +361,26 @@ static int begin(struct vmm *v, void *arg, struct err *err)
 			      &s->machine, err);
 }
 
+static bool copies_disks(const struct send *s)
+{
+	return s->shape.features & WIRE_FEATURE_DISKS;
+}
+
+/*
+ * What was announced, it may have been before the machine was held. Were one
+ * taken out and put in again, its content would go into another's image.
+ */
 static int track_disks(struct vmm *v, void *arg, struct err *err)
 {
 	struct send *s = arg;
+	struct wire_machine now;
 	int r;
 
+	migrate_shape(s->machine, &now);
+	if (!wire_machine_same_disks(&s->shape, &now))
+		return err_set(err, EBUSY,
+			       "the VM's devices were changed while it "
+			       "connected; try again");
 	migrate_disks_of(s->machine, &s->disks);
 	r = migrate_disks_track(s->machine, &s->disks, err);
 	s->tracks = !r;
@@ -524,7 +539,7 @@ static int send_beforehand(struct send *s, struct err *err)
 	int r = vmm_call(s->vmm, begin, s, err);
 
 	s->begun = !r;
-	if (!r && s->shape.features & WIRE_FEATURE_DISKS)
+	if (!r && copies_disks(s))
 		r = vmm_call(s->vmm, track_disks, s, err);
 	if (!r)
 		r = start_pages(s, err);
@@ -584,7 +599,12 @@ static int send_rest(struct send *s, struct err *err)
 			     s->state.bytes, err);
 	if (!r && send_follows(s))
 		r = send_pending(s, err);
-	if (!r)
+	/*
+	 * Images that were copied are nobody else's: what they lack on their
+	 * medium is not waited for, and they stay locked as long as the guest
+	 * may go on here.
+	 */
+	if (!r && !copies_disks(s))
 		r = vmm_call(s->vmm, leave, s, err);
 	if (!r && send_follows(s))
 		r = send_start_push(s, err);

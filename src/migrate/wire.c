@@ -468,6 +468,22 @@ static int compare_disks(const struct wire_machine *theirs,
 	return 0;
 }
 
+bool wire_machine_same_disks(const struct wire_machine *a,
+			     const struct wire_machine *b)
+{
+	if (a->num_disks != b->num_disks)
+		return false;
+	for (unsigned int i = 0; i < a->num_disks; i++) {
+		const struct wire_disk *x = &a->disks[i], *y = &b->disks[i];
+
+		if (x->bytes != y->bytes ||
+		    strcmp(a->devices[x->device].id,
+			   b->devices[y->device].id) != 0)
+			return false;
+	}
+	return true;
+}
+
 int wire_machine_compare(const struct wire_machine *theirs,
 			 const struct wire_machine *ours, struct err *err)
 {

@@ -150,6 +150,9 @@ __must_check int wire_parse_machine(const uint8_t *in, size_t bytes,
 __must_check int wire_machine_compare(const struct wire_machine *theirs,
 				      const struct wire_machine *ours,
 				      struct err *err);
+/* The same ids and sizes, in the same order. */
+bool wire_machine_same_disks(const struct wire_machine *a,
+			     const struct wire_machine *b);
 
 struct wire_ready {
 	bool ran; /* the guest, and is to run */

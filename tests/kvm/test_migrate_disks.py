@@ -8,11 +8,14 @@ import json
 import os
 import re
 import signal
+import socket
+import struct
 import subprocess
 
 import pytest
 
-from test_migrate import free_port, migrate, refused, unix, wait_listening
+from test_migrate import (STEPS, Relay, free_port, has_ended, is_in_doubt, migrate, preface, refused,
+                          runs, says_gone, unix, wait_listening)
 from test_migrate_tls import certs, tcp  # noqa: F401
 from test_restore import BUILD, LONG, QUIRE, Host, log, wait_for
 
@@ -54,8 +57,8 @@ def vm_args(host, name, paths, extra="", options=""):
     return args
 
 
-def boot(host, name="one", **kw):
-    vm = host.start("run", *vm_args(host, name, images(host, name), **kw))
+def boot(host, name="one", *args, paths=None, **kw):
+    vm = host.start("run", *vm_args(host, name, paths or images(host, name), **kw), *args)
     wait_for("the guest", lambda: "scribe: ready, disks 2" in log(host.dir / f"{name}.log"))
     return vm
 
@@ -273,3 +276,257 @@ def test_one_dies(host, who):
     migrate(host, "one", unix(host, "three"), "--disks", "copy")
     wait_passes(host, "three", 3)
     is_follow_up(host, "one", "three")
+
+
+# ---- failures, at each step ----
+
+def relayed(host, act=None, cut=None, after=False, edit=None):
+    """edit gets the client, which is asked to end by a signal, too."""
+    source = boot(host, "one", "--landlock-rules", f"path={host.dir},access=rw")
+    wait_passes(host, "one")
+    there = unix(host, "two")
+    two = incoming(host, "two", there)
+    client = None
+    relay = Relay(f"{host.dir}/relay", there[5:], cut, act and act(source, two), after,
+                  edit and (lambda name, body: edit(client, name, body)))
+    try:
+        client = subprocess.Popen([QUIRE, "migrate", "one", f"unix:{host.dir}/relay", "--disks",
+                                   "copy"], env=host.env, text=True, stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE)
+        client.stderr_text = client.communicate(timeout=LONG)[1]
+        if act:
+            wait_for("the message", lambda: relay.acted)
+    finally:
+        relay.close()
+    return source, two, client
+
+
+def check_locked(host, name):
+    """Nobody else may have the images of this one."""
+    other = host.start("run", *vm_args(host, "other", {d: host.dir / f"{name}.{d}.img"
+                                                       for d in SIZES}))
+    assert other.wait(LONG) == 1 and "is in use by another" in host.said(other)
+
+
+def goes_on_here(host, two=None):
+    """With its disks as it left them, and able to go elsewhere."""
+    wait_passes(host, "one", 3)
+    check_locked(host, "one")
+    if two:
+        assert two.wait(LONG) == 1 and log(host.dir / "two.log") == ""
+        assert "good for nothing" in host.said(two), host.said(two)
+    incoming(host, "three", unix(host, "three"))
+    migrate(host, "one", unix(host, "three"), "--disks", "copy")
+    wait_passes(host, "three", 3)
+    is_follow_up(host, "one", "three")
+
+
+def goes_on_there(host):
+    wait_passes(host, "two", 3)
+    is_follow_up(host, "one", "two")
+    check_locked(host, "two")
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("cut", STEPS[1:])
+def test_link_is_cut(host, cut, after):
+    source, two, done = relayed(host, lambda source, two: Relay.hang_up, cut, after)
+    committed = (cut == "COMMIT" and after) or cut == "RUNNING"
+    if committed and after and done.returncode == 0:
+        assert source.wait(LONG) == 0  # the last word came through just so
+        goes_on_there(host)
+        return
+    assert done.returncode == 1, done.stderr_text
+    says_gone(done.stderr_text)
+    if cut in ("COMMIT", "RUNNING") or is_in_doubt(cut, after, Said(done)):
+        assert "may run at the destination" in done.stderr_text
+        assert host.state("one") == "Paused"
+        check_locked(host, "one")
+    if committed:
+        goes_on_there(host)
+        return
+    if host.state("one") == "Paused":
+        assert two.wait(LONG) == 1
+        host.ask("one", "resume")
+    goes_on_here(host, two)
+    assert not (runs(host, "one", source) and runs(host, "two", two))
+
+
+class Said:
+    def __init__(self, client):
+        self.stderr = client.stderr_text
+
+
+@pytest.mark.parametrize("who", ["source", "destination"])
+@pytest.mark.parametrize("cut", STEPS[1:])
+def test_killed(host, cut, who):
+    def act(source, two):
+        def kill(relay):
+            victim = source if who == "source" else two
+            victim.kill()
+            victim.wait()
+            relay.hang_up()
+        return kill
+    _, two, done = relayed(host, act, cut, True)
+    if who == "destination":
+        if cut in ("COMMIT", "RUNNING") and done.returncode == 0:
+            return  # it was told that it ran there, and it did
+        assert done.returncode == 1
+        says_gone(done.stderr_text)
+        if cut in ("COMMIT", "RUNNING") or is_in_doubt(cut, True, Said(done)):
+            assert host.state("one") == "Paused"
+            host.ask("one", "resume")
+        goes_on_here(host)
+        return
+    if cut in ("COMMIT", "RUNNING") or (cut in ("READY", "LOADED") and not has_ended(two)):
+        goes_on_there(host)
+    else:
+        assert two.wait(LONG) == 1 and log(host.dir / "two.log") == ""
+        says_gone(host.said(two))
+        assert "good for nothing" in host.said(two)
+
+
+@pytest.mark.parametrize("step", ["ACCEPT", "STATE", "READY", "LOADED"])
+def test_cancelled(host, step):
+    """By Ctrl-C, while that message is on its way."""
+    def edit(client, name, body):
+        if name == step:
+            client.send_signal(signal.SIGINT)
+            client.wait(LONG)
+        return body
+    _, two, client = relayed(host, edit=edit)
+    assert client.returncode == 130, client.stderr_text
+    goes_on_here(host, two)
+
+
+def test_changed_while_connecting(host):
+    """The disks that were announced are those that are copied, or none."""
+    more = host.dir / "more.img"
+    more.write_bytes(bytes(MIB))
+
+    def edit(_, name, body):
+        if name == "ACCEPT":
+            host.quire("ctl", "one", "vm.add-disk", f"path={more}", "id=c")
+        return body
+    _, two, client = relayed(host, edit=edit)
+    assert client.returncode == 1 and "devices were changed while" in client.stderr_text
+    assert two.wait(LONG) == 1 and "devices were changed while" in host.said(two)
+    wait_passes(host, "one", 3)
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A file system of 3 MiB."""
+    path = tmp_path / "small"
+    path.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", path]).returncode:
+        pytest.skip("no mount(2) for a small file system")
+    yield path
+    subprocess.run(["umount", "-l", path], check=True)
+
+
+def test_disk_is_full(host, small):
+    """There: the guest goes on here, with all that it had."""
+    paths = images(host, "one", b"x")
+    boot(host, paths=paths)
+    wait_passes(host, "one")
+    there = images(host, "two")
+    there["a"] = small / "a.img"
+    with open(there["a"], "wb") as f:
+        f.truncate(SIZES["a"])
+    two = incoming(host, "two", unix(host, "two"), paths=there)
+    words = f"writing disk {there['a']} at 0x[0-9a-f]+: No space left on device"
+    refused(migrate(host, "one", unix(host, "two"), "--disks", "copy", check=False), words)
+    assert two.wait(LONG) == 1 and re.search(words, host.said(two))
+    assert "good for nothing" in host.said(two) and log(host.dir / "two.log") == ""
+    wait_passes(host, "one", 3)
+    host.quire("ctl", "one", "pause")
+    incoming(host, "three", unix(host, "three"))
+    migrate(host, "one", unix(host, "three"), "--disks", "copy")
+    for disk in SIZES:
+        assert paths[disk].read_bytes() == (host.dir / f"three.{disk}.img").read_bytes()
+    host.quire("ctl", "three", "resume")
+    wait_passes(host, "three", 3)
+
+
+# ---- a hostile source ----
+
+def announce(path, features, devices, disks, streams=1):
+    """A source up to the answer to its MACHINE: connections, type and text of that."""
+    machine = struct.pack("<IIQQIIBBBB4x", 4096, 2 * MIB, features, 128 * MIB, 1, 1, 1, 1,
+                          len(devices), len(disks)) + struct.pack("<QQ", 0, 128 * MIB)
+    for cls, ident in devices:
+        machine += struct.pack("16s64s", cls, ident)
+    for device, size in disks:
+        machine += struct.pack("<IIQ", device, 0, size)
+    control, stream = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+    for number, s in enumerate((control, stream)):
+        s.connect(path)
+        s.sendall(preface(number, 1))
+    control.sendall(struct.pack("<IIQ", 1, 0, len(machine)) + machine)
+    return control, stream, *answer(control)
+
+
+def answer(control):
+    kind, _, size = struct.unpack("<IIQ", Relay.read(control, 16))
+    return kind, Relay.read(control, size).decode()
+
+
+DEVICES = [(b"blk", b"a"), (b"blk", b"b"), (b"blk", b"ro")]
+DISKS = [(0, SIZES["a"]), (1, SIZES["b"])]
+
+
+@pytest.mark.parametrize("devices,disks,words", [
+    (DEVICES, DISKS + [(2, MIB)], "'ro' is to be copied, and cannot be written here"),
+    (DEVICES, [(0, SIZES["a"] + 512), (1, SIZES["b"])], "'a' has .* bytes, here it has"),
+    (DEVICES, [(0, SIZES["a"])], "'b' is readonly=on, here it is not"),
+    (DEVICES[:2] + [(b"blk", b"a")], DISKS + [(2, SIZES["a"])], "'ro' is given here that"),
+])
+def test_hostile_machine(host, devices, disks, words):
+    hostile_start(host)
+    control, stream, kind, text = announce(unix(host, "two")[5:], 4, devices, disks)
+    with control, stream:
+        assert kind == 8 and re.search(words, text), text
+    hostile_end(host)
+
+
+@pytest.mark.parametrize("features,kind,disk,at,size", [
+    (4, 8, 2, 0, 65536),                        # which is none, though ro is a device
+    (4, 8, 1, 2 * MIB, 65536),                  # behind its end
+    (4, 9, 0, SIZES["a"] // 65536 * 65536, 65536),
+    (4, 9, 1, 0, 4 * MIB),
+    (4, 8, 0, 512, 65536),
+    (4, 8, 0, 0, 512),
+    (4, 9, 0, 1 << 63, 1 << 63),
+    (0, 8, 0, 0, 65536),                        # they do not come along
+    (0, 9, 0, 0, 65536),
+])
+def test_hostile_stream(host, features, kind, disk, at, size):
+    hostile_start(host)
+    control, stream, said, text = announce(unix(host, "two")[5:], features, DEVICES,
+                                           DISKS if features else [])
+    with control, stream:
+        assert said == 2, text
+        stream.sendall(struct.pack("<IIQQ", kind, disk, at, size) + b"h" * min(size, 65536))
+        said, text = answer(control)
+        assert said == 8 and "stream 1" in text, text
+    hostile_end(host)
+
+
+def hostile_start(host):
+    """Nothing of what it has may change."""
+    paths = images(host, "two", b"o")
+    paths["ro"] = host.dir / "ro.img"
+    paths["ro"].write_bytes(b"o" * MIB)
+    args = vm_args(host, "two", {d: paths[d] for d in SIZES})
+    host.two = host.start("run", *args, "--disk", f"id=ro,path={paths['ro']},readonly=on",
+                          "--incoming", unix(host, "two"))
+    wait_listening(host, host.two, unix(host, "two"))
+    host.paths = paths
+
+
+def hostile_end(host):
+    assert host.two.wait(LONG) == 1, host.said(host.two)
+    assert log(host.dir / "two.log") == ""
+    for disk, path in host.paths.items():
+        assert set(path.read_bytes()) == {ord("o")}, disk

@@ -273,6 +273,27 @@ static struct wire_machine with_disks(void)
 	return m;
 }
 
+static void test_same_disks(void **state)
+{
+	struct wire_machine m = with_disks(), other = with_disks();
+
+	assert_true(wire_machine_same_disks(&m, &other));
+	/* Of other devices, or more of them, in between. */
+	strcpy(other.devices[1].id, "net7");
+	assert_true(wire_machine_same_disks(&m, &other));
+	other.disks[1].bytes += 512;
+	assert_false(wire_machine_same_disks(&m, &other));
+	other = with_disks();
+	other.num_disks = 1;
+	assert_false(wire_machine_same_disks(&m, &other));
+	/* One went and came again, behind the other: of the same size. */
+	m.disks[1].bytes = m.disks[0].bytes;
+	other = m;
+	other.devices[0] = m.devices[2];
+	other.devices[2] = m.devices[0];
+	assert_false(wire_machine_same_disks(&m, &other));
+}
+
 #define DISK(n) (40 + 2 * 16 + 3 * 80 + 16 * (n))
 
 static int parse_disks_with(size_t at, uint8_t value)
@@ -736,6 +757,7 @@ int main(void)
 		cmocka_unit_test(test_machine),
 		cmocka_unit_test(test_machine_refused),
 		cmocka_unit_test(test_compare),
+		cmocka_unit_test(test_same_disks),
 		cmocka_unit_test(test_disks),
 		cmocka_unit_test(test_compare_disks),
 		cmocka_unit_test(test_ready),
