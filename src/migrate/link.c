@@ -427,7 +427,7 @@ int link_put_fd(struct link *l, enum wire_control type, int fd, struct err *err)
 		       : err_set(err, EPIPE, "the other side takes nothing");
 }
 
-/* All of the header or nothing; a descriptor that is too many is closed. */
+/* It comes with the first byte; one that is too many is closed. */
 static int recv_with_fd(struct link *l, uint8_t *header, int *ret_fd)
 {
 	struct iovec iov = { header, WIRE_CONTROL_BYTES };
@@ -455,9 +455,9 @@ static int recv_with_fd(struct link *l, uint8_t *header, int *ret_fd)
 		memcpy(ret_fd, CMSG_DATA(cmsg), sizeof(int));
 	if (!n)
 		return -EPIPE;
-	return n == WIRE_CONTROL_BYTES && !(msg.msg_flags & MSG_CTRUNC)
-		       ? 0
-		       : -EBADMSG;
+	if (msg.msg_flags & MSG_CTRUNC)
+		return -EBADMSG;
+	return link_recv(l, header + n, WIRE_CONTROL_BYTES - (size_t)n);
 }
 
 int link_get_fd(struct link *l, enum wire_control wanted, int *ret_fd,
