@@ -398,6 +398,9 @@ static int take_over_memory(struct receive *r, struct err *err)
 		return n;
 	fd = -1; /* it is RAM's */
 	n = map_ahead(r, err);
+	/* Not before: the streams have nothing to say while that takes. */
+	if (!n)
+		n = start_landing(r, err);
 	return n ? n : link_put(&r->control, WIRE_ACCEPT, NULL, 0, err);
 }
 
@@ -455,16 +458,17 @@ static int take_over(struct receive *r, const struct wire_ready *ready,
 
 static int receive(struct receive *r, struct err *err)
 {
+	bool local = r->theirs.features & WIRE_FEATURE_LOCAL;
 	struct wire_ready ready;
 	int n = wait_streams(r, err);
 
 	if (!n)
 		n = vmm_call(r->vmm, begin, r, err);
-	if (!n)
+	if (!n && !local)
 		n = start_landing(r, err);
 	if (!n)
 		n = link_put(&r->control, WIRE_ACCEPT, NULL, 0, err);
-	if (!n && r->theirs.features & WIRE_FEATURE_LOCAL)
+	if (!n && local)
 		n = take_over_memory(r, err);
 	if (!n)
 		n = receive_all(r, &ready, err);

@@ -20,7 +20,8 @@
 #include "migrate/shape.h"
 #include "migrate/uri.h"
 
-/* Of memory: a destination that populates all of its own takes none so long. */
+/* Of memory: a destination that populates, or maps, all of it takes none so
+ * long. */
 #define PATIENCE_PAGES_NS (300 * NSEC_PER_SEC)
 #define HANDSHAKE_NS	  (10 * NSEC_PER_SEC)
 #define LAST_WORDS_NS	  (1 * NSEC_PER_SEC)
@@ -530,7 +531,12 @@ static int hand_memory_over(struct send *s, struct err *err)
 			    err);
 
 	s->phase = "hand-over";
-	return r ? r : link_get(&s->control, WIRE_ACCEPT, NULL, NULL, err);
+	if (r)
+		return r;
+	atomic_store(&s->control.patience_ns, PATIENCE_PAGES_NS);
+	r = link_get(&s->control, WIRE_ACCEPT, NULL, NULL, err);
+	atomic_store(&s->control.patience_ns, SEND_PATIENCE_NS);
+	return r;
 }
 
 /* The guest runs. */

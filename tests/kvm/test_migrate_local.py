@@ -4,13 +4,16 @@ guest tells that a page is lost, old or from elsewhere)."""
 import json
 import os
 import re
+import signal
+import subprocess
+import threading
 
 import pytest
 
 from test_migrate import (MIB, Relay, boot, free_port, host, incoming, is_follow_up,  # noqa: F401
                           is_in_doubt, migrate, refused, runs, unix, vm_args)
 from test_migrate_tls import certs  # noqa: F401
-from test_restore import LONG, passes, wait_for, wait_passes
+from test_restore import LONG, QUIRE, passes, wait_for, wait_passes
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK),
                                 reason="no usable /dev/kvm")
@@ -137,3 +140,43 @@ def test_memory_is_one(host):
     smaps = open(f"/proc/{pid}/smaps_rollup").read()
     shmem = int(re.search(r"^Pss_Shmem:\s+(\d+)", smaps, re.M)[1])
     assert 48 << 10 <= shmem < 64 << 10
+
+
+def client_of(host):
+    argv = [QUIRE, "migrate", "one", f"unix:{host.dir}/relay", "--mode", "local"]
+    return subprocess.Popen(argv, env=host.env, text=True, stdin=subprocess.DEVNULL,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@pytest.mark.skipif("QUIRE_MIGRATE_SLOW" not in os.environ,
+                    reason="more than a minute: QUIRE_MIGRATE_SLOW=1")
+def test_takes_longer_than_silence_may(host):
+    """Of much memory it takes a while to map it there. The streams say nothing meanwhile."""
+    page = "4k,shared=on"
+    boot(host, page=page)
+    wait_passes(host.dir / "one.log")
+    vm = incoming(host, "two", unix(host, "two"), page=page)
+
+    def act(relay):
+        vm.send_signal(signal.SIGSTOP)
+        threading.Timer(65, vm.send_signal, (signal.SIGCONT,)).start()
+    relay = Patient(f"{host.dir}/relay", unix(host, "two")[5:], "ACCEPT", act, True)
+    try:
+        client = client_of(host)
+        said = client.communicate(timeout=3 * LONG)[1]
+        assert client.returncode == 0, said
+    finally:
+        relay.close()
+    wait_passes(host.dir / "two.log", 3)
+    is_follow_up(host, "one", "two")
+
+
+class Patient(Relay):
+    """Goes on to pass on what comes."""
+
+    def messages(self, x, y):
+        while True:
+            super().messages(x, y)
+            if not self.acted or self.cut is None:
+                return
+            self.cut = None
