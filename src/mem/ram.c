@@ -510,7 +510,43 @@ int ram_take_memfd(struct ram *ram, int fd, struct err *err)
 		return r;
 	}
 	close_fd(&own);
+	ram->taken = true;
 	return 0;
+}
+
+/*
+ * Kept where all who were handed the memfd have it in common, with the open
+ * file: as the signal that F_SETSIG wants for asynchronous I/O, of which a file
+ * in memory has none.
+ */
+#define NUM_CLAIMS 65u
+
+static int add_claims(struct ram *ram, unsigned int num)
+{
+	unsigned int n = ram_claims(ram) + num;
+
+	if (!ram->taken)
+		return 0;
+	return fcntl(ram->fd, F_SETSIG, (int)(n % NUM_CLAIMS)) ? -errno : 0;
+}
+
+int ram_claim(struct ram *ram, struct err *err)
+{
+	int r = add_claims(ram, 1);
+
+	return r ? err_errno(err, -r, "memory that was taken over") : 0;
+}
+
+void ram_unclaim(struct ram *ram)
+{
+	(void)!add_claims(ram, NUM_CLAIMS - 1);
+}
+
+unsigned int ram_claims(const struct ram *ram)
+{
+	int n = ram->fd < 0 ? 0 : fcntl(ram->fd, F_GETSIG);
+
+	return n < 0 ? 0 : (unsigned int)n;
 }
 
 uint64_t ram_size(const struct ram *ram)

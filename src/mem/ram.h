@@ -77,6 +77,7 @@ struct ram {
 	enum ram_page page;
 	bool shared; /* memfd */
 	int fd;	     /* the memfd, offset = distance from first region; or -1 */
+	bool taken;  /* which another process made (ram_take_memfd()) */
 	unsigned int num_regions;
 	struct ram_region regions[RAM_MAX_REGIONS];
 	/* Nodes that every page has to come from; empty: it need not. */
@@ -152,6 +153,17 @@ __must_check int ram_map_file(struct ram *ram, struct gpa gpa, uint64_t len,
  * is not shared; -EINVAL: fd is not that.
  */
 __must_check int ram_take_memfd(struct ram *ram, int fd, struct err *err);
+
+/*
+ * A guest began to run on RAM that was taken over; or did not, after all. RAM
+ * that was not: nothing happens. ram_claims() is how often that was so far
+ * (modulo 65), as all who have the memfd see it, whoever is gone since; 0 where
+ * there is none. Who gave his memory away, and does not know what became of it,
+ * tells so whether it is still as he left it.
+ */
+__must_check int ram_claim(struct ram *ram, struct err *err);
+void ram_unclaim(struct ram *ram);
+unsigned int ram_claims(const struct ram *ram);
 
 uint64_t ram_size(const struct ram *ram);
 

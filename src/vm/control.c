@@ -69,6 +69,8 @@ static const struct thread_call calls[] = {
 	RARE_IOCTL(PAGING ", after a failure", UFFDIO_WAKE),
 	RARE("vm.receive-migration, mode local", fstatfs),
 	RARE_FCNTL("vm.receive-migration, mode local", F_GET_SEALS),
+	RARE_FCNTL("vm.send-migration or vm.receive-migration", F_GETSIG),
+	RARE_FCNTL("vm.receive-migration, mode local", F_SETSIG),
 	RARE_IOCTL("vm.snapshot with live", UFFDIO_WRITEPROTECT),
 	RARE_IOCTL("vm.snapshot with live", PAGEMAP_SCAN_IOCTL),
 

@@ -155,7 +155,7 @@ void vmm_stop_machine(struct vmm *v)
 	vmm_forget_asked_devices(v);
 	v->populating = false;
 	v->sending = v->sent_ran = v->receiving = v->disks_left = false;
-	v->left = v->has_left_id = false;
+	v->left = v->has_left_id = v->in_doubt = false;
 }
 
 /* ---- life ---- */
@@ -362,7 +362,7 @@ static int resume(struct vmm *v, struct err *err)
 				   "still where the VM came from");
 	}
 	vmm_begin_recording(v);
-	v->has_left_id = false;
+	v->has_left_id = v->in_doubt = false;
 	v->state = VMM_RUNNING;
 	vmm_emit(v, "vm", "resumed", NULL);
 	/* Its end may have been posted just before the pause. */
@@ -374,6 +374,8 @@ int vmm_resume(struct vmm *v, struct err *err)
 {
 	int r = vmm_check_state(v, "resume", VMM_IN(VMM_PAUSED), err);
 
+	if (!r)
+		r = vmm_check_own_memory(v, "resume", err);
 	return r ? r : resume(v, err);
 }
 

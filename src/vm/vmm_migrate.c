@@ -23,6 +23,17 @@
 
 /* ---- going ---- */
 
+int vmm_check_own_memory(struct vmm *v, const char *verb, struct err *err)
+{
+	if (!v->in_doubt ||
+	    ram_claims(&v->machine->memory.ram) == v->sent_claims)
+		return 0;
+	return err_set(err, EBADFD,
+		       "%s: the VM has run on this memory in the process that "
+		       "it was handed to; here it can only be ended",
+		       verb);
+}
+
 int vmm_send_check(struct vmm *v, const struct machine **ret, struct err *err)
 {
 	const char *why = NULL;
@@ -31,6 +42,8 @@ int vmm_send_check(struct vmm *v, const struct machine **ret, struct err *err)
 
 	if (!r)
 		r = vmm_check_paging(v, "migrate", err);
+	if (!r)
+		r = vmm_check_own_memory(v, "migrate", err);
 	if (r)
 		return r;
 	if (vm_config_shared(&v->cfg, &why) && why)
@@ -68,6 +81,7 @@ int vmm_send_begin(struct vmm *v, bool logs, const struct machine **ret,
 	if (r)
 		return r;
 	v->sending = true;
+	v->sent_claims = ram_claims(&memory->ram);
 	v->send_logs = logs;
 	vmm_begin_hold(v, "the VM is being migrated");
 	vmm_emit(v, "vm", "migration-started", NULL);
@@ -226,6 +240,7 @@ int vmm_send_doubt(struct vmm *v, struct err *err)
 	if (!end_sending(v))
 		return 0;
 	v->sent_ran = false;
+	v->in_doubt = true;
 	vmm_release(v);
 	log_error("migration: the connection was lost in the hand-over, and "
 		  "the VM may run at the destination: it stays paused here; "
@@ -436,12 +451,18 @@ int vmm_receive_load(struct vmm *v, const void *state, size_t bytes,
 
 int vmm_receive_go(struct vmm *v, bool run, struct err *err)
 {
+	struct ram *ram = &v->machine->memory.ram;
 	int r;
 
 	BUG_ON(!v->receiving || v->state != VMM_PAUSED);
-	r = run ? vmm_resume_held(v, err) : 0;
+	r = ram_claim(ram, err);
 	if (r)
 		return r;
+	r = run ? vmm_resume_held(v, err) : 0;
+	if (r) {
+		ram_unclaim(ram);
+		return r;
+	}
 	v->receiving = v->writes_disks = false;
 	machine_announce(v->machine);
 	vmm_expect_disks(&v->cfg, false);

@@ -77,10 +77,9 @@ struct vmm {
 	pthread_t control;
 	struct evloop *loop;
 	enum vmm_state state;
-	bool stays, ending;
+	bool stays, ending, chardev_started;
 	struct vm_config cfg; /* meaningless while EMPTY */
 	struct chardev *chardev;
-	bool chardev_started;
 	struct machine *machine;  /* RUNNING and PAUSED */
 	struct vmm_origin origin; /* of this machine; zeroed: it was booted */
 	uint64_t start_ns, built_ns;
@@ -92,6 +91,9 @@ struct vmm {
 	int window_uffd; /* -1: none was needed yet */
 	bool window_all_kinds;
 
+	/* In doubt: as long as ram_claims() is this, not on this memory. */
+	unsigned int sent_claims;
+
 	int signal_fd, deadline_fd, populated_fd, paging_fd, recording_fd;
 	sigset_t signals;   /* that signal_fd takes */
 	bool shutting_down; /* SIGTERM pressed the power button */
@@ -100,6 +102,7 @@ struct vmm {
 	/* Migration: the machine goes, it ran when it was stopped; or comes. */
 	bool sending, send_logs, sent_ran, receiving, writes_disks;
 	bool disks_left; /* it may not go on before vmm_take_disks() */
+	bool in_doubt;	 /* it may run elsewhere; see sent_claims */
 	/* Post-copy lost its connection: for vmm_send_begin_again(). */
 	bool has_left_id;
 	uint8_t left_id[VMM_MIGRATION_ID_BYTES];
@@ -147,6 +150,13 @@ void vmm_forget_vm(struct vmm *v);
  */
 void vmm_sending_ended(struct vmm *v);
 __must_check int vmm_take_disks(struct vmm *v, struct err *err);
+
+/*
+ * vmm_migrate.c: -EBADFD, in words, where another process was given the memory
+ * of this VM and has run it: what is here fits it no more.
+ */
+__must_check int vmm_check_own_memory(struct vmm *v, const char *verb,
+				      struct err *err);
 
 /*
  * vmm_saved.c: somebody holds the machine from now on; -EBADFD, the guest of

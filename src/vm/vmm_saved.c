@@ -245,6 +245,8 @@ int vmm_hold(struct vmm *v, const struct vmm_save_request *req,
 	if (!r)
 		r = vmm_check_paging(v, "snapshot", err);
 	if (!r)
+		r = vmm_check_own_memory(v, "snapshot", err);
+	if (!r)
 		r = check_since(v, req->since, err);
 	if (!r && v->machine->memory.paging.fed &&
 	    vm_paging_is_active(&v->machine->memory.paging))

@@ -13,7 +13,7 @@ import pytest
 from test_migrate import (MIB, Relay, boot, free_port, host, incoming, is_follow_up,  # noqa: F401
                           is_in_doubt, migrate, refused, runs, unix, vm_args)
 from test_migrate_tls import certs  # noqa: F401
-from test_restore import LONG, QUIRE, passes, wait_for, wait_passes
+from test_restore import LONG, QUIRE, log, passes, wait_for, wait_passes
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK),
                                 reason="no usable /dev/kvm")
@@ -92,6 +92,18 @@ def test_refused(host, certs):
         wait_passes(host.dir / f"{name}.log", 3)
 
 
+def resume_unless_it_ran(host, cut):
+    """A guest does not go on with memory in which it has run meanwhile. Right behind
+    COMMIT nobody can say whether it did."""
+    done = host.quire("ctl", "one", "resume", check=False)
+    if cut == "RUNNING":
+        assert done.returncode == 1
+    if cut not in ("COMMIT", "RUNNING"):
+        assert done.returncode == 0, done.stderr
+    if done.returncode:
+        assert "has run on this memory" in done.stderr and host.state("one") == "Paused"
+
+
 @pytest.mark.parametrize("who", ["source", "destination", "link"])
 @pytest.mark.parametrize("cut", STEPS)
 def test_cut(host, cut, who):
@@ -119,7 +131,7 @@ def test_cut(host, cut, who):
         if cut in ("COMMIT", "RUNNING") or is_in_doubt(cut, True, done):
             assert "may run at" in done.stderr and host.state("one") == "Paused"
             if who == "destination":
-                host.ask("one", "resume")
+                resume_unless_it_ran(host, cut)
         if host.state("one") == "Running":
             wait_passes(host.dir / "one.log", 3)
     if who != "destination" and cut in ("COMMIT", "RUNNING"):
@@ -142,10 +154,74 @@ def test_memory_is_one(host):
     assert 48 << 10 <= shmem < 64 << 10
 
 
+def test_it_ran_there(host):
+    """The last word got lost: as long as it runs there, and after, it does not go on here."""
+    page = "4k,shared=on"
+    boot(host, page=page)
+    wait_passes(host.dir / "one.log")
+    there = incoming(host, "two", unix(host, "two"), page=page)
+    relay = Relay(f"{host.dir}/relay", unix(host, "two")[5:], "RUNNING", Relay.hang_up, False)
+    try:
+        done = migrate(host, "one", f"unix:{host.dir}/relay", "--mode", "local", check=False)
+    finally:
+        relay.close()
+    assert done.returncode == 1 and "may run at" in done.stderr
+    wait_passes(host.dir / "two.log", 3)
+    # Neither does it where it may be moved to next.
+    move(host, "two", "three", page=page)
+    assert there.wait(LONG) == 0
+    wait_passes(host.dir / "three.log", 3)
+    host.started[-1].kill()
+    host.started[-1].wait()
+    for verb in (["ctl", "one", "resume"], ["snapshot", "one", host.dir / "snapshot"],
+                 ["migrate", "one", unix(host, "four"), "--mode", "local"]):
+        if verb[0] == "migrate":
+            incoming(host, "four", unix(host, "four"), page=page)
+        done = host.quire(*verb, check=False)
+        assert done.returncode == 1 and "has run on this memory" in done.stderr, done.stderr
+        assert host.state("one") == "Paused"
+    is_follow_up(host, "one", "two")
+    is_follow_up(host, "two", "three")
+    # With fresh memory it is a VM like any other.
+    said = len(passes(host.dir / "one.log"))
+    host.ask("one", "reboot")
+    wait_for("the guest", lambda: len(passes(host.dir / "one.log")) > said)
+
+
 def client_of(host):
     argv = [QUIRE, "migrate", "one", f"unix:{host.dir}/relay", "--mode", "local"]
     return subprocess.Popen(argv, env=host.env, text=True, stdin=subprocess.DEVNULL,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@pytest.mark.parametrize("cut", STEPS[:-2])
+def test_interrupted(host, cut):
+    """Ctrl-C while the next word is waited for: it goes on here, and nowhere else."""
+    page = "4k,shared=on"
+    boot(host, page=page)
+    wait_passes(host.dir / "one.log")
+    vm = incoming(host, "two", unix(host, "two"), page=page)
+    clients = []
+
+    def act(relay):
+        wait_for("the command", lambda: clients)
+        clients[0].send_signal(signal.SIGINT)
+
+    relay = Relay(f"{host.dir}/relay", unix(host, "two")[5:], cut, act, False)
+    try:
+        clients.append(client_of(host))
+        said = clients[0].communicate(timeout=LONG)[1]
+        assert relay.acted and clients[0].returncode == 128 + signal.SIGINT, said
+    finally:
+        relay.close()
+    wait_passes(host.dir / "one.log", 3)
+    if cut != "MACHINE":
+        assert vm.wait(LONG) == 1
+    assert log(host.dir / "two.log") == ""
+    # Nothing of it is left that were in the way of the next.
+    move(host, "one", "three", page=page)
+    wait_passes(host.dir / "three.log", 3)
+    is_follow_up(host, "one", "three")
 
 
 @pytest.mark.skipif("QUIRE_MIGRATE_SLOW" not in os.environ,

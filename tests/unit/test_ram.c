@@ -177,6 +177,35 @@ static void test_takes_memory_over(void **state)
 	ram_fini(&ours);
 }
 
+/* Who gave it away sees that somebody ran on it, also when he is gone. */
+static void test_claims(void **state)
+{
+	struct err err = ERR_INIT;
+	struct ram ours, theirs, own;
+
+	make(&ours, 64 * MIB, true);
+	make(&theirs, 64 * MIB, true);
+	make(&own, 64 * MIB, false);
+	assert_int_equal(ram_take_memfd(&ours, dup(theirs.fd), &err), 0);
+	/* It is its own: nothing to tell. */
+	assert_int_equal(ram_claim(&theirs, &err), 0);
+	assert_int_equal(ram_claim(&own, &err), 0);
+	assert_int_equal(ram_claims(&theirs), 0);
+	assert_int_equal(ram_claims(&own), 0);
+	assert_int_equal(ram_claim(&ours, &err), 0);
+	assert_int_equal(ram_claims(&theirs), 1);
+	ram_unclaim(&ours);
+	assert_int_equal(ram_claims(&theirs), 0);
+	for (unsigned int i = 1; i <= 66; i++) {
+		assert_int_equal(ram_claim(&ours, &err), 0);
+		assert_int_equal(ram_claims(&theirs), i % 65);
+	}
+	ram_fini(&ours);
+	assert_int_equal(ram_claims(&theirs), 1);
+	ram_fini(&theirs);
+	ram_fini(&own);
+}
+
 static void test_takes_nothing_else(void **state)
 {
 	struct ram ram;
@@ -205,6 +234,7 @@ int main(void)
 		cmocka_unit_test(test_writes_mark_dirty),
 		cmocka_unit_test(test_bad_sizes),
 		cmocka_unit_test(test_takes_memory_over),
+		cmocka_unit_test(test_claims),
 		cmocka_unit_test(test_takes_nothing_else),
 	};
 
