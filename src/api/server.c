@@ -41,7 +41,7 @@
 #include "migrate/land.h"
 #include "migrate/push.h"
 #include "migrate/receive.h"
-#include "migrate/send_pages.h"
+#include "migrate/sender.h"
 #include "snapshot/reader.h"
 #include "snapshot/writer.h"
 #include "vm/vmm.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Memory on its way out, and disks: the caller takes what was written out of
- *the log, a thread for each data stream sends it.
+ * the log, a thread for each data stream sends it.
  *
  *	start -> round* -> end or stop
  *
@@ -11,14 +11,11 @@
 #ifndef QUIRE_MIGRATE_SEND_PAGES_H
 #define QUIRE_MIGRATE_SEND_PAGES_H
 
-#include "base/thread_class.h"
 #include "mem/dirty.h"
 #include "mem/hints.h"
 #include "migrate/disks.h"
 #include "migrate/link.h"
 #include "migrate/pack.h"
-
-extern const struct thread_class migrate_send_thread_class;
 
 struct send_pages;
 
