@@ -2,13 +2,8 @@
 /* quire migrate: have a running VM go on in another quire. */
 #include <errno.h>
 #include <getopt.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -17,11 +12,8 @@
 #include "base/arith.h"
 #include "base/cleanup.h"
 #include "base/cpus.h"
-#include "base/io.h"
 #include "base/size.h"
-#include "base/thread.h"
-#include "base/unix_socket.h"
-#include "cli/ask.h"
+#include "cli/attend.h"
 #include "cli/commands.h"
 #include "migrate/handed.h"
 #include "migrate/send.h"
@@ -44,22 +36,9 @@ struct migrate_args {
 	bool json;
 };
 
-static void help(void)
+static void help_options(void)
 {
-	printf("usage: quire migrate NAME URI [OPTION...]\n"
-	       "\n"
-	       "Have a running VM go on in another quire, on this host or "
-	       "another, which waits for\n"
-	       "it: quire run --incoming URI, with the options that the VM has "
-	       "here. URI is\n"
-	       "tcp:HOST:PORT or unix:PATH. The guest runs while its memory is "
-	       "sent, stands still\n"
-	       "for the rest, and goes on there; this VM is gone then. "
-	       "Whatever fails before, and\n"
-	       "Ctrl-C, leave it running here. NAME is what quire ps shows, or "
-	       "the path of a socket.\n"
-	       "\n"
-	       "  --streams N     connections for memory, 1 to 64 (default: "
+	printf("  --streams N     connections for memory, 1 to 64 (default: "
 	       "one "
 	       "per CPU, 4 at most)\n"
 	       "  --downtime MS   stop the guest when what is left takes no "
@@ -91,8 +70,26 @@ static void help(void)
 	       "(default: HOST)\n"
 	       "  --json          print what was done as JSON\n"
 	       "  -h, --help      this text\n"
+	       "\n");
+}
+
+static void help(void)
+{
+	printf("usage: quire migrate NAME URI [OPTION...]\n"
 	       "\n"
-	       "Progress is on standard error: a line on a terminal, lines of "
+	       "Have a running VM go on in another quire, on this host or "
+	       "another, which waits for\n"
+	       "it: quire run --incoming URI, with the options that the VM has "
+	       "here. URI is\n"
+	       "tcp:HOST:PORT or unix:PATH. The guest runs while its memory is "
+	       "sent, stands still\n"
+	       "for the rest, and goes on there; this VM is gone then. "
+	       "Whatever fails before, and\n"
+	       "Ctrl-C, leave it running here. NAME is what quire ps shows, or "
+	       "the path of a socket.\n"
+	       "\n");
+	help_options();
+	printf("Progress is on standard error: a line on a terminal, lines of "
 	       "JSON elsewhere.\n"
 	       "Exit status: 0 it runs there, 1 refused or failed, 2 wrong "
 	       "usage, 128+N stopped by\n"
@@ -245,26 +242,16 @@ static int set_option(struct migrate_args *a, int opt, const char *value)
 /*
  * Theory of operation. A VM's process is confined, and makes no network
  * connections. So this command makes them and hands them over a socket
- * (migrate/handed.h), while a second thread waits for the answer to the API's
- * verb; progress comes the other way. A signal closes the socket: the other
- * process then gives up, if it still can, the guest goes on, and its answer
- * says so.
+ * (migrate/handed.h) while it attends to the VM (cli/attend.h); progress comes
+ * the other way.
  */
 struct migrating {
 	struct migrate_args *args;
+	struct attend attend;
 	int fds[MIGRATE_MAX_CONNECTIONS];
 	unsigned int num_fds;
 	int files[TLS_NUM_FILES]; /* -1: no TLS */
-	char socket_dir[40];
-	struct unix_listener listener;
-	int conn_fd; /* of the VM's process; -1: not yet, not any more */
-	int signal_fd;
-	int done_fd; /* eventfd: there is an answer */
-	int signal;  /* that ended it */
-	pthread_t asker;
-	int status;
-	struct api_answer answer;
-	char line[1024]; /* of progress, as far as it came */
+	char line[1024];	  /* of progress, as far as it came */
 	size_t line_len;
 	bool shown; /* a line on the terminal that is to be ended */
 };
@@ -326,16 +313,16 @@ static void end_line(struct migrating *m)
 	m->shown = false;
 }
 
-static void take_progress(struct migrating *m)
+static int take_progress(void *ctx, int conn_fd)
 {
+	struct migrating *m = ctx;
 	char buf[512];
-	ssize_t n = recv(m->conn_fd, buf, sizeof(buf), MSG_DONTWAIT);
+	ssize_t n = recv(conn_fd, buf, sizeof(buf), MSG_DONTWAIT);
 
-	if (n <= 0) {
-		if (!n || (errno != EAGAIN && errno != EINTR))
-			close_fd(&m->conn_fd);
-		return;
-	}
+	if (n < 0)
+		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+	if (!n)
+		return -EPIPE;
 	for (ssize_t i = 0; i < n; i++) {
 		if (buf[i] == '\n') {
 			show_line(m);
@@ -344,43 +331,10 @@ static void take_progress(struct migrating *m)
 			m->line[m->line_len++] = buf[i];
 		}
 	}
+	return 0;
 }
 
 /* ---- asking ---- */
-
-static void *asker_main(void *arg)
-{
-	struct migrating *m = arg;
-	struct api_route route;
-	const struct cli_question q = {
-		.command = &cmd_migrate,
-		.vm = m->args->vm,
-		.route = &route,
-		.body = m->args->body,
-	};
-
-	m->status = api_route_by_verb("vm.send-migration", &route)
-			    ? CLI_FAILURE
-			    : cli_ask(&q, &m->answer);
-	io_eventfd_signal(m->done_fd);
-	return NULL;
-}
-
-/* The first is taken here; a second one ends the process as usual. */
-static void take_signal(struct migrating *m)
-{
-	struct signalfd_siginfo info;
-	sigset_t none;
-
-	if (io_read_full(m->signal_fd, &info, sizeof(info)))
-		return;
-	m->signal = (int)info.ssi_signo;
-	close_fd(&m->conn_fd);
-	unix_listener_close(&m->listener);
-	close_fd(&m->signal_fd);
-	sigemptyset(&none);
-	pthread_sigmask(SIG_SETMASK, &none, NULL);
-}
 
 /* What was handed over is the other process's alone. */
 static void close_connections(struct migrating *m)
@@ -390,45 +344,14 @@ static void close_connections(struct migrating *m)
 	tls_files_close(m->files);
 }
 
-static void take_connection(struct migrating *m)
+static int hand_connections(void *ctx, int conn_fd)
 {
-	int fd = accept4(m->listener.fd, NULL, NULL, SOCK_CLOEXEC);
+	struct migrating *m = ctx;
+	int r = migrate_handed_give(conn_fd, m->fds, m->num_fds,
+				    m->files[0] < 0 ? NULL : m->files);
 
-	if (fd < 0)
-		return;
-	/* One is all that comes. */
-	unix_listener_close(&m->listener);
-	m->conn_fd = fd;
-	if (migrate_handed_give(fd, m->fds, m->num_fds,
-				m->files[0] < 0 ? NULL : m->files))
-		close_fd(&m->conn_fd);
 	close_connections(m);
-}
-
-static void serve(struct migrating *m)
-{
-	struct pollfd fds[4] = {
-		{ .fd = m->done_fd, .events = POLLIN },
-		{ .fd = m->signal_fd, .events = POLLIN },
-		{ .fd = m->listener.fd, .events = POLLIN },
-		{ .fd = m->conn_fd, .events = POLLIN },
-	};
-
-	while (poll(fds, ARRAY_SIZE(fds), -1) < 0 && errno == EINTR)
-		;
-	if (fds[1].revents)
-		take_signal(m);
-	else if (fds[2].revents)
-		take_connection(m);
-	else if (fds[3].revents)
-		take_progress(m);
-}
-
-static bool is_done(const struct migrating *m)
-{
-	struct pollfd fd = { .fd = m->done_fd, .events = POLLIN };
-
-	return poll(&fd, 1, 0) > 0;
+	return r;
 }
 
 /* With the rights of who asks; the keys are read where they are used. */
@@ -455,51 +378,12 @@ static int connect_all(struct migrating *m, struct err *err)
 	return r;
 }
 
-static int open_socket(struct migrating *m, struct err *err)
-{
-	char path[sizeof(m->socket_dir) + 10];
-	int r;
-
-	snprintf(m->socket_dir, sizeof(m->socket_dir),
-		 "/tmp/quire-migrate-XXXXXX");
-	if (!mkdtemp(m->socket_dir)) {
-		m->socket_dir[0] = '\0';
-		return err_errno(err, errno, "a directory in /tmp");
-	}
-	snprintf(path, sizeof(path), "%s/sockets", m->socket_dir);
-	r = unix_listener_open_private(&m->listener, path, 1, err);
-	if (r)
-		err_prefix(err, "%s", path);
-	else if (json_object_set_new(m->args->body, "sockets",
-				     json_string(path)))
-		r = err_set(err, ENOMEM, "out of memory");
-	return r;
-}
-
-static int start_asking(struct migrating *m, struct err *err)
-{
-	sigset_t signals;
-	int r;
-
-	sigemptyset(&signals);
-	sigaddset(&signals, SIGINT);
-	sigaddset(&signals, SIGTERM);
-	sigaddset(&signals, SIGHUP);
-	pthread_sigmask(SIG_BLOCK, &signals, NULL);
-	m->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC);
-	m->done_fd = eventfd(0, EFD_CLOEXEC);
-	if (m->signal_fd < 0 || m->done_fd < 0)
-		return err_errno(err, errno, "starting");
-	r = thread_start(&m->asker, &thread_class_tool, "ask", asker_main, m);
-	return r ? err_errno(err, -r, "starting a thread") : 0;
-}
-
 /* A signal that came too late has changed nothing. */
-static int finish(const struct migrating *m)
+static int finish(const struct attend *a)
 {
-	if (m->status != CLI_OK && m->signal)
-		return 128 + m->signal;
-	return m->status;
+	if (a->status != CLI_OK && a->signal)
+		return 128 + a->signal;
+	return a->status;
 }
 
 static int migrate(struct migrating *m)
@@ -510,16 +394,13 @@ static int migrate(struct migrating *m)
 	if (!r)
 		r = connect_all(m, &err);
 	if (!r)
-		r = open_socket(m, &err);
+		r = attend_open(&m->attend, &err);
 	if (!r)
-		r = start_asking(m, &err);
+		r = attend_run(&m->attend, &err);
 	if (r)
 		return cli_fail(&cmd_migrate, &err);
-	while (!is_done(m))
-		serve(m);
-	pthread_join(m->asker, NULL);
 	end_line(m);
-	return finish(m);
+	return finish(&m->attend);
 }
 
 static void print_sent(const struct migrate_args *a, const json_t *root)
@@ -565,26 +446,28 @@ static int migrate_and_tell(struct migrate_args *a)
 {
 	struct migrating m = {
 		.args = a,
-		.listener = UNIX_LISTENER_INIT,
-		.conn_fd = -1,
-		.signal_fd = -1,
-		.done_fd = -1,
+		.attend = {
+			.command = &cmd_migrate,
+			.vm = a->vm,
+			.verb = "vm.send-migration",
+			.body = a->body,
+			.field = "sockets",
+			.connected = hand_connections,
+			.readable = take_progress,
+			.ctx = &m,
+		},
 		.files = { -1, -1, -1 },
 	};
-	int status = migrate(&m);
+	int status;
 
-	close_fd(&m.conn_fd);
-	close_fd(&m.signal_fd);
-	close_fd(&m.done_fd);
+	attend_init(&m.attend);
+	status = migrate(&m);
 	close_connections(&m);
-	unix_listener_close(&m.listener);
-	if (m.socket_dir[0])
-		(void)rmdir(m.socket_dir);
 	if (status == CLI_OK) {
-		print_result(a, &m.answer);
+		print_result(a, &m.attend.answer);
 		status = fflush(stdout) ? CLI_FAILURE : CLI_OK;
 	}
-	free(m.answer.text);
+	attend_end(&m.attend);
 	return status;
 }
 

@@ -3,13 +3,9 @@
 #include <errno.h>
 #include <getopt.h>
 #include <limits.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -17,11 +13,8 @@
 
 #include "base/arith.h"
 #include "base/cleanup.h"
-#include "base/io.h"
 #include "base/size.h"
-#include "base/thread.h"
-#include "base/unix_socket.h"
-#include "cli/ask.h"
+#include "cli/attend.h"
 #include "cli/commands.h"
 #include "snapshot/dir.h"
 #include "snapshot/handed.h"
@@ -161,7 +154,6 @@ static int set_destination(struct snapshot_args *a)
 	return set_path(a, "destination_url", path);
 }
 
-/* Checked with the rights of who asks; also that what it rests on is there. */
 /*
  * What the VM's process cannot tell, for it is handed the parent's files alone.
  * A parent that is whole can be replaced where blocks are shared, which is seen
@@ -182,6 +174,7 @@ static int check_replaced(const struct snapshot_args *a,
 		       a->dir);
 }
 
+/* Checked with the rights of who asks; also that what it rests on is there. */
 static int set_parent(struct snapshot_args *a)
 {
 	_cleanup_free_ char *real = realpath(a->parent, NULL);
@@ -257,27 +250,17 @@ static void print_result(const struct snapshot_args *a,
 /*
  * Theory of operation. A VM's process is confined, and makes no files. So this
  * command makes them, in a new directory, as that process asks for them over a
- * socket (snapshot/handed.h), while a second thread waits for its answer to the
- * API's verb. The directory is then put in its place here. A signal closes the
- * socket: the other process then gives up, the guest goes on, and its answer
- * says so.
+ * socket (snapshot/handed.h) while it is attended to (cli/attend.h). The
+ * directory is then put in its place here.
  */
 #define MAX_FILES (VM_MAX_DEVICES + 16)
 
 struct making {
 	struct snapshot_args *args;
+	struct attend attend;
 	struct snapshot_dir dir;
-	int parent_fd; /* directory of the parent; -1: there is none */
-	char socket_dir[40];
-	struct unix_listener listener;
+	int parent_fd;		/* directory of the parent; -1: there is none */
 	unsigned int num_files; /* asked for */
-	int conn_fd; /* of the VM's process; -1: not yet, not any more */
-	int signal_fd;
-	int done_fd; /* eventfd: there is an answer */
-	int signal;  /* that ended it */
-	pthread_t asker;
-	int status;
-	struct api_answer answer;
 };
 
 static int ask(struct snapshot_args *a, struct api_answer *ret)
@@ -294,113 +277,15 @@ static int ask(struct snapshot_args *a, struct api_answer *ret)
 							: cli_ask(&q, ret);
 }
 
-static void *asker_main(void *arg)
-{
-	struct making *m = arg;
-
-	m->status = ask(m->args, &m->answer);
-	io_eventfd_signal(m->done_fd);
-	return NULL;
-}
-
-/* The first is taken here; a second one ends the process as usual. */
-static void take_signal(struct making *m)
-{
-	struct signalfd_siginfo info;
-	sigset_t none;
-
-	if (io_read_full(m->signal_fd, &info, sizeof(info)))
-		return;
-	m->signal = (int)info.ssi_signo;
-	close_fd(&m->conn_fd);
-	unix_listener_close(&m->listener);
-	close_fd(&m->signal_fd);
-	sigemptyset(&none);
-	pthread_sigmask(SIG_SETMASK, &none, NULL);
-}
-
-static void take_connection(struct making *m)
-{
-	int fd = accept4(m->listener.fd, NULL, NULL, SOCK_CLOEXEC);
-
-	if (fd < 0)
-		return;
-	/* One is all that comes. */
-	unix_listener_close(&m->listener);
-	m->conn_fd = fd;
-}
-
 /* A process that wants more than a snapshot can have is not what it should be.
  */
-static void make_file(struct making *m)
+static int make_file(void *ctx, int conn_fd)
 {
-	if (m->num_files++ == MAX_FILES ||
-	    handed_serve(m->conn_fd, m->dir.fd, m->parent_fd))
-		close_fd(&m->conn_fd);
-}
+	struct making *m = ctx;
 
-static void serve(struct making *m)
-{
-	struct pollfd fds[4] = {
-		{ .fd = m->done_fd, .events = POLLIN },
-		{ .fd = m->signal_fd, .events = POLLIN },
-		{ .fd = m->listener.fd, .events = POLLIN },
-		{ .fd = m->conn_fd, .events = POLLIN },
-	};
-
-	while (poll(fds, ARRAY_SIZE(fds), -1) < 0 && errno == EINTR)
-		;
-	if (fds[1].revents)
-		take_signal(m);
-	else if (fds[2].revents)
-		take_connection(m);
-	else if (fds[3].revents)
-		make_file(m);
-}
-
-static bool is_done(const struct making *m)
-{
-	struct pollfd fd = { .fd = m->done_fd, .events = POLLIN };
-
-	return poll(&fd, 1, 0) > 0;
-}
-
-static int start_asking(struct making *m, struct err *err)
-{
-	sigset_t signals;
-	int r;
-
-	sigemptyset(&signals);
-	sigaddset(&signals, SIGINT);
-	sigaddset(&signals, SIGTERM);
-	sigaddset(&signals, SIGHUP);
-	pthread_sigmask(SIG_BLOCK, &signals, NULL);
-	m->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC);
-	m->done_fd = eventfd(0, EFD_CLOEXEC);
-	if (m->signal_fd < 0 || m->done_fd < 0)
-		return err_errno(err, errno, "starting");
-	r = thread_start(&m->asker, &thread_class_tool, "ask", asker_main, m);
-	return r ? err_errno(err, -r, "starting a thread") : 0;
-}
-
-static int open_socket(struct making *m, struct err *err)
-{
-	char path[sizeof(m->socket_dir) + 8];
-	int r;
-
-	snprintf(m->socket_dir, sizeof(m->socket_dir),
-		 "/tmp/quire-snapshot-XXXXXX");
-	if (!mkdtemp(m->socket_dir)) {
-		m->socket_dir[0] = '\0';
-		return err_errno(err, errno, "a directory in /tmp");
-	}
-	snprintf(path, sizeof(path), "%s/files", m->socket_dir);
-	r = unix_listener_open_private(&m->listener, path, 1, err);
-	if (r)
-		err_prefix(err, "%s", path);
-	else if (json_object_set_new(m->args->body, "files", json_string(path)))
-		r = err_set(err, ENOMEM, "out of memory");
-	return r;
+	if (m->num_files++ == MAX_FILES)
+		return -E2BIG;
+	return handed_serve(conn_fd, m->dir.fd, m->parent_fd);
 }
 
 /* Ended by a signal, or as the VM's process says. */
@@ -408,12 +293,12 @@ static int finish(struct making *m)
 {
 	struct err err = ERR_INIT;
 
-	if (m->signal)
-		return 128 + m->signal;
-	if (m->status == CLI_OK &&
+	if (m->attend.signal)
+		return 128 + m->attend.signal;
+	if (m->attend.status == CLI_OK &&
 	    snapshot_dir_commit(&m->dir, m->args->replace, &err))
 		return cli_fail(&cmd_snapshot, &err);
-	return m->status;
+	return m->attend.status;
 }
 
 static int open_parent(struct making *m, struct err *err)
@@ -438,42 +323,39 @@ static int make(struct making *m)
 	if (!r)
 		r = open_parent(m, &err);
 	if (!r)
-		r = open_socket(m, &err);
+		r = attend_open(&m->attend, &err);
 	if (!r)
-		r = start_asking(m, &err);
-	if (r)
-		return cli_fail(&cmd_snapshot, &err);
-	while (!is_done(m))
-		serve(m);
-	pthread_join(m->asker, NULL);
-	return finish(m);
+		r = attend_run(&m->attend, &err);
+	return r ? cli_fail(&cmd_snapshot, &err) : finish(m);
 }
 
 static int ask_and_make(struct snapshot_args *a, struct api_answer *ret)
 {
 	struct making m = {
 		.args = a,
+		.attend = {
+			.command = &cmd_snapshot,
+			.vm = a->vm,
+			.verb = "vm.snapshot",
+			.body = a->body,
+			.field = "files",
+			.readable = make_file,
+			.ctx = &m,
+		},
 		.dir = { .parent_fd = -1, .fd = -1, .asked_fd = -1 },
 		.parent_fd = -1,
-		.listener = UNIX_LISTENER_INIT,
-		.conn_fd = -1,
-		.signal_fd = -1,
-		.done_fd = -1,
 	};
-	int status = make(&m);
+	int status;
 
-	close_fd(&m.conn_fd);
+	attend_init(&m.attend);
+	status = make(&m);
+	if (status == CLI_OK) {
+		*ret = m.attend.answer;
+		m.attend.answer.text = NULL;
+	}
+	attend_end(&m.attend);
 	close_fd(&m.parent_fd);
-	close_fd(&m.signal_fd);
-	close_fd(&m.done_fd);
-	unix_listener_close(&m.listener);
-	if (m.socket_dir[0])
-		(void)rmdir(m.socket_dir);
 	snapshot_dir_fini(&m.dir);
-	if (status == CLI_OK)
-		*ret = m.answer;
-	else
-		free(m.answer.text);
 	return status;
 }
 
