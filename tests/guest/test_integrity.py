@@ -101,6 +101,7 @@ class Chain:
         self.folder = folder
         self.env = {**os.environ, "QUIRE_RUNTIME_DIR": str(folder / "run")}
         self.vm = self.disk = self.snapshot = self.before = None
+        self.within = []  # a command that runs quire somewhere else
         self.number = 0
 
     @property
@@ -115,8 +116,9 @@ class Chain:
 
     def start(self, *argv):
         with open(self.log_path, "wb") as out, open(self.folder / "err", "w") as err:
-            self.vm = subprocess.Popen([os.environ["QUIRE"], *map(str, argv)], env=self.env,
-                                       stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+            self.vm = subprocess.Popen([*self.within, os.environ["QUIRE"], *map(str, argv)],
+                                       env=self.env, stdin=subprocess.DEVNULL, stdout=out,
+                                       stderr=err)
 
     def boot(self, cpus, page):
         self.disk = self.folder / "disk0.img"

@@ -2,15 +2,18 @@
 """Guests that go from one quire process to another, under a real second stage.
 
 A Linux guest that verifies itself (test_integrity.py) moves back and forth, its two network
-interfaces ports of one bridge. Besides that work it has one TCP connection from beginning to
-end, on which both sides check what comes. What its processes say is one row of numbers: what
-was done twice, or left out, shows.
+interfaces ports of one bridge, its memory before it, after it, or handed over. Besides that
+work it has one TCP connection from beginning to end, on which both sides check what comes.
+What its processes say is one row of numbers: what was done twice, or left out, shows. Another
+one loses its source in the middle, and waits for it. (test_migrate_net.py: between two
+networks.)
 
 And with the walking guest faults are counted: the guest finds all of its memory mapped.
 
 QUIRE_MIGRATE_MOVES=N: so many moves, and beyond two also with one and four vCPUs.
 """
 import base64
+import contextlib
 import json
 import os
 import pathlib
@@ -49,20 +52,27 @@ def sh(*argv):
 
 @pytest.fixture(scope="module")
 def bridge():
+    """With the host's own address, where the guest's peers are."""
     for module in ("tun", "bridge"):
         sh("modprobe", module)
     sh("ip", "link", "add", BRIDGE, "type", "bridge", "forward_delay", "0")
     sh("ip", "addr", "add", "10.72.0.1/24", "dev", BRIDGE)
     sh("ip", "link", "set", BRIDGE, "up")
-    for tap in TAPS:
-        sh("ip", "tuntap", "add", "dev", tap, "mode", "tap", "vnet_hdr")
-        sh("ip", "link", "set", tap, "master", BRIDGE, "up")
     server = subprocess.Popen([NETTEST, "serve", str(PORT)], stdout=subprocess.DEVNULL)
     yield
     server.kill()
     server.wait()
-    for link in (*TAPS, BRIDGE):
-        sh("ip", "link", "del", link)
+    sh("ip", "link", "del", BRIDGE)
+
+
+@pytest.fixture(scope="module")
+def taps(bridge):
+    for tap in TAPS:
+        sh("ip", "tuntap", "add", "dev", tap, "mode", "tap", "vnet_hdr")
+        sh("ip", "link", "set", tap, "master", BRIDGE, "up")
+    yield
+    for tap in TAPS:
+        sh("ip", "link", "del", tap)
 
 
 class Line:
@@ -139,13 +149,16 @@ class Traveller(Chain):
         self.cpus, self.pages = cpus, pages
         self.processes = []
 
+    def tap(self):
+        return TAPS[self.number % 2]
+
     def argv(self, *args):
         return ["run", "--name", f"vm{self.number}", "--kernel", os.environ["GUEST_KERNEL"],
                 "--initramfs", os.environ["GUEST_INITRD"], "--cmdline", self.words, "--cpus",
                 f"boot={self.cpus}", "--memory",
                 f"size=128M,page={self.pages[self.number % len(self.pages)]}", "--disk",
                 f"path={self.disk}", "--rng", "kernel", "--net",
-                f"tap={TAPS[self.number % 2]},mac={MAC}", *args]
+                f"tap={self.tap()},mac={MAC}", *args]
 
     def begin(self, words):
         self.words = words
@@ -164,24 +177,48 @@ class Traveller(Chain):
             found[kind] = [int(n) for n in re.findall(rf"^{kind} (\d+)\b.*\n", text, re.M)]
         return found
 
-    def move(self):
-        old = self.vm
+    def receive(self, uri):
+        """The next of the processes, which waits for the guest."""
         self.number += 1
-        uri = f"unix:{self.folder}/in{self.number}"
         self.start(*self.argv("--incoming", uri))
         self.processes.append(self.vm)
         end = time.monotonic() + SECONDS
-        while not is_listening(uri[5:]):
+        while not self.is_ready(uri):
             assert self.vm.poll() is None and time.monotonic() < end, self.said()
             time.sleep(0.1)
-        done = subprocess.run([os.environ["QUIRE"], "migrate", f"vm{self.number - 1}", uri,
-                               "--streams", "2", "--downtime", "2000"], env=self.env, text=True,
-                              capture_output=True, timeout=SECONDS, check=False)
-        print(done.stdout, done.stderr)
+
+    def is_ready(self, uri):
+        return is_listening(uri[5:])
+
+    def info(self, number):
+        done = self.quire("ctl", f"vm{number}", "info")
+        return json.loads(done.stdout)
+
+    def quire(self, *args, within=(), check=True):
+        return subprocess.run([*within, os.environ["QUIRE"], *args], env=self.env, text=True,
+                              capture_output=True, timeout=SECONDS, check=check,
+                              stdin=subprocess.DEVNULL)
+
+    def move(self, *args, uri=None):
+        """What quire says of it."""
+        old, within = self.vm, self.within
+        uri = uri or f"unix:{self.folder}/in{self.number + 1}"
+        self.receive(uri)
+        done = self.quire("migrate", f"vm{self.number - 1}", uri, "--downtime", "2000", "--json",
+                          *args, within=within, check=False)
+        print(time.strftime("%X"), done.stdout, done.stderr[-600:], flush=True)
         assert done.returncode == 0, (done.stderr, self.said())
         assert old.wait(SECONDS) == 0
+        return json.loads(done.stdout)
 
     def wait_here(self):
+        try:
+            print(time.strftime("%X"), "wait here", flush=True)
+            self._wait_here()
+        finally:
+            print(time.strftime("%X"), "waited here", flush=True)
+
+    def _wait_here(self):
         """Each kind of work gets on, from where it was, and nothing of it is wrong."""
         for kind in self.KINDS:
             self.wait(kind, lambda k=kind: len(self.numbers(k)) > 1)
@@ -208,25 +245,110 @@ def linux(*work):
             base64.b64encode("".join(work).encode()).decode())
 
 
-@pytest.mark.parametrize("cpus", [2] if MOVES <= 2 else [1, 2, 4])
-def test_linux_goes_back_and_forth(tmp_path, line, cpus):
-    """Between processes with pages of either kind."""
-    guest, ears = Traveller(tmp_path, cpus, ["4k", "thp"]), Ears()
-    # The connection begins when the interface is up.
+def with_line():
+    """The work, and the one connection, which begins when the interface is up."""
     lines = WORK.splitlines(keepends=True)
     up = next(i for i, text in enumerate(lines) if "ip addr" in text) + 1
-    guest.begin(linux(*lines[:up], TAP_WORK, *lines[up:]))
+    return [*lines[:up], TAP_WORK, *lines[up:]]
+
+
+@contextlib.contextmanager
+def at_work(guest, *words):
+    """It does some of each kind of its work first, and is gone afterwards."""
+    guest.begin(" ".join([linux(*with_line()), *words]))
     try:
         for kind in guest.KINDS:
             guest.wait(kind, lambda k=kind: len(guest.numbers(k)) > 1)
-        for _ in range(MOVES):
-            guest.move()
-            ears.wait_for_guest()
-            guest.wait_here()
-            assert port_of_guest() == [TAPS[guest.number % 2]]
-        assert (line.accepted, line.wrong) == (1, None) and line.lines > 0
+        print(time.strftime("%X"), "at work", flush=True)
+        yield guest
     finally:
         guest.end()
+
+
+# Pages of either kind; memory that is handed over is what it was.
+MODES = {"precopy": ["4k", "thp"], "postcopy": ["thp", "4k"], "hybrid": ["4k", "thp"],
+         "local": ["4k,shared=on"]}
+
+
+@pytest.mark.parametrize("cpus", [2] if MOVES <= 2 else [1, 2, 4])
+@pytest.mark.parametrize("modes", [["precopy"], ["postcopy", "hybrid"], ["local"]],
+                         ids="-".join)
+def test_linux_goes_back_and_forth(tmp_path, taps, line, modes, cpus):
+    ears = Ears()
+    with at_work(Traveller(tmp_path, cpus, MODES[modes[0]])) as guest:
+        for number in range(MOVES):
+            mode = modes[number % len(modes)]
+            done = guest.move("--mode", mode, "--streams", "2")
+            # Of a hybrid move, what the guest wrote last: there may be nothing.
+            assert mode == "hybrid" or (done["followed_bytes"] > 0) == (mode == "postcopy")
+            assert (done["page_bytes"] == 0) == (mode == "local")
+            ears.wait_for_guest()
+            guest.wait_here()
+            assert port_of_guest() == [guest.tap()]
+    assert (line.accepted, line.wrong) == (1, None) and line.lines > 0
+
+
+class Cable:
+    """Passes bytes on to a Unix socket, until it is cut."""
+
+    def __init__(self, path, to):
+        self.to, self.ends = to, []
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(path)
+        self.listener.listen(16)
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                here, _ = self.listener.accept()
+                there = socket.socket(socket.AF_UNIX)
+                there.connect(self.to)
+                self.ends += [here, there]
+                for pair in ((here, there), (there, here)):
+                    threading.Thread(target=self.carry, args=pair, daemon=True).start()
+
+    @staticmethod
+    def carry(a, b):
+        with contextlib.suppress(OSError):
+            while data := a.recv(1 << 16):
+                b.sendall(data)
+
+    def cut(self):
+        for end in (self.listener, *self.ends):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+def test_linux_waits_for_its_memory(tmp_path, taps, line):
+    """The connection is cut while memory follows: for ten seconds the guest has what came,
+    and what it touches besides when there is a connection again."""
+    # That it stands still is what is to be seen here, and nothing for it to report.
+    calm = ["nowatchdog", "rcupdate.rcu_cpu_stall_suppress=1"]
+    with at_work(Traveller(tmp_path, 2, ["4k"]), *calm) as guest:
+        source, uri = guest.vm, f"unix:{tmp_path}/in1"
+        guest.receive(uri)
+        cable = Cable(f"{tmp_path}/cable", uri[5:])
+        client = subprocess.Popen([os.environ["QUIRE"], "migrate", "vm0", f"unix:{tmp_path}/cable",
+                                   "--mode", "postcopy", "--bandwidth", "2M"], env=guest.env,
+                                  text=True, stderr=subprocess.PIPE)
+        guest.wait("its move", lambda: guest.info(1)["state"] == "Running")
+        cable.cut()
+        said = client.communicate(timeout=SECONDS)[1]
+        assert client.returncode == 1 and "--recover" in said, said
+        guest.wait("the break", lambda: guest.info(1)["migration"]["postcopy"] == "paused")
+        pending = guest.info(1)["migration"]["pending_bytes"]
+        time.sleep(10)
+        assert guest.info(0)["migration"]["state"] == "postcopy-paused"
+        assert guest.info(1)["migration"]["pending_bytes"] == pending > 0
+        done = json.loads(guest.quire("migrate", "vm0", uri, "--recover", "--json").stdout)
+        print(pending, done)
+        # Of what it waited for some comes a second time.
+        assert 0 < done["followed_bytes"] <= pending + done["urgent_pages"] * 4096
+        assert source.wait(SECONDS) == 0
+        assert guest.info(1)["migration"]["breaks"] == 1
+        guest.wait_here()
+    assert (line.accepted, line.wrong) == (1, None) and line.lines > 0
 
 
 # ---- faults, counted ----
