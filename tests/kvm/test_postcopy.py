@@ -25,6 +25,11 @@ def info(host, name):
     return host.ask(name, "info").get("migration")
 
 
+def memory_followed(done, mode):
+    """In hybrid there may be none left: a busy host may not let the guest write meanwhile."""
+    return mode == "hybrid" or done["followed_bytes"] > 0
+
+
 @pytest.mark.parametrize("mode", ["postcopy", "hybrid"])
 @pytest.mark.parametrize("cpus,page,streams", [(1, "4k", 1), (2, "4k", 2), (2, "thp", 3)])
 def test_goes_on(host, mode, cpus, page, streams):
@@ -37,7 +42,7 @@ def test_goes_on(host, mode, cpus, page, streams):
     assert done["connections"] == streams
     assert done["rounds"] == (0 if mode == "postcopy" else 2) or done["rounds"] == 1
     assert done["page_bytes"] >= 24 * MIB and not done["ended_there"]
-    assert done["followed_bytes"] > 0
+    assert memory_followed(done, mode)
     assert source.wait(LONG) == 0, host.said(source)
     wait_passes(host.dir / "two.log", 4)
     is_follow_up(host, "one", "two")
@@ -54,7 +59,7 @@ def test_goes_on_with_tls(host, certs, mode, kind, streams):
     secure(host, "two", uri, certs.server)
     done = json.loads(send(host, "one", uri, certs.client, "--streams", streams, "--mode",
                            mode).stdout)
-    assert done["connections"] == streams and done["followed_bytes"] > 0
+    assert done["connections"] == streams and memory_followed(done, mode)
     assert source.wait(LONG) == 0, host.said(source)
     wait_passes(host.dir / "two.log", 4)
     is_follow_up(host, "one", "two")
@@ -104,8 +109,8 @@ def test_over_the_api(host):
     to = ("ctl", "one", "send-migration", f"destination_url={uri}")
     done = host.quire(*to, "mode=sideways", check=False)
     assert done.returncode == 1 and "mode" in done.stderr, done.stderr
-    done = host.quire(*to, "mode=hybrid", "connections:=2", "compress=lz4")
-    assert json.loads(done.stdout)["followed_bytes"] > 0
+    done = json.loads(host.quire(*to, "mode=hybrid", "connections:=2", "compress=lz4").stdout)
+    assert done["rounds"] >= 1 and memory_followed(done, "hybrid")
     assert source.wait(LONG) == 0, host.said(source)
     wait_passes(host.dir / "two.log", 4)
     is_follow_up(host, "one", "two")
@@ -499,7 +504,7 @@ def test_received_over_the_api(host):
     waiting.start()
     wait_for("its socket", lambda: is_listening(uri[5:]))
     done = json.loads(migrate(host, "one", uri, "--mode", "hybrid").stdout)
-    assert done["rounds"] >= 1 and done["followed_bytes"] > 0
+    assert done["rounds"] >= 1 and memory_followed(done, "hybrid")
     waiting.join(LONG)
     assert answer[0].returncode == 0, answer[0].stderr + host.said(vm)
     wait_passes(host.dir / "two.log", 4)
