@@ -248,7 +248,7 @@ static void wait_until(struct push *p, uint64_t ns)
 }
 
 /*
- * All that is pushed draws on one budget, as in send_pages.c; what is asked for
+ * All that is pushed draws on one budget, as in pace.c; what is asked for
  * does not, for somebody waits. Ahead of the rate: wait, but not for longer
  * than that. There is no need for a sign of life: who follows has patience.
  */
