@@ -235,6 +235,13 @@ bool link_is_readable(const struct link *l)
 	return (l->tls && tls_has_more(l->tls)) || poll(&pfd, 1, 0) > 0;
 }
 
+bool link_is_closed(const struct link *l)
+{
+	struct pollfd pfd = { .fd = l->fd, .events = POLLRDHUP };
+
+	return poll(&pfd, 1, 0) > 0;
+}
+
 /* ---- messages ---- */
 
 static int broken(const struct link *l, int r, const char *doing,

@@ -45,6 +45,8 @@ __must_check int link_recv(struct link *l, void *buf, size_t len);
 __must_check int link_wait(struct link *l);
 /* Is there something to read (or an end)? Does not wait. */
 bool link_is_readable(const struct link *l);
+/* Will nothing come after what there is to read? Does not wait. */
+bool link_is_closed(const struct link *l);
 
 /* ---- messages of the control connection ---- */
 

@@ -174,6 +174,15 @@ static bool has_all(const struct receive *r)
 	return !follows(r) || r->fds[URGENT] >= 0;
 }
 
+/* What else it has said is of no use without its data. */
+static int last_words(struct receive *r, struct err *err)
+{
+	int n = link_get(&r->control, WIRE_STATE, NULL, NULL, err);
+
+	return n == -ECONNABORTED ? n
+				  : err_set(err, EPIPE, "the source is gone");
+}
+
 static int wait_streams(struct receive *r, struct err *err)
 {
 	uint64_t began = clock_now_ns();
@@ -188,6 +197,8 @@ static int wait_streams(struct receive *r, struct err *err)
 		/* It may be about to try once more. */
 		if (r->again && link_is_readable(&r->control))
 			return err_set(err, EPIPE, "the source is gone");
+		if (link_is_closed(&r->control))
+			return last_words(r, err);
 		n = take_connection(r);
 	}
 	return n ? err_errno(err, -n, "waiting for connections") : 0;

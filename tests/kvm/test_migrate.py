@@ -356,7 +356,7 @@ def test_guest_that_writes_too_fast_is_held_back(host, page):
     boot(host, mib=32, page=page)
     uri = unix(host, "two")
     incoming(host, "two", uri, mib=32, page=page)
-    argv = [QUIRE, "migrate", "one", uri, "--downtime", "2", "--bandwidth", "100M", "--json"]
+    argv = [QUIRE, "migrate", "one", uri, "--downtime", "10", "--bandwidth", "50M", "--json"]
     client = subprocess.Popen(argv, env=host.env, text=True, stdin=subprocess.DEVNULL,
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     for line in client.stderr:
