@@ -110,8 +110,8 @@ def host(tmp_path):
 # between which the kernel does not copy, another version of the C library; and a migration,
 # which tests/kvm/test_migrate.py has go on in the default sandbox.
 ELSEWHERE = {"mbind", "get_mempolicy", "pread64", "pwrite64", "faccessat", "fstat",
-             "accept4", "bind", "fchmod", "getsockopt", "listen", "recvfrom", "sendmsg",
-             "shutdown"}
+             "accept4", "bind", "fallocate", "fchmod", "getsockopt", "listen", "recvfrom",
+             "sendmsg", "shutdown"}
 
 
 def test_no_call_is_allowed_in_vain(host, traced):  # noqa: F811
