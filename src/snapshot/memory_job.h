@@ -57,6 +57,12 @@ __must_check int memory_servers_start(struct memory_servers **ret,
 /* The first failure of one of them, or 0. */
 __must_check int memory_servers_error(struct memory_servers *servers,
 				      struct err *err);
+/*
+ * When every turn is taken: until what the servers took is in the file, and its
+ * sum in its place. The first failure of one of them, or 0.
+ */
+__must_check int memory_servers_wait(struct memory_servers *servers,
+				     struct err *err);
 void memory_servers_end(struct memory_servers *servers);
 
 #endif

@@ -425,7 +425,7 @@ static int run_units(struct memory_job *job, unsigned int *ret_threads,
 	if (r == -ECANCELED)
 		err_prefix(err, "snapshot %s", job->w->dir.path);
 	if (!r && job->servers)
-		r = memory_servers_error(job->servers, err);
+		r = memory_servers_wait(job->servers, err);
 	m->data_bytes = atomic_load(&job->data_bytes);
 	return r;
 }

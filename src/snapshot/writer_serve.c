@@ -32,7 +32,9 @@ struct memory_servers {
 	int end_fd; /* eventfd */
 	unsigned int num;
 	struct server servers[NUM_SERVERS];
-	pthread_mutex_t lock; /* the two below */
+	pthread_mutex_t lock; /* the four below */
+	pthread_cond_t idle;  /* nobody is busy any more */
+	unsigned int busy;    /* servers that may have taken a unit's turn */
 	int error;	      /* the first */
 	struct err err;
 };
@@ -71,6 +73,28 @@ static int serve(struct memory_job *job, struct memory_worker *worker,
 					  : 0;
 }
 
+static void begin_serving(struct memory_servers *all)
+{
+	pthread_mutex_lock(&all->lock);
+	all->busy++;
+	pthread_mutex_unlock(&all->lock);
+}
+
+/* The error first: who waits until nobody is busy asks for it then. */
+static void end_serving(struct memory_servers *all, int r,
+			const struct err *err)
+{
+	pthread_mutex_lock(&all->lock);
+	if (r && !all->error) {
+		all->error = r;
+		all->err = *err;
+	}
+	if (!--all->busy)
+		pthread_cond_broadcast(&all->idle);
+	pthread_mutex_unlock(&all->lock);
+}
+
+/* All that wait now. Busy before a turn is taken, until its unit is written. */
 static int serve_all(struct memory_job *job, struct memory_worker *worker,
 		     struct err *err)
 {
@@ -111,15 +135,11 @@ static void *server_main(void *arg)
 	while (!r && !fds[1].revents) {
 		if (poll(fds, ARRAY_SIZE(fds), -1) < 0 && errno != EINTR)
 			r = err_errno(&err, errno, "poll");
+		begin_serving(all);
 		if (!r)
 			r = serve_all(all->job, s->own, &err);
+		end_serving(all, r, &err);
 	}
-	pthread_mutex_lock(&all->lock);
-	if (r && !all->error) {
-		all->error = r;
-		all->err = err;
-	}
-	pthread_mutex_unlock(&all->lock);
 	(void)memory_worker_end(all->job, s->own, NULL);
 	return NULL;
 }
@@ -166,6 +186,7 @@ int memory_servers_start(struct memory_servers **ret, struct memory_job *job,
 		return err_set(err, ENOMEM, "snapshot: out of memory");
 	all->job = job;
 	pthread_mutex_init(&all->lock, NULL);
+	pthread_cond_init(&all->idle, NULL);
 	all->end_fd = eventfd(0, EFD_CLOEXEC);
 	if (all->end_fd < 0)
 		r = err_errno(err, errno, "eventfd");
@@ -193,6 +214,15 @@ int memory_servers_error(struct memory_servers *servers, struct err *err)
 	return r;
 }
 
+int memory_servers_wait(struct memory_servers *servers, struct err *err)
+{
+	pthread_mutex_lock(&servers->lock);
+	while (servers->busy)
+		pthread_cond_wait(&servers->idle, &servers->lock);
+	pthread_mutex_unlock(&servers->lock);
+	return memory_servers_error(servers, err);
+}
+
 /* Nobody is served any more; who waits is let go when the window is closed. */
 void memory_servers_end(struct memory_servers *servers)
 {
@@ -203,6 +233,7 @@ void memory_servers_end(struct memory_servers *servers)
 	for (unsigned int i = 0; i < servers->num; i++)
 		pthread_join(servers->servers[i].thread, NULL);
 	close_fd(&servers->end_fd);
+	pthread_cond_destroy(&servers->idle);
 	pthread_mutex_destroy(&servers->lock);
 	free(servers);
 }
