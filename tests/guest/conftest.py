@@ -304,11 +304,11 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_runtest_logreport(report):
-    """Results one by one for tests/run: a crash of the lab loses none."""
+    """Results one by one for tests/run: a crash of the lab loses none, nor what failed."""
     path = results_file()
     if not path or (report.when != "call" and report.outcome == "passed"):
         return
-    reason = report.longrepr[2] if report.outcome == "skipped" else ""
+    reason = report.longrepr[2] if report.outcome == "skipped" else report.longreprtext
     with open(path, "a") as results:
         results.write(json.dumps({"test": test_name(report.nodeid), "outcome": report.outcome,
                                   "reason": str(reason)}) + "\n")
