@@ -96,7 +96,7 @@ def test_unit_program(run, tmp_path):
     """)
     program.chmod(0o755)
     totals = run.Totals()
-    run.run_cmocka(totals, "tsan", "test_x", [str(program)], {})
+    run.count_cmocka(totals, "tsan", "test_x", *run.run_cmocka([str(program)], {}))
     assert totals.failed == 1 and len(totals.notes) == 1
     lines = [line.strip() for line in totals.notes[0].splitlines()]
     assert lines == [

@@ -14,11 +14,13 @@ import subprocess
 import time
 
 import pytest
+from _pytest.runner import runtestprotocol
 
 BOOT_SECONDS = 240  # a hang, not a slow machine
 LAB_ATTEMPTS = 2
 ENDLESS = 1000  # exits at a place where no guest belongs; a hung one makes more each second
 TRACING = pathlib.Path("/sys/kernel/tracing")
+INT3 = "Oops: int3"
 CLAIMS = {}  # of files of tests: are they ours?
 
 
@@ -77,7 +79,7 @@ class Quire:
             result = self._run(*args, **kwargs)
             if not result.fault or attempt == LAB_ATTEMPTS - 1:
                 break
-            note_repetition(result)
+            note_repetition(result, result.fault)
             for image, copy in kept:
                 copy_sparse(copy, image)
         for _, copy in kept:
@@ -224,14 +226,14 @@ def keep_images(extra):
     return kept
 
 
-def note_repetition(result):
+def note_repetition(result, why, test=None):
     """Said in the totals of tests/run: nobody should have to trust a silent retry."""
     print("repeated, see emulator_fault():", result)
     path = results_file()
     if path:
-        test = os.environ.get("PYTEST_CURRENT_TEST", "?").split(" ")[0]
+        test = test or os.environ.get("PYTEST_CURRENT_TEST", "?").split(" ")[0]
         with open(path, "a") as results:
-            results.write(json.dumps({"repeated": test_name(test), "why": result.fault}) + "\n")
+            results.write(json.dumps({"repeated": test_name(test), "why": why}) + "\n")
 
 
 def emulator_fault(result):
@@ -241,7 +243,7 @@ def emulator_fault(result):
     that it had removed, or hung or triple-faulted with the nested host's own
     registers (see Watch).
     """
-    if WATCH and "Oops: int3" in result.console:
+    if WATCH and INT3 in result.console:
         return "on an int3 that is no longer there"
     hung = result.status is None
     if WATCH and (hung or (result.status == 1 and "triple fault" in result.errors)):
@@ -280,7 +282,30 @@ def pytest_runtest_protocol(item, nextitem):
     """Tests of a file that another nested host has taken are none of ours."""
     if item.path not in CLAIMS:
         CLAIMS[item.path] = claim(item.path.name)
-    return None if CLAIMS[item.path] else True
+    if not CLAIMS[item.path]:
+        return True
+    if not WATCH:
+        return None
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for report in run_watched(item, nextitem):
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+def run_watched(item, nextitem):
+    """The reports of a test; again, where its guests were not run by Quire.run() and it
+    failed with the emulator's fault in the trace."""
+    WATCH.restart()
+    reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    text = "".join(report.longreprtext for report in reports if report.failed)
+    exits = WATCH.seen()
+    if not text or not (exits or INT3 in text):
+        return reports
+    note_repetition(text, f"with the nested host's registers: {exits[-1]}" if exits
+                    else "on an int3 that is no longer there", item.nodeid)
+    item._initrequest()  # fixtures anew, as pytest does for each test
+    return runtestprotocol(item, nextitem=nextitem, log=False)
 
 
 def test_name(nodeid):

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What tests on this machine's own KVM share."""
+import fcntl
 import pathlib
+import tempfile
 
 import pytest
 
 POOL = pathlib.Path("/proc/sys/vm/nr_hugepages")
+LOCK = pathlib.Path(tempfile.gettempdir()) / "quire-tests-hugetlb"
 
 
 def resize_pool(pages):
@@ -15,7 +18,15 @@ def resize_pool(pages):
 
 
 @pytest.fixture
-def hugetlb():
+def pool_lock():
+    """The pool is the host's: one test at a time, of those that run side by side."""
+    with open(LOCK, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture
+def hugetlb(pool_lock):
     """hugetlb(MIB) has the host keep so much in 2M pages until the test is over, or skips it."""
     added = []
 

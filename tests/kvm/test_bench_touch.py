@@ -94,7 +94,7 @@ def test_table_says_both_sides():
     assert "populate=host makes the first pass" in done.stdout
 
 
-def test_hugetlb_pool_too_small():
+def test_hugetlb_pool_too_small(pool_lock):
     need_kvm()
     if not POOL.exists():
         pytest.skip("no 2 MiB hugetlb pages on this host")

@@ -138,14 +138,12 @@ def test_populates_there(host, mode, populate):
     is_follow_up(host, "one", "two")
 
 
-def test_hugetlb_is_refused(host):
+def test_hugetlb_is_refused(host, hugetlb):
     """By the destination: 4K of it cannot be missing."""
+    hugetlb(128)
     boot(host)
-    with open("/proc/sys/vm/nr_hugepages") as f:
-        if int(f.read()) < 64:
-            pytest.skip("no hugetlb pages")
     uri = unix(host, "two")
-    vm = incoming(host, "two", uri, page="2M")
+    vm = incoming(host, "two", uri, page="2m")
     refused(migrate(host, "one", uri, "--mode", "postcopy", check=False), "cannot follow")
     assert vm.wait(LONG) == 1
     wait_passes(host.dir / "one.log", 3)
