@@ -18,6 +18,9 @@
  * input: what the host did to the memory in between is then the pass's to find.
  * A rehearsal on a little memory of its own, which is not timed, comes before:
  * the pass is to tell of its memory, not of code that has not run for a while.
+ * With --write-rate too, one more thread writes to memory of its own for as
+ * long as a line is waited for, evenly: a load for whoever moves the guest
+ * meanwhile.
  *
  * The result is one line of JSON, on standard output.
  */
@@ -32,12 +35,16 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <unistd.h>
 
 #include "tools.h"
 
 #define PAGE_BYTES  4096u
 #define THREADS_MAX 256u
 #define PASSES_MAX  16u
+#define WRITE_MIB   16u /* that --write-rate goes round and round in */
+#define TICK_US	    10000u
+#define LATE_S	    0.1
 
 struct run {
 	uint64_t threads;
@@ -47,6 +54,8 @@ struct run {
 	bool fresh;
 	bool progress;
 	bool ask;
+	uint64_t write_rate; /* MiB a second; 0: nobody writes */
+	atomic_bool writes, ended;
 	pthread_barrier_t barrier;
 	/* Written by the first thread only, between barriers. */
 	double seconds[PASSES_MAX];
@@ -125,12 +134,40 @@ static void wait_line(struct run *run)
 {
 	int c;
 
+	atomic_store(&run->writes, true);
 	do
 		c = getchar();
 	while (c != '\n' && c != EOF);
+	atomic_store(&run->writes, false);
 	if (c == EOF)
 		atomic_store(&run->failed, EPIPE);
 	rehearse(run);
+}
+
+/* A guest that stood still does not make up for that. */
+static void *keep_writing(void *arg)
+{
+	struct run *run = arg;
+	size_t bytes = (size_t)WRITE_MIB << 20, at = 0, due;
+	double last = tools_seconds(), now;
+	unsigned char *memory = map_memory(run, bytes);
+
+	while (memory && !atomic_load(&run->ended)) {
+		usleep(TICK_US);
+		now = tools_seconds();
+		due = (size_t)((now - last < LATE_S ? now - last : LATE_S) *
+			       (double)(run->write_rate << 8));
+		if (!due)
+			continue; /* less than a page yet */
+		last = now;
+		if (!atomic_load(&run->writes))
+			continue;
+		for (; due; due--, at = (at + PAGE_BYTES) % bytes)
+			touch(memory + at, PAGE_BYTES, at ^ (uint64_t)due);
+	}
+	if (memory)
+		munmap(memory, bytes);
+	return NULL;
 }
 
 static void *work(void *arg)
@@ -173,12 +210,19 @@ static void *work(void *arg)
 static int run_all(struct run *run)
 {
 	struct worker *workers = calloc(run->threads, sizeof(*workers));
+	pthread_t writer;
 	unsigned int i;
 	int err;
 
 	if (!workers)
 		return ENOMEM;
 	pthread_barrier_init(&run->barrier, NULL, (unsigned int)run->threads);
+	err = run->write_rate ? pthread_create(&writer, NULL, keep_writing, run)
+			      : 0;
+	if (err) {
+		free(workers);
+		return err;
+	}
 	for (i = 0; i < run->threads; i++) {
 		workers[i].run = run;
 		workers[i].index = i;
@@ -193,6 +237,9 @@ static int run_all(struct run *run)
 	}
 	for (i = 0; i < run->threads; i++)
 		pthread_join(workers[i].thread, NULL);
+	atomic_store(&run->ended, true);
+	if (run->write_rate)
+		pthread_join(writer, NULL);
 	pthread_barrier_destroy(&run->barrier);
 	free(workers);
 	return atomic_load(&run->failed);
@@ -217,12 +264,15 @@ static int usage(void)
 {
 	fputs("usage: memtouch [--threads N] [--mib M] [--passes P] [--huge]\n"
 	      "                [--fresh] [--progress] [--ask]\n"
+	      "                [--write-rate R]\n"
 	      "  N threads (2) each write M MiB (256) of fresh memory,\n"
 	      "  one write per 4 KiB page, P times (2); with --fresh each\n"
 	      "  pass maps it anew.  --progress: a line after each pass, on\n"
 	      "  standard error; --ask: a pass after the first waits for a "
 	      "line\n"
-	      "  on standard input\n",
+	      "  on standard input; --write-rate: until it comes R MiB a "
+	      "second\n"
+	      "  are written as well\n",
 	      stderr);
 	return 2;
 }
@@ -237,6 +287,7 @@ int memtouch_main(int argc, char **argv)
 		{ "fresh", no_argument, NULL, 'f' },
 		{ "progress", no_argument, NULL, 'v' },
 		{ "ask", no_argument, NULL, 'a' },
+		{ "write-rate", required_argument, NULL, 'w' },
 		{ 0 },
 	};
 	struct run run = { .threads = 2, .mib = 256, .passes = 2 };
@@ -259,10 +310,13 @@ int memtouch_main(int argc, char **argv)
 			run.progress = true;
 		else if (opt == 'a')
 			run.ask = true;
+		else if (opt == 'w')
+			ok &= tools_number(optarg, 1, 1u << 20,
+					   &run.write_rate);
 		else
 			ok = false;
 	}
-	if (!ok || optind != argc)
+	if (!ok || optind != argc || (run.write_rate && !run.ask))
 		return usage();
 	if (!run.huge)
 		prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);

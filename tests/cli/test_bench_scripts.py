@@ -154,7 +154,8 @@ def test_ratio_is_of_the_medians():
 
 
 @pytest.mark.parametrize("words", [["--sides", "quire-fill,xen"], ["--streams", "0"],
-                                   ["--memory", "64", "--mib", "64"], ["--thp", "sometimes"]])
+                                   ["--memory", "64", "--mib", "64"], ["--thp", "sometimes"],
+                                   ["--write-rate", "-1"]])
 def test_migrate_refuses(words):
     done = subprocess.run([MIGRATE, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 2

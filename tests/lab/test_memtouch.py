@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ def test_no_memory_is_an_error_not_a_hang(tool, fresh):
 
 
 @pytest.mark.parametrize("arguments", [
-    ["--threads", "0"], ["--passes", "1"], ["--passes", "17"], ["--fresh=1"],
+    ["--write-rate", "5"], ["--threads", "0"], ["--passes", "1"], ["--passes", "17"], ["--fresh=1"],
     ["--mib", "x"], ["more"],
 ])
 def test_usage(tool, arguments):
@@ -97,3 +98,37 @@ def test_asked_passes_wait_for_a_line(tool):
                 process.stdin.write("go\n")
                 process.stdin.flush()
         assert len(json.loads(process.stdout.read())["passes_s"]) == 3
+
+
+def resident_mib(pid):
+    return int(re.search(r"^VmRSS:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(),
+                         re.M)[1]) / 1024
+
+
+def test_writes_while_it_waits(tool):
+    """Around in 16 MiB of its own, and until the line comes only."""
+    with subprocess.Popen([tool, "--mib", "8", "--threads", "1", "--progress", "--ask",
+                           "--write-rate", "1000"],
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True) as process:
+        assert "memtouch: pass 1 took" in process.stderr.readline()
+        limit = time.monotonic() + 20
+        while resident_mib(process.pid) < 8 + 16 and time.monotonic() < limit:
+            time.sleep(0.05)
+        assert 8 + 16 <= resident_mib(process.pid) < 8 + 16 + 8
+        assert json.loads(process.communicate("go\n", timeout=20)[0])["threads"] == 1
+    assert process.returncode == 0
+
+
+def test_rate_is_kept(tool):
+    """What has come after a second and a half is no more than that."""
+    with subprocess.Popen([tool, "--mib", "8", "--threads", "1", "--progress", "--ask",
+                           "--write-rate", "4"],
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True) as process:
+        began = time.monotonic()
+        assert "memtouch: pass 1 took" in process.stderr.readline()
+        time.sleep(1.5)
+        resident, took = resident_mib(process.pid), time.monotonic() - began
+        assert 8 < resident <= 8 + 4 + 4 * took
+        process.communicate("go\n", timeout=20)
