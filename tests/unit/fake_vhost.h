@@ -69,6 +69,8 @@ struct fake_vhost {
 	} queues[FAKE_QUEUES];
 	/* Takes requests and leaves them unanswered, once set. */
 	_Atomic bool swallow;
+	/* Takes no more, but reports an error when kicked, once set. */
+	_Atomic bool fails;
 	_Atomic unsigned int served;
 	struct vq_chain chain;
 };
@@ -282,6 +284,10 @@ static inline void fake_serve(struct fake_vhost *f, unsigned int i)
 	struct virtqueue *vq = &f->queues[i].vq;
 
 	io_eventfd_drain(f->queues[i].kick);
+	if (atomic_load(&f->fails)) {
+		io_eventfd_signal(f->queues[i].err);
+		return;
+	}
 	while (f->queues[i].enabled && vq_pop(vq, &f->chain) > 0) {
 		atomic_fetch_add(&f->served, 1);
 		if (atomic_load(&f->swallow))
