@@ -532,6 +532,52 @@ static void test_error_eventfd(void **state)
 	fake_vhost_join(&f->fake);
 }
 
+static bool error_was_seen(struct fixture *f)
+{
+	struct fs_dev *dev = container_of(f->dev, struct fs_dev, vdev);
+	struct pollfd pfd = { .fd = dev->err_fd, .events = POLLIN };
+
+	return !poll(&pfd, 1, 0);
+}
+
+static void report_late(struct fixture *f)
+{
+	struct fs_dev *dev = container_of(f->dev, struct fs_dev, vdev);
+
+	io_eventfd_signal(dev->err_fd);
+	wait_until(error_was_seen, f);
+}
+
+/* An error from one without rings is not for its next use, or successor. */
+static void test_late_error(void **state)
+{
+	struct fixture *f = *state;
+	struct request req;
+
+	start_fake(f);
+	parse_socket(f);
+	create(f);
+	activate(f);
+	deactivate(f);
+	report_late(f);
+	activate(f);
+	req = send_request(f, FUSE_LOOKUP, true);
+	expect_done(f, &req);
+
+	/* and nobody waits for it in a circle */
+	kill_fake(f);
+	wait_until(is_quires, f);
+	report_late(f);
+	start_fake(f);
+	wait_until(is_back, f);
+	req = send_request(f, FUSE_INIT, true);
+	expect_done(f, &req);
+	deactivate(f);
+	destroy(f);
+	drop_config(f);
+	fake_vhost_join(&f->fake);
+}
+
 /* A paused machine: requests wait, and are answered when it goes on. */
 static void test_hold(void **state)
 {
@@ -645,8 +691,8 @@ int main(void)
 		TEST(test_config_space),     TEST(test_reboot),
 		TEST(test_death_and_return), TEST(test_return_and_reset),
 		TEST(test_fails_to_start),   TEST(test_bad_chain),
-		TEST(test_error_eventfd),    TEST(test_hold),
-		TEST(test_virtiofsd),
+		TEST(test_error_eventfd),    TEST(test_late_error),
+		TEST(test_hold),	     TEST(test_virtiofsd),
 	};
 
 	/* What is provoked here is reported on purpose. */

@@ -109,6 +109,8 @@ static void give_rings_locked(struct fs_dev *dev)
 	struct err err = ERR_INIT;
 	char what[560];
 
+	/* What was reported before is of the past. */
+	io_eventfd_drain(dev->err_fd);
 	if (vhost_user_start(&dev->backend->vu, &dev->vdev, dev->err_fd,
 			     START_MS, &err)) {
 		snprintf(what, sizeof(what), "virtiofsd failed (%s)", err.text);
@@ -255,15 +257,21 @@ static void try_again_locked(struct fs_dev *dev)
 		 dev->vdev.id);
 }
 
+/*
+ * An error counts while the back end has the rings. Otherwise it is late, from
+ * one that gave them back or is gone; and the transport may be setting them up.
+ */
 static void look_locked(struct fs_dev *dev)
 {
 	struct err err = ERR_INIT;
+	bool failed = io_eventfd_drain(dev->err_fd) &&
+		      dev->server == FS_BACKEND;
 
 	if (!connected(dev)) {
 		try_again_locked(dev);
 		return;
 	}
-	if (io_eventfd_drain(dev->err_fd)) {
+	if (failed) {
 		/* Orderly if it can, for its threads must not go on. */
 		(void)!vhost_user_stop(&dev->backend->vu, &dev->vdev, STOP_MS,
 				       &err);
