@@ -617,6 +617,34 @@ static void test_hold(void **state)
 	drop_config(f);
 }
 
+/* One that dies and returns in a pause gets no session that it never saw. */
+static void test_return_while_held(void **state)
+{
+	struct fixture *f = *state;
+	struct request req;
+
+	start_fake(f);
+	parse_socket(f);
+	create(f);
+	activate(f);
+	req = send_request(f, FUSE_INIT, true);
+	expect_done(f, &req);
+	virtio_dev_hold(f->dev, true);
+	req = send_request(f, FUSE_LOOKUP, true);
+	kill_fake(f);
+	start_fake(f);
+	wait_until(is_back, f);
+	virtio_dev_hold(f->dev, false);
+	expect_not_connected(f, &req);
+	assert_int_equal(atomic_load(&f->fake.served), 0);
+	req = send_request(f, FUSE_INIT, true);
+	expect_done(f, &req);
+	deactivate(f);
+	destroy(f);
+	drop_config(f);
+	fake_vhost_join(&f->fake);
+}
+
 static void skip_without_virtiofsd(void)
 {
 	if (access("/usr/lib/qemu/virtiofsd", X_OK) || geteuid()) {
@@ -687,12 +715,19 @@ static void test_virtiofsd(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_options),	     TEST(test_private_memory),
-		TEST(test_config_space),     TEST(test_reboot),
-		TEST(test_death_and_return), TEST(test_return_and_reset),
-		TEST(test_fails_to_start),   TEST(test_bad_chain),
-		TEST(test_error_eventfd),    TEST(test_late_error),
-		TEST(test_hold),	     TEST(test_virtiofsd),
+		TEST(test_options),
+		TEST(test_private_memory),
+		TEST(test_config_space),
+		TEST(test_reboot),
+		TEST(test_death_and_return),
+		TEST(test_return_and_reset),
+		TEST(test_fails_to_start),
+		TEST(test_bad_chain),
+		TEST(test_error_eventfd),
+		TEST(test_late_error),
+		TEST(test_hold),
+		TEST(test_return_while_held),
+		TEST(test_virtiofsd),
 	};
 
 	/* What is provoked here is reported on purpose. */

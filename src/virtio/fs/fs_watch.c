@@ -96,7 +96,8 @@ static void lose_backend_locked(struct fs_dev *dev, const char *what)
 	dev->lost = true;
 	dev->backoff_ms = BACKOFF_MIN_MS;
 	schedule_retry_locked(dev);
-	if (dev->server == FS_BACKEND) {
+	/* Held, too: who comes meanwhile knows nothing of the session. */
+	if (dev->server == FS_BACKEND || dev->server == FS_HELD) {
 		take_rings_locked(dev);
 		if (ours)
 			virtio_dev_needs_reset(&dev->vdev);
