@@ -5,10 +5,6 @@
 #include <string.h>
 #include <time.h>
 
-#include "base/clock.h"
-
-#define TICK_NS (50 * NSEC_PER_MSEC)
-
 void piece_ring_init(struct piece_ring *r, unsigned int num_readers)
 {
 	memset(r, 0, sizeof(*r));
@@ -80,7 +76,7 @@ static bool all_have(const struct piece_ring *r, uint64_t pieces,
 
 static bool wait_tick(struct piece_ring *r)
 {
-	uint64_t ns = clock_now_ns() + TICK_NS;
+	uint64_t ns = clock_now_ns() + PIECE_RING_TICK_NS;
 	const struct timespec until = {
 		.tv_sec = (time_t)(ns / NSEC_PER_SEC),
 		.tv_nsec = (long)(ns % NSEC_PER_SEC),

@@ -14,12 +14,15 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "migrate/wire.h"
 
 #define PIECE_PAGES    16384u
 #define PIECE_CLUSTERS 1024u /* of disks: the same 64 MiB */
 #define PIECE_RING_NUM 4u
+/* Who waits is asked that often whether to give up. */
+#define PIECE_RING_TICK_NS (50 * NSEC_PER_MSEC)
 
 struct piece {
 	bool of_disk;
@@ -57,7 +60,7 @@ int piece_ring_error(struct piece_ring *r, struct err *err);
 /* ---- who takes ---- */
 
 struct piece_ring_tick {
-	/* Some times a second while it waits; an error ends that. */
+	/* Each time that it has waited so long; an error ends that. */
 	int (*fn)(void *ctx, struct err *err);
 	void *ctx;
 };
