@@ -79,7 +79,8 @@ struct follow {
 	pthread_mutex_t lock; /* all below */
 	pthread_cond_t changed;
 	bool committed, ended, connected;
-	int error; /* of the connections that there are */
+	bool comes; /* there are streams: they may put something at any time */
+	int error;  /* of the connections that there are */
 	struct err err;
 	_Atomic unsigned int breaks;
 	uint64_t patience_ns; /* with an answer, until it is committed */
@@ -487,7 +488,7 @@ int follow_connect(struct follow *f, const struct follow_connections *c,
 	pthread_mutex_lock(&f->lock);
 	if (f->ended)
 		atomic_store(&f->cut, true);
-	f->connected = true;
+	f->connected = f->comes = true;
 	pthread_mutex_unlock(&f->lock);
 	ask_again(f);
 	pthread_mutex_unlock(&f->asking);
@@ -524,8 +525,14 @@ void follow_disconnect(struct follow *f)
 	/* When all has come who was the source closes them, too. */
 	atomic_fetch_add(&f->breaks, f->error && atomic_load(&f->pages_left));
 	f->error = 0;
+	f->comes = false;
 	f->num_timed = 0;
 	pthread_mutex_unlock(&f->lock);
+}
+
+void follow_break(struct follow *f, const struct err *err)
+{
+	broken(f, -EPIPE, err);
 }
 
 bool follow_commit(struct follow *f, struct err *err)
@@ -588,6 +595,7 @@ const struct page_map *follow_pending(const struct follow *f)
 	return &f->pending;
 }
 
+/* Paused: nothing comes any more, also of what was on its way. */
 static const char *state_text(struct follow *f)
 {
 	const char *text;
@@ -595,7 +603,7 @@ static const char *state_text(struct follow *f)
 	pthread_mutex_lock(&f->lock);
 	if (!atomic_load(&f->pages_left))
 		text = "complete";
-	else if (f->connected && !f->error)
+	else if (f->comes)
 		text = "active";
 	else
 		text = "paused";

@@ -60,6 +60,8 @@ __must_check int follow_connect(struct follow *f,
 				const struct follow_connections *c,
 				struct err *err);
 void follow_disconnect(struct follow *f);
+/* A connection that is not follow's has failed, and with it all of them. */
+void follow_break(struct follow *f, const struct err *err);
 
 /* The VM is ours from now on. False: a connection has failed before. */
 bool follow_commit(struct follow *f, struct err *err);

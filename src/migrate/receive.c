@@ -575,6 +575,7 @@ static enum follow_state follow_until(struct receive *r, struct err *err)
 			return FOLLOW_ENDED;
 	} while (!link_is_readable(&r->control));
 	(void)err_set(err, EPIPE, "the source is gone (control)");
+	follow_break(r->follow, err);
 	return FOLLOW_BROKEN;
 }
 

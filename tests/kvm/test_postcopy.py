@@ -186,6 +186,7 @@ class Cable:
     def __init__(self, path, to):
         self.to, self.sockets, self.lock = to, [], threading.Lock()
         self.urgent = None  # the source's end of that connection
+        self.control = None  # the destination's end of that one
         self.first = []     # of each connection
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(path)
@@ -207,6 +208,8 @@ class Cable:
                 self.first.append(first)
                 if first[12:14] == b"\xff\xff":
                     self.urgent = a
+                elif first[12:14] == b"\0\0":
+                    self.control = b
             for x, y in ((a, b), (b, a)):
                 threading.Thread(target=self.move, args=(x, y), daemon=True).start()
 
@@ -239,6 +242,15 @@ def start(host, uri, *args):
                             stderr=subprocess.PIPE)
 
 
+def wait_follows(client):
+    """The source has heard that the VM runs there: from now on it is not in doubt."""
+    said = ""
+    while '"phase":"post-copy"' not in said:
+        line = client.stderr.readline()
+        assert line, said
+        said += line
+
+
 def start_slow(host, there, mode="postcopy", paused=True, certs=None, args=(), **kw):
     """Memory follows the VM slowly, over a cable. A guest that is not paused asks for most
     of it."""
@@ -253,6 +265,7 @@ def start_slow(host, there, mode="postcopy", paused=True, certs=None, args=(), *
                    *args)
     wait_for("the VM there", lambda: (info(host, "two") or {}).get("postcopy") == "active"
              and host.state("two") == ("Paused" if paused else "Running"))
+    wait_follows(client)
     return source, vm, cable, client
 
 
@@ -297,6 +310,24 @@ def test_is_cut_and_recovers(host, cpus, page):
     wait_passes(host.dir / "two.log", 4)
     is_follow_up(host, "one", "two")
     assert info(host, "two")["breaks"] >= 3
+
+
+def test_control_connection_is_cut_alone(host):
+    """One break as any other, though the connections for memory are still there."""
+    there = unix(host, "two")
+    source, vm, cable, client = start_slow(host, there)
+    cable.control.shutdown(socket.SHUT_WR)
+    wait_for("the break", lambda: info(host, "two")["postcopy"] == "paused")
+    said = client.communicate(timeout=LONG)[1]
+    assert client.returncode == 1 and "--recover" in said, said
+    assert info(host, "two")["breaks"] == 1
+    done = recovers(host, there)
+    assert done.returncode == 0, done.stderr
+    assert source.wait(LONG) == 0, host.said(source)
+    host.ask("two", "resume")
+    wait_passes(host.dir / "two.log", 4)
+    is_follow_up(host, "one", "two")
+    assert info(host, "two")["breaks"] == 1
 
 
 def stranger(path, first, credentials=None):

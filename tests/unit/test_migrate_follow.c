@@ -557,6 +557,46 @@ static void test_connections_break(void **state)
 	pair_free(p);
 }
 
+static bool is_said(struct pair *p, const char *state, unsigned int breaks)
+{
+	json_t *info = follow_info(p->follow);
+	const char *postcopy = json_string_value(
+		json_object_get(info, "postcopy"));
+	bool ok = !strcmp(postcopy, state) &&
+		  json_integer_value(json_object_get(info, "breaks")) ==
+			  (json_int_t)breaks;
+
+	json_decref(info);
+	return ok;
+}
+
+/* It counts, though all that bring memory are sound. Paused: none comes. */
+static void test_control_breaks(void **state)
+{
+	struct pair *p = pair_new(2, RAM_PAGE_4K, false, 0);
+	struct err err = ERR_INIT, found = ERR_INIT;
+
+	connect_pair(p, 0);
+	assert_true(follow_commit(p->follow, NULL));
+	assert_true(is_said(p, "active", 0));
+	err_set(&err, EPIPE, "the source is gone");
+	follow_break(p->follow, &err);
+	assert_int_equal(follow_wait(p->follow, PATIENCE, &found),
+			 FOLLOW_BROKEN);
+	assert_string_equal(found.text, err.text);
+	/* A stream may be just putting what came. */
+	assert_true(is_said(p, "active", 0));
+	disconnect(p);
+	assert_true(is_said(p, "paused", 1));
+	connect_pair(p, 0);
+	assert_true(is_said(p, "active", 1));
+	push_go(p->push);
+	wait_complete(p);
+	is_all_there(p);
+	assert_true(is_said(p, "complete", 1));
+	pair_free(p);
+}
+
 /* Nobody is left waiting for a VM that will not be. */
 static void test_breaks_before_it_is_ours(void **state)
 {
@@ -793,6 +833,7 @@ int main(void)
 		cmocka_unit_test(test_some_follows),
 		cmocka_unit_test(test_all_follows_compressed),
 		cmocka_unit_test(test_connections_break),
+		cmocka_unit_test(test_control_breaks),
 		cmocka_unit_test(test_breaks_before_it_is_ours),
 		cmocka_unit_test(test_vm_ends),
 		cmocka_unit_test(test_hostile),
