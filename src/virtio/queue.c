@@ -438,6 +438,9 @@ broken:
 
 void vq_unpop(struct virtqueue *vq, unsigned int num)
 {
+	/* Of a held queue that is quiet the holder reads the indices. */
+	if (!num)
+		return;
 	/*
 	 * The ring entries are read again when they are popped again: by then
 	 * the driver may have changed them, and they are checked anew.

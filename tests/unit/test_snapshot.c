@@ -338,7 +338,9 @@ static void killed_writer(const struct kit *kit, struct ram *ram)
 			.path = kit->path[0],
 			.replace = true,
 		},
+		/* With two the first one may be asked only once. */
 		&(struct snapshot_memory_request){ .ram = ram,
+						   .threads = 1,
 						   .watch = &watch },
 		NULL);
 	_exit(1);
