@@ -20,7 +20,7 @@ BOOT_SECONDS = 240  # a hang, not a slow machine
 LAB_ATTEMPTS = 2
 ENDLESS = 1000  # exits at a place where no guest belongs; a hung one makes more each second
 TRACING = pathlib.Path("/sys/kernel/tracing")
-INT3 = "Oops: int3"
+INT3, INT3_WHY = "Oops: int3", "on an int3 that is no longer there"
 CLAIMS = {}  # of files of tests: are they ours?
 
 
@@ -79,7 +79,9 @@ class Quire:
             result = self._run(*args, **kwargs)
             if not result.fault or attempt == LAB_ATTEMPTS - 1:
                 break
-            note_repetition(result, result.fault)
+            print("repeated, see emulator_fault():", result)
+            note_repetition(os.environ.get("PYTEST_CURRENT_TEST", "?").split(" ")[0],
+                            result.fault)
             for image, copy in kept:
                 copy_sparse(copy, image)
         for _, copy in kept:
@@ -134,7 +136,9 @@ def hang_report(pid):
     counts = list(pathlib.Path("/sys/kernel/debug/kvm").glob(f"{pid}-*/*"))
     before = read_all(counts)
     ran = read_all([task / "schedstat" for task in tasks])
-    lines = WATCH.sample(1) if WATCH and not WATCH.seen() else []
+    exits = WATCH.seen() if WATCH else []
+    lines = ["with the nested host's registers:", *exits[-3:]] if exits else \
+        WATCH.sample(1) if WATCH else []
     for path, text in read_all([task / "schedstat" for task in tasks]).items():
         state = read_all([path.with_name(name) for name in ("comm", "wchan", "stack", "syscall")])
         busy = (int(text.split()[0]) - int(ran.get(path, text).split()[0])) / 1e9
@@ -226,12 +230,10 @@ def keep_images(extra):
     return kept
 
 
-def note_repetition(result, why, test=None):
+def note_repetition(test, why):
     """Said in the totals of tests/run: nobody should have to trust a silent retry."""
-    print("repeated, see emulator_fault():", result)
     path = results_file()
     if path:
-        test = test or os.environ.get("PYTEST_CURRENT_TEST", "?").split(" ")[0]
         with open(path, "a") as results:
             results.write(json.dumps({"repeated": test_name(test), "why": why}) + "\n")
 
@@ -244,7 +246,7 @@ def emulator_fault(result):
     registers (see Watch).
     """
     if WATCH and INT3 in result.console:
-        return "on an int3 that is no longer there"
+        return INT3_WHY
     hung = result.status is None
     if WATCH and (hung or (result.status == 1 and "triple fault" in result.errors)):
         exits = WATCH.seen()
@@ -302,9 +304,9 @@ def run_watched(item, nextitem):
     exits = WATCH.seen()
     if not text or not (exits or INT3 in text):
         return reports
-    note_repetition(text, f"with the nested host's registers: {exits[-1]}" if exits
-                    else "on an int3 that is no longer there", item.nodeid)
-    item._initrequest()  # fixtures anew, as pytest does for each test
+    why = f"with the nested host's registers: {exits[-1]}" if exits else INT3_WHY
+    item.config.get_terminal_writer().line(f"\n{text}\nrepeated: {why}")
+    note_repetition(item.nodeid, why)
     return runtestprotocol(item, nextitem=nextitem, log=False)
 
 
@@ -353,21 +355,23 @@ def wait_for(process, needle, seconds=BOOT_SECONDS):
             time.sleep(0.02)
         if time.monotonic() >= deadline:
             text = seen.decode(errors="replace")
+            report = hang_report(process.pid)
             process.kill()
-            pytest.fail(f"no {needle!r} in:\n{text}")
+            pytest.fail(f"no {needle!r} in:\n{text}\n{report}")
     assert needle.encode() in seen, seen.decode(errors="replace")
     return seen.decode(errors="replace")
 
 
-def stop(process, sig=signal.SIGINT, seconds=30):
+def stop(process, sig=signal.SIGINT, seconds=BOOT_SECONDS):
     """Signal quire and return its exit status; a hang fails."""
     process.send_signal(sig)
     try:
         process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
+        report = hang_report(process.pid)
         process.kill()
         process.communicate()
-        pytest.fail(f"quire did not end {seconds} s after signal {sig}")
+        pytest.fail(f"quire did not end {seconds} s after signal {sig}\n{report}")
     return process.returncode
 
 

@@ -19,6 +19,8 @@ import time
 
 import pytest
 
+from conftest import hang_report
+
 SECONDS = 300  # a hang, not a slow machine
 CYCLES = int(os.environ.get("QUIRE_LINUX_CYCLES", "1"))
 MODES = ["private", "eager", "lazy", "working-set"]
@@ -141,7 +143,8 @@ class Chain:
             log = self.log()
             assert "BAD" not in log, log[-2000:]
             assert self.vm.poll() is None, f"{what}: quire ended: {self.said()} {log[-2000:]}"
-            assert time.monotonic() < end, f"waited for {what}: {log[-2000:]}"
+            if time.monotonic() >= end:
+                pytest.fail(f"waited for {what}: {log[-2000:]}\n{hang_report(self.vm.pid)}")
             time.sleep(0.2)
         return result
 
