@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from conftest import stop, wait_for
+from conftest import BOOT_SECONDS, stop, wait_for
 
 
 @pytest.mark.parametrize("image", ["KERNEL", "VMLINUX"])
@@ -123,14 +123,14 @@ def test_sigterm_deadline(quire):
 
 def test_power_button(quire):
     """SIGTERM presses the button; a guest that listens powers off: status 0."""
-    job = ("for e in /dev/input/event*; do :; done; echo listening on $e; "
-           "head -c 24 $e >/dev/null && echo button-seen")
+    # Opened before it says so: from then on the kernel keeps what is pressed.
+    job = ("for e in /dev/input/event*; do :; done; exec 3<$e; echo listening on $e; "
+           "head -c 24 <&3 >/dev/null && echo button-seen")
     guest = quire.start(job, cmdline="quire.modules=button,evdev")
     wait_for(guest, "listening")
-    time.sleep(0.5)
     guest.send_signal(signal.SIGTERM)
-    wait_for(guest, "button-seen", 30)
-    out, _ = guest.communicate(timeout=30)
+    wait_for(guest, "button-seen")
+    out, _ = guest.communicate(timeout=BOOT_SECONDS)
     assert guest.returncode == 0, out
 
 
@@ -147,7 +147,7 @@ def test_console_file_spans_reboots(quire, tmp_path):
     """The log of the boot that crashed is what people look for."""
     log = tmp_path / "console.log"
     guest = quire.start("true", end="reboot", extra=["--serial", f"file={log}"])
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 2 * BOOT_SECONDS
     while not log.exists() or log.read_text(errors="replace").count("quire-guest: init") < 2:
         assert time.monotonic() < deadline and guest.poll() is None
         time.sleep(0.1)
@@ -158,7 +158,7 @@ def test_serial_socket_both_ways(quire, tmp_path):
     path = tmp_path / "console.sock"
     guest = quire.start("read -r line; echo got:$line", extra=["--serial", f"socket={path}"])
     client = socket.socket(socket.AF_UNIX)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + BOOT_SECONDS
     while True:
         try:
             client.connect(str(path))
@@ -166,7 +166,7 @@ def test_serial_socket_both_ways(quire, tmp_path):
         except OSError:
             assert time.monotonic() < deadline
             time.sleep(0.02)
-    client.settimeout(60)
+    client.settimeout(BOOT_SECONDS)
     seen = b""
     while b"quire-guest: init" not in seen:
         seen += client.recv(4096)
@@ -176,7 +176,7 @@ def test_serial_socket_both_ways(quire, tmp_path):
         data = client.recv(4096)
         assert data, seen
         seen += data
-    guest.communicate(timeout=30)
+    guest.communicate(timeout=BOOT_SECONDS)
     assert guest.returncode == 0
     assert not path.exists()
 

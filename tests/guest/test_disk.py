@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from conftest import wait_for
+from conftest import BOOT_SECONDS, wait_for
 
 MIB = 2**20
 BLKVERIFY = pathlib.Path(os.environ["GUEST_TOOLS"]) / "blkverify"
@@ -134,7 +134,7 @@ def killed(quire, disk, job, seconds):
         console += (guest.stdout.read() or b"").decode(errors="replace")
         time.sleep(0.01)
     guest.send_signal(signal.SIGKILL)
-    guest.wait(timeout=30)
+    guest.wait(timeout=BOOT_SECONDS)
     console += (guest.stdout.read() or b"").decode(errors="replace")
     assert "quire-guest: exit" not in console, "the job ended before the kill"
     return console
@@ -169,7 +169,7 @@ def test_kill_9_frees_the_lock(quire, image):
     second = quire.run("true", extra=extra)
     assert second.status == 1 and "in use" in second.errors, second
     first.send_signal(signal.SIGKILL)
-    first.communicate(timeout=30)
+    first.communicate(timeout=BOOT_SECONDS)
     assert quire.run("true", extra=extra).status == 0
 
 

@@ -23,7 +23,7 @@ class Api(http.client.HTTPConnection):
     """Requests over the Unix socket of --api-socket."""
 
     def __init__(self, path):
-        super().__init__("localhost", timeout=60)
+        super().__init__("localhost", timeout=BOOT_SECONDS)
         self.path = str(path)
 
     def connect(self):
@@ -202,7 +202,6 @@ def test_generation_id(quire):
 def connect_when_it_listens(guest):
     """The socket of a quire that has just been started: a file first, a listener next."""
     api, deadline = Api(guest.socket), time.monotonic() + BOOT_SECONDS
-    api.timeout = BOOT_SECONDS
     while True:
         try:
             api.connect()

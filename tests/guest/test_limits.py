@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from conftest import stop, wait_for
+from conftest import BOOT_SECONDS, stop, wait_for
 
 MIB = 1 << 20
 ROOT = pathlib.Path("/sys/fs/cgroup")
@@ -40,7 +40,7 @@ class Cgroup:
 
     def run(self, argv):
         with self.start(argv) as process:
-            out, errors = process.communicate(timeout=120)
+            out, errors = process.communicate(timeout=BOOT_SECONDS)
         return process.returncode, out.decode(), errors.decode()
 
 
@@ -104,7 +104,7 @@ def test_what_fits_runs(quire):
             "dd if=/dev/zero of=/dev/shm/x bs=1M count=200; echo filled",
             memory="512M,page=4k,populate=full"))
         wait_for(guest, "filled")
-        guest.communicate(timeout=60)
+        guest.communicate(timeout=BOOT_SECONDS)
         assert guest.returncode == 0 and no_oom(group)
 
 
@@ -117,7 +117,7 @@ def hog(group, size):
 
 
 def wait_until_above(group, process, size):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + BOOT_SECONDS
     while int(group.read("memory.current")) < size:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
@@ -125,7 +125,7 @@ def wait_until_above(group, process, size):
 
 def ends_cleanly(process, group, reason):
     """One line that names the range and the reason, status 1, no OOM kill."""
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=BOOT_SECONDS)
     errors = [line for line in errors.decode().splitlines() if not line.startswith("{")]
     assert process.returncode == 1 and len(errors) == 1, errors
     assert re.search(r"populate: guest memory 0x[0-9a-f]+-0x[0-9a-f]+: ", errors[0]), errors

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from conftest import stop, wait_for
+from conftest import BOOT_SECONDS, stop, wait_for
 
 MIB = 1 << 20
 THP = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -28,9 +28,13 @@ def thp():
     THP.write_text(before)
 
 
-def covered(summary, table="second_stage"):
-    coverage = summary["memory"]["coverage"][table]
+def in_pages(memory, table):
+    coverage = memory["coverage"][table]
     return coverage["4k_bytes"] + coverage["2m_bytes"] + coverage["1g_bytes"]
+
+
+def covered(summary, table="second_stage"):
+    return in_pages(summary["memory"], table)
 
 
 @pytest.mark.parametrize("page", ["4k", "thp"])
@@ -107,14 +111,30 @@ def collapse(pid, start, size):
     return done
 
 
+class Looking:
+    """At a guest's memory, by its statistics: the same as in its summary."""
+
+    def __init__(self, quire, path):
+        self.argv = [quire.binary, "ctl", str(path), "vm.memory-stats"]
+
+    def look(self):
+        return json.loads(subprocess.run(self.argv, capture_output=True, check=True).stdout)
+
+    def wait(self, condition):
+        deadline = time.monotonic() + BOOT_SECONDS
+        while not condition(memory := self.look()):
+            assert time.monotonic() < deadline, memory
+            time.sleep(0.5)
+
+
 def run_beside(quire, memory, beside):
     """A guest that waits; what happens beside it; then its summary."""
-    report = quire.folder / "beside.json"
+    report, api = quire.folder / "beside.json", quire.folder / "api"
     process = quire.start(end="stay", cpus=2, memory=memory,
-                          extra=["--summary-json", str(report)])
+                          extra=["--summary-json", str(report), "--api-socket", str(api)])
     try:
         wait_for(process, "quire-guest: init")
-        beside(process.pid)
+        beside(process.pid, Looking(quire, api))
         assert stop(process) == 130
     finally:
         process.kill()
@@ -129,10 +149,12 @@ def test_repair_after_somebody_elses_zap(quire, thp):
 
     done = []
 
-    def beside(pid):
+    def beside(pid, looking):
         thp("madvise")
         done.append(collapse(pid, guest_ram(pid, 512 * MIB), 256 * MIB))
-        time.sleep(8)
+        looking.wait(lambda memory: memory["background"]["zapped_bytes"] >= 2 * MIB
+                     and memory["coverage"]["second_stage"]["2m_bytes"] >= done[0] - 4 * MIB
+                     and in_pages(memory, "second_stage") >= 512 * MIB)
 
     summary = run_beside(quire, "size=512M,page=thp,populate=full", beside)
     background = summary["memory"]["background"]
@@ -150,9 +172,19 @@ def test_repair_after_somebody_elses_zap(quire, thp):
 def test_coalesce_rebuilds_large_pages(quire, thp):
     thp("never")
 
-    def beside(pid):
+    def beside(pid, looking):
+        seen = []
+
+        def is_done(memory):
+            """And what was rebuilt in the host is in the second stage, with nothing on its
+            way: it was the same two seconds before."""
+            seen.append((memory["background"]["coalesced_units"], memory["coverage"]))
+            host, second = (memory["coverage"][t]["2m_bytes"] for t in ("host", "second_stage"))
+            return (seen[-1][0] >= 64 and host == second >= 128 * MIB
+                    and in_pages(memory, "second_stage") >= 256 * MIB
+                    and seen[-5:] == seen[-1:] * 5)
         thp("madvise")
-        time.sleep(20)
+        looking.wait(is_done)
 
     summary = run_beside(
         quire, "size=256M,page=thp,populate=full,coalesce=on,background-rate=0", beside)
@@ -168,7 +200,7 @@ def test_interrupted_population_ends(quire):
     process = subprocess.Popen(
         quire.argv(memory="size=2G,page=4k,populate=full"), stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + BOOT_SECONDS
     while b"progress" not in (line := process.stderr.readline()):
         assert line or process.poll() is None
         assert time.monotonic() < deadline

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from conftest import stop, wait_for
+from conftest import BOOT_SECONDS, stop, wait_for
 
 NETTEST = pathlib.Path(os.environ["GUEST_TOOLS"]) / "nettest"
 PASST = "/usr/bin/passt"
@@ -79,8 +79,8 @@ def test_tcp_over_tap(quire, number, options, cpus):
 
 def test_host_connects_and_interface_goes_down_and_up(quire):
     """The other direction; and the driver resets the device in between."""
-    job = ("ip link set eth0 up; ip addr add 10.70.3.2/24 dev eth0; nettest serve 5002 & "
-           "sleep 1; echo first; read x; ip link set eth0 down; sleep 1; ip link set eth0 up; "
+    job = ("ip link set eth0 up; ip addr add 10.70.3.2/24 dev eth0; nettest serve 5002 > /serve & "
+           "until grep -q serving /serve; do sleep 0.1; done; echo first; read x; ip link set eth0 down; sleep 1; ip link set eth0 up; "
            "echo 'virtio0' >/sys/bus/virtio/drivers/virtio_net/unbind; "
            "echo 'virtio0' >/sys/bus/virtio/drivers/virtio_net/bind; "
            "ip link set eth0 up; ip addr add 10.70.3.2/24 dev eth0; echo second; read x; exit 0")
@@ -96,7 +96,7 @@ def test_host_connects_and_interface_goes_down_and_up(quire):
         process.stdin.flush()
     wait_for(process, "quire-guest: exit 0")
     process.stdin.close()
-    assert process.wait(60) == 0, process.stderr.read()
+    assert process.wait(BOOT_SECONDS) == 0, process.stderr.read()
     process.stdout.close()
     process.stderr.close()
 
@@ -111,7 +111,7 @@ def test_persistent_tap_of_an_unprivileged_user(quire):
     argv = quire.argv(tap_job(5, "--mib 2 send"), extra=["--net", "tap=qtap5"])
     done = subprocess.run(["setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups",
                            *argv], capture_output=True, text=True, stdin=subprocess.DEVNULL,
-                          timeout=240, check=False)
+                          timeout=BOOT_SECONDS, check=False)
     assert done.returncode == 0, done
     check_transfer(*transfers(done.stdout), 2, ways=1)
     refused = subprocess.run(["setpriv", "--reuid", "nobody", "--regid", "nogroup",
@@ -145,7 +145,7 @@ def test_tcp_over_passt_that_quire_starts(quire):
     check_transfer(json.loads(done.stdout), 1)
     # However quire ends, passt ends with it.
     stop(process)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + BOOT_SECONDS
     while passts() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not passts()
@@ -158,7 +158,7 @@ def start_passt(path):
                                 "--runas", f"{os.getuid()}:{os.getgid()}"],
                                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + BOOT_SECONDS
     while not os.path.exists(path) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert os.path.exists(path)
@@ -185,7 +185,7 @@ def test_passt_at_a_socket_goes_and_comes_back(quire):
         seen = wait_for(process, "quire-guest: exit 0")
         assert "link up" in seen, seen
         check_transfer(*transfers(seen), 1, ways=1)
-        assert process.wait(60) == 0
+        assert process.wait(BOOT_SECONDS) == 0
         errors = process.stderr.read().decode()
         assert "connection lost" in errors, errors
     finally:

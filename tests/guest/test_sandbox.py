@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from conftest import TRACING, stop, wait_for
+from conftest import BOOT_SECONDS, TRACING, stop, wait_for
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MIB = 1 << 20
@@ -119,7 +119,7 @@ def test_jail_survives_a_reboot(quire, disk, kvm_group):
     vm = quire.start(job, end="reboot",
                      extra=["--disk", f"path={disk}", f"--jail=uid={UNPRIVILEGED}"])
     wait_for(vm, "second-boot")
-    assert vm.wait(60) == 0, vm.stderr.read()
+    assert vm.wait(BOOT_SECONDS) == 0, vm.stderr.read()
 
 
 def as_nobody_special(argv, gid):
@@ -142,7 +142,7 @@ def test_unprivileged(quire, kvm_group, jail):
     at = argv.index("--memory")
     del argv[at:at + 2]
     done = subprocess.run(as_nobody_special(argv, kvm_group), capture_output=True, text=True,
-                          timeout=240, cwd="/", check=False, stdin=subprocess.DEVNULL)
+                          timeout=BOOT_SECONDS, cwd="/", check=False, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done
     assert "written-by-the-guest\n64" in done.stdout.replace("\r", ""), done
     assert (folder / "summary").stat().st_uid == UNPRIVILEGED
@@ -203,7 +203,7 @@ def test_no_call_is_allowed_in_vain(quire, disk, tmp_path, request):
            "if [ $(head -c 5 /dev/vda) = again ]; then echo second-boot; "
            "head -c 64 /dev/hwrng | wc -c; blkdiscard /dev/vda; sync; echo last; sleep 1; "
            "poweroff -f; fi; "
-           "echo again | dd of=/dev/vda conv=fsync 2>/dev/null; echo 1st-boot; sleep 2")
+           "echo again | dd of=/dev/vda conv=fsync 2>/dev/null; echo 1st-boot; read traced")
     vm = quire.start(job, end="reboot", cpus=2, memory="size=512M,populate=full",
                      extra=["--disk", f"path={disk}", "--rng", "kernel",
                             "--serial", f"socket={tmp_path}/serial",
@@ -213,19 +213,23 @@ def test_no_call_is_allowed_in_vain(quire, disk, tmp_path, request):
                             "--summary-json", str(tmp_path / "summary")])
     client = subprocess.Popen(
         ["python3", "-c",
-         "import socket,sys,time\n"
-         "for _ in range(300):\n"
+         "import socket,sys,threading,time\n"
+         "for _ in range(2400):\n"
          "  s=socket.socket(socket.AF_UNIX)\n"
          "  try: s.connect(sys.argv[1]); break\n"
          "  except OSError: time.sleep(0.1)\n"
+         "threading.Thread(target=lambda: s.sendall(sys.stdin.buffer.readline()),\n"
+         "                 daemon=True).start()\n"
          "while (d := s.recv(4096)): sys.stdout.buffer.write(d); sys.stdout.flush()\n",
-         str(tmp_path / "serial")], stdout=subprocess.PIPE)
+         str(tmp_path / "serial")], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     vm.stdout.close()
     vm.stdout = client.stdout
     wait_for(vm, "1st-boot")
     traced = request.getfixturevalue("traced")
+    client.stdin.write(b"yes\n")
+    client.stdin.close()
     wait_for(vm, "last")
-    assert vm.wait(60) == 0, vm.stderr.read()
+    assert vm.wait(BOOT_SECONDS) == 0, vm.stderr.read()
     used, lists = traced(), documented()
     base, base_rare = lists.pop("any")
     everyone = set().union(*used.values())

@@ -219,7 +219,7 @@ def test_refused_and_killed(host):
     while not list(host.folder.glob(".snap.tmp-*/memory")):
         time.sleep(0.002)
     vm.send_signal(signal.SIGKILL)
-    said = client.communicate(timeout=60)[1].decode()
+    said = client.communicate(timeout=BOOT_SECONDS)[1].decode()
     assert client.returncode == 1 and said.count("\n") == 1, said
     assert list(host.folder.glob(".snap.tmp-*")) == []
     assert (snap / "manifest.json").read_text() == manifest

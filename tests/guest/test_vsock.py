@@ -9,10 +9,10 @@ import threading
 
 import pytest
 
-from conftest import stop, wait_for
+from conftest import BOOT_SECONDS, stop, wait_for
 
 KIB, MIB = 1024, 2**20
-SECONDS = 100
+SECONDS = BOOT_SECONDS
 
 
 def listen(path, backlog=64):
@@ -122,7 +122,7 @@ def test_guest_to_host(quire, tmp_path, background):
                            "vsocktest send 2 5002 300000; e5=$?; "
                            "echo statuses $e1 $e2 $e3 $e4 $e5",
                            extra=["--vsock", f"cid=77,socket={sock}"])
-        killed.wait(timeout=10)
+        killed.wait(timeout=SECONDS)
     assert result.status == 0 and result.errors == "", result
     # Nobody listened at 5999.
     assert "statuses 0 0 1 0 0" in result.console, result.console
