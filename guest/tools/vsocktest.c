@@ -25,6 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -35,6 +36,8 @@
 #define CHUNK	     65536
 #define MAX_PARALLEL 256
 #define MAX_BYTES    (1ull << 40)
+/* Linux has it at 2 s, in which a busy host may not have come to look. */
+#define CONNECT_S 120
 
 /* One write per line: several processes report at once. */
 static void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -94,11 +97,14 @@ static int socket_connect(uint64_t cid, uint64_t port)
 		.svm_cid = (unsigned int)cid,
 		.svm_port = (unsigned int)port,
 	};
+	const struct timeval patience = { .tv_sec = CONNECT_S };
 	int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	if (fd < 0)
 		return -1;
-	if (!connect(fd, (struct sockaddr *)&address, sizeof(address)))
+	if (!setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT, &patience,
+			sizeof(patience)) &&
+	    !connect(fd, (struct sockaddr *)&address, sizeof(address)))
 		return fd;
 	close(fd);
 	return -1;
