@@ -339,9 +339,8 @@ static void killed_writer(const struct kit *kit, struct ram *ram)
 			.replace = true,
 		},
 		/* With two the first one may be asked only once. */
-		&(struct snapshot_memory_request){ .ram = ram,
-						   .threads = 1,
-						   .watch = &watch },
+		&(struct snapshot_memory_request){
+			.ram = ram, .threads = 1, .watch = &watch },
 		NULL);
 	_exit(1);
 }
