@@ -193,7 +193,8 @@ static void *work(void *arg)
 		if (run->fresh)
 			at = map_memory(run, bytes);
 		if (at)
-			touch(at, bytes, (uint64_t)pass << 56);
+			/* Never 0: a page of zeroes is none to who moves it. */
+			touch(at, bytes, (uint64_t)(pass + 1) << 56);
 		pthread_barrier_wait(&run->barrier);
 		if (!worker->index)
 			end_pass(run, pass, began);
