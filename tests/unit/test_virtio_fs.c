@@ -310,6 +310,23 @@ static pid_t daemon_pid(struct fixture *f)
 	return pid;
 }
 
+/* A back end that is there, and a driver that has enabled the device. */
+static void begin(struct fixture *f)
+{
+	start_fake(f);
+	parse_socket(f);
+	create(f);
+	activate(f);
+}
+
+static void finish(struct fixture *f)
+{
+	deactivate(f);
+	destroy(f);
+	drop_config(f);
+	fake_vhost_join(&f->fake);
+}
+
 /* ---- tests ---- */
 
 static void test_options(void **state)
@@ -396,10 +413,7 @@ static void test_death_and_return(void **state)
 	struct fixture *f = *state;
 	struct request req[3], one;
 
-	start_fake(f);
-	parse_socket(f);
-	create(f);
-	activate(f);
+	begin(f);
 	one = send_request(f, FUSE_INIT, true);
 	expect_done(f, &one);
 
@@ -434,10 +448,7 @@ static void test_death_and_return(void **state)
 	expect_done(f, &one);
 	assert_int_equal(atomic_load(&f->fake.served), 2);
 
-	deactivate(f);
-	destroy(f);
-	drop_config(f);
-	fake_vhost_join(&f->fake);
+	finish(f);
 }
 
 /* A reset of the device begins anew, too. */
@@ -446,10 +457,7 @@ static void test_return_and_reset(void **state)
 	struct fixture *f = *state;
 	struct request req;
 
-	start_fake(f);
-	parse_socket(f);
-	create(f);
-	activate(f);
+	begin(f);
 	kill_fake(f);
 	wait_until(is_quires, f);
 	start_fake(f);
@@ -458,10 +466,7 @@ static void test_return_and_reset(void **state)
 	activate(f);
 	req = send_request(f, FUSE_LOOKUP, true);
 	expect_done(f, &req);
-	deactivate(f);
-	destroy(f);
-	drop_config(f);
-	fake_vhost_join(&f->fake);
+	finish(f);
 }
 
 /* Hangs up where the rings are handed over: the guest gets errors. */
@@ -479,10 +484,7 @@ static void test_fails_to_start(void **state)
 	activate(f);
 	req = send_request(f, FUSE_INIT, true);
 	expect_not_connected(f, &req);
-	deactivate(f);
-	destroy(f);
-	drop_config(f);
-	fake_vhost_join(&f->fake);
+	finish(f);
 }
 
 /* A bad chain while quire answers breaks the queue, and that is all. */
@@ -492,10 +494,7 @@ static void test_bad_chain(void **state)
 	const struct vring_buf buf = { RAM_BYTES, 64, false };
 	struct vring_used_elem used;
 
-	start_fake(f);
-	parse_socket(f);
-	create(f);
-	activate(f);
+	begin(f);
 	kill_fake(f);
 	wait_until(is_quires, f);
 	vring_add(&f->rings[REQUESTS], &buf, 1);
@@ -526,10 +525,7 @@ static void test_error_eventfd(void **state)
 		expect_not_connected(f, &req);
 	}
 	assert_true(is_quires(f));
-	deactivate(f);
-	destroy(f);
-	drop_config(f);
-	fake_vhost_join(&f->fake);
+	finish(f);
 }
 
 static bool error_was_seen(struct fixture *f)
@@ -554,10 +550,7 @@ static void test_late_error(void **state)
 	struct fixture *f = *state;
 	struct request req;
 
-	start_fake(f);
-	parse_socket(f);
-	create(f);
-	activate(f);
+	begin(f);
 	deactivate(f);
 	report_late(f);
 	activate(f);
@@ -572,10 +565,7 @@ static void test_late_error(void **state)
 	wait_until(is_back, f);
 	req = send_request(f, FUSE_INIT, true);
 	expect_done(f, &req);
-	deactivate(f);
-	destroy(f);
-	drop_config(f);
-	fake_vhost_join(&f->fake);
+	finish(f);
 }
 
 /* A paused machine: requests wait, and are answered when it goes on. */
@@ -623,10 +613,7 @@ static void test_return_while_held(void **state)
 	struct fixture *f = *state;
 	struct request req;
 
-	start_fake(f);
-	parse_socket(f);
-	create(f);
-	activate(f);
+	begin(f);
 	req = send_request(f, FUSE_INIT, true);
 	expect_done(f, &req);
 	virtio_dev_hold(f->dev, true);
@@ -639,10 +626,7 @@ static void test_return_while_held(void **state)
 	assert_int_equal(atomic_load(&f->fake.served), 0);
 	req = send_request(f, FUSE_INIT, true);
 	expect_done(f, &req);
-	deactivate(f);
-	destroy(f);
-	drop_config(f);
-	fake_vhost_join(&f->fake);
+	finish(f);
 }
 
 static void skip_without_virtiofsd(void)
