@@ -13,6 +13,7 @@ import pytest
 
 REPO = Path(__file__).resolve().parent.parent.parent
 RUN = REPO / "lab/run"
+PROGRAMS = {"qemu-system-x86_64", "virtiofsd"}  # of a lab
 
 # QEMU's own small machine, started inside the lab.
 PEER = ("qemu-system-x86_64 -M microvm,rtc=on,pcie=on -accel kvm -cpu host "
@@ -44,8 +45,8 @@ def make_mark():
 
 
 def processes(mark):
-    """Those of the lab with this mark that lab/run has started."""
-    found = set()
+    """Those of the lab with this mark that lab/run has started: their programs, by pid."""
+    found = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
@@ -56,7 +57,7 @@ def processes(mark):
             continue
         program = line.split(b"\0")[0].rsplit(b"/")[-1]
         if marked and program.startswith((b"qemu-system", b"virtiofsd")):
-            found.add(int(entry.name))
+            found[int(entry.name)] = program.decode()
     return found
 
 
@@ -152,7 +153,7 @@ def test_nothing_left_behind(mark, sig):
                            stdout=subprocess.PIPE, text=True,
                            stderr=subprocess.DEVNULL, env={**os.environ, **mark})
     assert run.stdout.readline() == "up\n"
-    assert len(processes(mark)) >= 2, "QEMU and virtiofsd should be there"
+    assert set(processes(mark).values()) == PROGRAMS
     run.send_signal(sig)
     assert run.wait(timeout=20) == (
         -sig if sig == signal.SIGKILL else 128 + sig)
@@ -168,7 +169,7 @@ def test_the_parent_is_killed(mark):
         cwd=REPO, stdout=subprocess.PIPE, text=True,
         stderr=subprocess.DEVNULL, env={**os.environ, **mark})
     assert parent.stdout.readline() == "up\n"
-    assert len(processes(mark)) >= 2
+    assert set(processes(mark).values()) == PROGRAMS
     parent.kill()
     parent.wait()
     assert gone(mark)
