@@ -135,8 +135,9 @@ def test_pause_and_boot_again(start):
     if "ticked" not in seen:
         seen += wait_for(guest, "ticked")
     after = ticks(seen)[0]
-    # a busy host may stretch a tick, but not by as much as the pause, which is not in ran
-    assert 0 <= after - before < ran + PAUSE_SECONDS / 2
+    # a busy host may stretch a tick by what the guest ran; a clock that went on in the
+    # pause is found in any case
+    assert 0 <= after - before < PAUSE_SECONDS / 2 + min(ran, PAUSE_SECONDS / 2)
     assert "complaint" not in seen, seen
     assert "clock kvm-clock" in seen
     api.wait_state("Shutdown")  # the guest powered off
