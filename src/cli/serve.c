@@ -2,6 +2,7 @@
 #include "cli/serve.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <stdio.h>
 
 #include "api/service.h"
@@ -48,6 +49,8 @@ static int run_vmm(const struct cli_serve *s, struct vmm *vmm,
 	/* The signal that ended the boot is waiting for the loop. */
 	if (r == -ECANCELED)
 		r = 0;
+	/* What it took to build the VM serves no guest. */
+	malloc_trim(0);
 	return r ? r : vmm_run(vmm, ret, err);
 }
 

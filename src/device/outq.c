@@ -274,11 +274,13 @@ void outq_put(struct outq *q, const uint8_t *data, size_t len, bool wait)
 int outq_new(struct outq **ret, enum outq_full full, outq_sink_fn sink,
 	     void *ctx)
 {
-	struct outq *q = calloc(1, sizeof(*q));
+	struct outq *q = malloc(sizeof(*q));
 	pthread_condattr_t attr;
 
 	if (!q)
 		return -ENOMEM;
+	/* Not the ring, most of which is never written, nor read then. */
+	memset(q, 0, offsetof(struct outq, ring));
 	q->full = full;
 	q->sink = sink;
 	q->ctx = ctx;

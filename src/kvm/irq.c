@@ -5,6 +5,9 @@
  * grace period, which is most of what programming a vector costs: unchanged
  * entries are therefore not sent again.
  *
+ * A guest has a dozen MSI sources of the thousand there may be, so routes grow
+ * with the highest one and the table is made anew for each call.
+ *
  * The table holds the wired pins (in-kernel irqchip: PIC 0..15 and IOAPIC
  * 0..23, as KVM's own default; split: whatever the user-space IOAPIC programs)
  * followed by one slot for each MSI source in use.
@@ -14,11 +17,14 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "base/arith.h"
 #include "base/bitmap.h"
 #include "base/log.h"
 
 #define ROUTER_MAX_GSI 1024
+#define ROUTES_GROW    32
 
 struct msi_route {
 	bool set;
@@ -33,8 +39,8 @@ struct irq_router {
 	pthread_mutex_t lock; /* everything below */
 	uint32_t max_gsi;
 	uint64_t used[BITMAP_WORDS(ROUTER_MAX_GSI)]; /* allocated MSI GSIs */
-	struct msi_route routes[ROUTER_MAX_GSI];
-	struct kvm_irq_routing *table; /* scratch for KVM_SET_GSI_ROUTING */
+	struct msi_route *routes; /* by GSI; none from num_routes on */
+	uint32_t num_routes;
 };
 
 /* PIC master, slave and IOAPIC entries for the in-kernel irqchip. */
@@ -94,28 +100,34 @@ static uint32_t msi_high(const struct irq_router *router, uint64_t address)
 
 static int commit_locked(struct irq_router *router)
 {
-	struct kvm_irq_routing *table = router->table;
+	struct kvm_irq_routing *table = calloc(
+		1,
+		sizeof(*table) + (ROUTER_WIRED_ENTRIES + router->num_routes) *
+					 sizeof(table->entries[0]));
+	int r;
 
-	table->nr = 0;
-	table->flags = 0;
+	if (!table)
+		return -ENOMEM;
 	if (router->kind == IRQCHIP_KERNEL)
 		add_wired(table);
-	for (uint32_t gsi = 0; gsi < router->max_gsi; gsi++) {
-		const struct msi_route *r = &router->routes[gsi];
+	for (uint32_t gsi = 0; gsi < router->num_routes; gsi++) {
+		const struct msi_route *route = &router->routes[gsi];
 
-		if (!r->set)
+		if (!route->set)
 			continue;
 		table->entries[table->nr++] = (struct kvm_irq_routing_entry){
 			.gsi = gsi,
 			.type = KVM_IRQ_ROUTING_MSI,
 			.u.msi = {
-				.address_lo = msi_low(router, r->address),
-				.address_hi = msi_high(router, r->address),
-				.data = r->data,
+				.address_lo = msi_low(router, route->address),
+				.address_hi = msi_high(router, route->address),
+				.data = route->data,
 			},
 		};
 	}
-	return kvm_ioctl(router->vm->fd, KVM_SET_GSI_ROUTING, table);
+	r = kvm_ioctl(router->vm->fd, KVM_SET_GSI_ROUTING, table);
+	free(table);
+	return r;
 }
 
 static int create_kernel_chip(struct kvm_vm *vm)
@@ -185,13 +197,7 @@ int irq_router_new(struct irq_router **ret, struct kvm_vm *vm,
 	router->kind = IRQCHIP_NONE;
 	max = kvm_cap(vm->fd, KVM_CAP_IRQ_ROUTING);
 	router->max_gsi = max < ROUTER_MAX_GSI ? (uint32_t)max : ROUTER_MAX_GSI;
-	router->table = calloc(
-		1, sizeof(*router->table) +
-			   (ROUTER_MAX_GSI + ROUTER_WIRED_ENTRIES) *
-				   sizeof(router->table->entries[0]));
-	r = router->table ? 0 : err_set(err, ENOMEM, "out of memory");
-	if (!r && kind != IRQCHIP_NONE)
-		r = create_chip(router, kind, err);
+	r = kind == IRQCHIP_NONE ? 0 : create_chip(router, kind, err);
 	if (!r && router->kind == IRQCHIP_SPLIT)
 		enable_ext_dest(router);
 	if (!r && router->kind == IRQCHIP_KERNEL) {
@@ -212,7 +218,7 @@ void irq_router_free(struct irq_router *router)
 	if (!router)
 		return;
 	pthread_mutex_destroy(&router->lock);
-	free(router->table);
+	free(router->routes);
 	free(router);
 }
 
@@ -248,29 +254,58 @@ void irq_router_release_msi(struct irq_router *router, uint32_t gsi)
 	pthread_mutex_lock(&router->lock);
 	if (gsi >= IRQCHIP_NUM_PINS && gsi < ROUTER_MAX_GSI) {
 		bitmap_clear(router->used, gsi);
-		router->routes[gsi].set = false;
+		if (gsi < router->num_routes)
+			router->routes[gsi].set = false;
 	}
 	pthread_mutex_unlock(&router->lock);
+}
+
+static int have_routes(struct irq_router *router, uint32_t num)
+{
+	struct msi_route *routes;
+
+	if (num <= router->num_routes)
+		return 0;
+	num = (uint32_t)align_up(num, ROUTES_GROW);
+	routes = realloc(router->routes, num * sizeof(*routes));
+	if (!routes)
+		return -ENOMEM;
+	memset(routes + router->num_routes, 0,
+	       (num - router->num_routes) * sizeof(*routes));
+	router->routes = routes;
+	router->num_routes = num;
+	return 0;
+}
+
+static int change_locked(struct irq_router *router, uint32_t gsi,
+			 const struct msi_route *route)
+{
+	struct msi_route *cur, old;
+	int r = have_routes(router, gsi + 1);
+
+	if (r)
+		return r;
+	cur = &router->routes[gsi];
+	if (cur->set == route->set && cur->address == route->address &&
+	    cur->data == route->data)
+		return 0;
+	old = *cur;
+	*cur = *route;
+	r = commit_locked(router);
+	if (r < 0)
+		*cur = old;
+	return r;
 }
 
 static int set_route(struct irq_router *router, uint32_t gsi,
 		     const struct msi_route *route)
 {
-	struct msi_route *cur, old;
-	int r = 0;
+	int r;
 
 	if (gsi >= router->max_gsi)
 		return -EINVAL;
 	pthread_mutex_lock(&router->lock);
-	cur = &router->routes[gsi];
-	if (cur->set != route->set || cur->address != route->address ||
-	    cur->data != route->data) {
-		old = *cur;
-		*cur = *route;
-		r = commit_locked(router);
-		if (r < 0)
-			*cur = old;
-	}
+	r = change_locked(router, gsi, route);
 	pthread_mutex_unlock(&router->lock);
 	return r < 0 ? r : 0;
 }

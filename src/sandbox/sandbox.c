@@ -239,6 +239,8 @@ int sandbox_enter(const struct sandbox_plan *plan, struct err *err)
 		r = sandbox_paths_join(&paths, &plan->cfg->rules, err);
 	if (!r)
 		r = build_cages(plan, err);
+	/* Filters are built of many small pieces, which are free again. */
+	malloc_trim(0);
 	if (!r)
 		r = sandbox_trap_init(plan->dying, err);
 	if (!r)
