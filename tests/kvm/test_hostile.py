@@ -20,6 +20,8 @@ import time
 
 import pytest
 
+from host_kit import of_threads
+
 BUILD = pathlib.Path(os.environ.get("QUIRE_BUILD", "build"))
 BUILD_ASAN = os.environ.get("QUIRE_BUILD_ASAN")
 SECONDS = float(os.environ.get("QUIRE_HOSTILE_SECONDS", "60"))
@@ -63,15 +65,9 @@ def actions(log):
     return int(words[-1]) if words else 0
 
 
-def own_threads(proc):
+def own_threads(pid):
     """How many threads of a process are its own, not the kernel's."""
-    names = []
-    for task in (proc / "task").iterdir():
-        try:
-            names.append((task / "comm").read_text())
-        except (FileNotFoundError, ProcessLookupError):
-            pass  # it has ended meanwhile
-    return sum(not name.startswith("iou-") for name in names)
+    return sum(not name.startswith("iou-") for name in of_threads(pid, "comm"))
 
 
 class Use:
@@ -88,7 +84,7 @@ class Use:
     def sample(self, pid):
         proc = pathlib.Path(f"/proc/{pid}")
         self.fds = max(self.fds, len(os.listdir(proc / "fd")))
-        self.threads = max(self.threads, own_threads(proc))
+        self.threads = max(self.threads, own_threads(pid))
         rss = re.search(r"^VmRSS:\s+(\d+)", (proc / "status").read_text(), re.M)
         self.kib = max(self.kib, int(rss[1]))
 

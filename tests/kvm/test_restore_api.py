@@ -10,6 +10,8 @@ import threading
 
 import pytest
 
+from host_kit import of_threads
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/cli"))
 from api_kit import Server, needs_kvm, wait_for  # noqa: E402
@@ -63,11 +65,7 @@ class Vm(Server):
 
     def waits(self):
         """Is the thread that makes disks somewhere in the kernel, for good?"""
-        for task in pathlib.Path(f"/proc/{self.proc.pid}/task").iterdir():
-            name, state = re.search(r"\((.*)\) (\w)", (task / "stat").read_text()).groups()
-            if name == "api-work":
-                return state == "D"
-        return False
+        return any("(api-work) D " in stat for stat in of_threads(self.proc.pid, "stat"))
 
     def has_ram(self):
         """Is there a mapping as large as the guest's memory?"""

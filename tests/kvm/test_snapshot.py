@@ -14,6 +14,8 @@ import time
 
 import pytest
 
+from host_kit import of_threads
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/cli"))
 from api_kit import Server, needs_kvm  # noqa: E402
@@ -175,9 +177,9 @@ def test_goes_on_where_it_was(host, memory):
         assert follows(text), text
         if turn == 1:  # the first letter is one that came after the snapshot
             assert text[0] in host.log(old)
-        tasks = {pathlib.Path(f"/proc/{vm.pid}/task/{t}/status").read_text()
-                 for t in os.listdir(f"/proc/{vm.pid}/task")}
-        assert all("Seccomp:\t2" in t and "CapEff:\t0000000000000000" in t for t in tasks)
+        tasks = of_threads(vm.pid, "status")
+        assert tasks and all("Seccomp:\t2" in t and "CapEff:\t0000000000000000" in t
+                             for t in tasks)
         place = host.folder / f"snap{turn}"
         host.snapshot(name, place, "--disks", "copy")
         text = host.wait_passes(name, vm, 2)
