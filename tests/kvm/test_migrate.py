@@ -6,6 +6,7 @@ its console: a page that is lost, old or from elsewhere is found in the pass aft
 passes are counted, so a guest that began anew, or ran on both sides, shows as well: what
 two processes say of one guest is one row of numbers.
 """
+import contextlib
 import json
 import os
 import re
@@ -644,15 +645,12 @@ def test_source_with_an_api_stays(host):
 
 # ---- between the two: a relay that sees the messages, and cuts ----
 
-class Relay:
-    """Takes connections in the place of the destination and passes them on. At the
-    message called cut, it does what it is told instead of passing it on, or right after.
-    edit gets the name and payload of each (PREFACE: the first 32 bytes of a connection), and
-    says what is passed on instead."""
+class Between:
+    """Takes connections in the place of the destination and makes one to it for each: what
+    is to be done with the two is join()'s to say."""
 
-    def __init__(self, path, to, cut=None, act=None, after=False, edit=None):
-        self.to, self.cut, self.act, self.after, self.edit = to, cut, act, after, edit
-        self.lock, self.sockets, self.seen, self.acted = threading.Lock(), [], [], False
+    def __init__(self, path, to):
+        self.to, self.lock, self.sockets, self.over = to, threading.Lock(), [], False
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(path)
         self.listener.listen(16)
@@ -665,15 +663,49 @@ class Relay:
             except OSError:
                 return
             b = socket.socket(socket.AF_UNIX)
-            b.connect(self.to)
-            with self.lock:
-                self.sockets += [a, b]
-            first = self.read(a, 32)
-            control = first[12:14] == b"\0\0"
-            b.sendall(self.edit("PREFACE", first) if self.edit else first)
-            for x, y in ((a, b), (b, a)):
-                target = self.messages if control else self.bytes
-                threading.Thread(target=target, args=(x, y), daemon=True).start()
+            try:
+                b.connect(self.to)
+                with self.lock:
+                    if self.over:
+                        raise OSError("end")
+                    self.sockets += [a, b]
+                self.join(a, b)
+            except OSError:  # one of the two is gone already
+                a.close()
+                b.close()
+
+    def hang_up(self):
+        """Nothing more is passed on."""
+        with self.lock:
+            self.over = True
+            for s in self.sockets:
+                with contextlib.suppress(OSError):
+                    s.shutdown(socket.SHUT_RDWR)
+
+    def close(self):
+        with contextlib.suppress(OSError):  # close() alone is not seen by who waits in accept()
+            self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.hang_up()
+
+
+class Relay(Between):
+    """Passes messages on. At the one called cut, it does what it is told instead of passing
+    it on, or right after. edit gets the name and payload of each (PREFACE: the first 32 bytes
+    of a connection), and says what is passed on instead."""
+
+    def __init__(self, path, to, cut=None, act=None, after=False, edit=None):
+        self.cut, self.act, self.after, self.edit = cut, act, after, edit
+        self.gate, self.seen, self.acted = threading.Lock(), [], False
+        super().__init__(path, to)
+
+    def join(self, a, b):
+        first = self.read(a, 32)
+        control = first[12:14] == b"\0\0"
+        b.sendall(self.edit("PREFACE", first) if self.edit else first)
+        for x, y in ((a, b), (b, a)):
+            target = self.messages if control else self.bytes
+            threading.Thread(target=target, args=(x, y), daemon=True).start()
 
     @staticmethod
     def read(s, num):
@@ -702,6 +734,20 @@ class Relay:
         else:
             y.sendall(data)
 
+    def pass_or_act(self, name, y, data, fds):
+        """False: it was the one. What answers that is not passed on before all is done."""
+        with self.gate:
+            if self.over:
+                raise OSError("end")
+            if name != self.cut or self.acted:
+                self.pass_on(y, data, fds)
+                return True
+            self.acted = True
+            if self.after:
+                self.pass_on(y, data, fds)
+            self.act(self)
+        return False
+
     def messages(self, x, y):
         try:
             while True:
@@ -716,15 +762,8 @@ class Relay:
                 if self.edit:
                     body = self.edit(name, body)
                     head = struct.pack("<IIQ", kind, 0, len(body))
-                if name == self.cut and not self.acted:
-                    self.acted = True
-                    if self.after:
-                        self.pass_on(y, head + body, fds)
-                        self.act(self)
-                    else:
-                        self.act(self)
+                if not self.pass_or_act(name, y, head + body, fds):
                     return
-                self.pass_on(y, head + body, fds)
         except OSError:
             # The other way, too: what was passed on is read first.
             for s in (x, y):
@@ -732,18 +771,6 @@ class Relay:
                     s.shutdown(socket.SHUT_WR)
                 except OSError:
                     pass
-
-    def hang_up(self):
-        with self.lock:
-            for s in self.sockets:
-                try:
-                    s.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
-
-    def close(self):
-        self.listener.close()
-        self.hang_up()
 
 
 STEPS = ["MACHINE", "ACCEPT", "STATE", "READY", "LOADED", "COMMIT", "RUNNING"]

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from test_migrate import (MIB, boot, free_port, host, incoming, is_follow_up,  # noqa: F401
+from test_migrate import (MIB, Between, boot, free_port, host, incoming, is_follow_up,  # noqa: F401
                           is_listening, migrate, preface, refused, start_slow, unix, vm_args,
                           write)
 from test_restore import LONG, log, wait_for, wait_passes
@@ -148,30 +148,18 @@ def test_back_and_forth(host, certs):
         assert "Seccomp:\t2" in open(f"/proc/{vm.pid}/status").read()
 
 
-class Sniffer:
-    """Passes a TCP or Unix connection on, keeps what it sees, and may change a byte."""
+class Sniffer(Between):
+    """Passes connections on, keeps what it sees, and may change a byte."""
 
     def __init__(self, path, to, spoil=None):
-        self.to, self.spoil, self.seen, self.sockets = to, spoil, bytearray(), []
-        self.number = 0
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(path)
-        self.listener.listen(16)
-        threading.Thread(target=self.accept, daemon=True).start()
+        self.spoil, self.seen, self.number = spoil, bytearray(), 0
+        super().__init__(path, to)
 
-    def accept(self):
-        while True:
-            try:
-                a, _ = self.listener.accept()
-            except OSError:
-                return
-            b = socket.socket(socket.AF_UNIX)
-            b.connect(self.to)
-            self.sockets += [a, b]
-            for x, y, back in ((a, b, False), (b, a, True)):
-                threading.Thread(target=self.copy, args=(x, y, self.number, back),
-                                 daemon=True).start()
-            self.number += 1
+    def join(self, a, b):
+        for x, y, back in ((a, b, False), (b, a, True)):
+            threading.Thread(target=self.copy, args=(x, y, self.number, back),
+                             daemon=True).start()
+        self.number += 1
 
     def copy(self, x, y, number, back):
         at = 0
@@ -187,11 +175,6 @@ class Sniffer:
             y.shutdown(socket.SHUT_WR)
         except OSError:
             pass
-
-    def close(self):
-        self.listener.close()
-        for s in self.sockets:
-            s.close()
 
 
 def test_nothing_is_readable(host, certs):

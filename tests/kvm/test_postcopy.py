@@ -12,8 +12,8 @@ import threading
 
 import pytest
 
-from test_migrate import (MIB, Relay, boot, free_port, host, incoming, is_follow_up,  # noqa: F401
-                          is_listening, migrate, preface, refused, unix)
+from test_migrate import (MIB, Between, Relay, boot, free_port, host, incoming,  # noqa: F401
+                          is_follow_up, is_listening, migrate, preface, refused, unix)
 from test_migrate_tls import NAME, certs, secure, send, tcp  # noqa: F401
 from test_restore import LONG, QUIRE, log, passes, wait_for, wait_passes
 
@@ -180,38 +180,26 @@ def test_paused_stays_paused(host):
 
 # ---- connections that break ----
 
-class Cable:
-    """Passes bytes on, until it is cut."""
+class Cable(Between):
+    """Passes bytes on, until it is cut: close()."""
 
     def __init__(self, path, to):
-        self.to, self.sockets, self.lock = to, [], threading.Lock()
         self.urgent = None  # the source's end of that connection
         self.control = None  # the destination's end of that one
         self.first = []     # of each connection
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(path)
-        self.listener.listen(16)
-        threading.Thread(target=self.accept, daemon=True).start()
+        super().__init__(path, to)
 
-    def accept(self):
-        while True:
-            try:
-                a, _ = self.listener.accept()
-            except OSError:
-                return
-            b = socket.socket(socket.AF_UNIX)
-            b.connect(self.to)
-            first = Relay.read(a, 32)
-            b.sendall(first)
-            with self.lock:
-                self.sockets += [a, b]
-                self.first.append(first)
-                if first[12:14] == b"\xff\xff":
-                    self.urgent = a
-                elif first[12:14] == b"\0\0":
-                    self.control = b
-            for x, y in ((a, b), (b, a)):
-                threading.Thread(target=self.move, args=(x, y), daemon=True).start()
+    def join(self, a, b):
+        first = Relay.read(a, 32)
+        b.sendall(first)
+        with self.lock:
+            self.first.append(first)
+            if first[12:14] == b"\xff\xff":
+                self.urgent = a
+            elif first[12:14] == b"\0\0":
+                self.control = b
+        for x, y in ((a, b), (b, a)):
+            threading.Thread(target=self.move, args=(x, y), daemon=True).start()
 
     def move(self, x, y):
         try:
@@ -224,16 +212,6 @@ class Cable:
                 s.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
-
-    def cut(self):
-        self.listener.close()
-        with self.lock:
-            for s in self.sockets:
-                try:
-                    s.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
-                s.close()
 
 
 def start(host, uri, *args):
@@ -279,7 +257,7 @@ def test_is_cut_and_recovers(host, cpus, page):
     there = unix(host, "two")
     source, vm, cable, client = start_slow(host, there, paused=False, cpus=cpus, page=page,
                                            mib=160, size="256M")
-    cable.cut()
+    cable.close()
     said = client.communicate(timeout=LONG)[1]
     assert client.returncode == 1 and "--recover" in said, said
     for i in range(3):
@@ -300,7 +278,7 @@ def test_is_cut_and_recovers(host, cpus, page):
         cable = Cable(f"{host.dir}/cable", there[5:])
         again = start(host, f"unix:{host.dir}/cable", "--recover", "--bandwidth", "2M")
         wait_for("the connection", lambda: info(host, "two")["postcopy"] == "active")
-        cable.cut()
+        cable.close()
         said = again.communicate(timeout=LONG)[1]
         assert again.returncode == 1 and "--recover" in said, said
     done = recovers(host, there)
@@ -360,7 +338,7 @@ def test_recovers_with_tls(host, certs, method):
     there = unix(host, "two")
     source, vm, cable, client = start_slow(host, there, paused=False, certs=certs,
                                            args=["--compress", "lz4"], mib=160, size="256M")
-    cable.cut()
+    cable.close()
     said = client.communicate(timeout=LONG)[1]
     assert client.returncode == 1 and "--recover" in said, said
     wait_for("the break", lambda: info(host, "two")["postcopy"] == "paused")
@@ -397,7 +375,7 @@ def test_again_with_features_that_nobody_knows(host, features):
     there = unix(host, "two")
     source, vm, cable, client = start_slow(host, there)
     ident = cable.first[0][16:]
-    cable.cut()
+    cable.close()
     client.communicate(timeout=LONG)
     wait_for("the break", lambda: info(host, "two")["postcopy"] == "paused")
     with socket.socket(socket.AF_UNIX) as s:
@@ -464,7 +442,7 @@ def test_pause_while_it_waits(host):
     there = unix(host, "two")
     source, vm, cable, client = start_slow(host, there, paused=False, mib=160, size="256M",
                                            cpus=2)
-    cable.cut()
+    cable.close()
     client.communicate(timeout=LONG)
     wait_for("the break", lambda: info(host, "two")["postcopy"] == "paused")
     for _ in range(2):
@@ -492,7 +470,7 @@ def test_ended_by_a_verb(host, verb, cut):
     there = unix(host, "two")
     source, vm, cable, client = start_slow(host, there, paused=False, mib=160, size="256M")
     if cut:
-        cable.cut()
+        cable.close()
         client.communicate(timeout=LONG)
         wait_for("the break", lambda: info(host, "two")["postcopy"] == "paused")
     host.ask("two", verb)
@@ -550,7 +528,7 @@ def test_vm_ends_there(host, cut):
     there = unix(host, "two")
     source, vm, cable, client = start_slow(host, there)
     if cut:
-        cable.cut()
+        cable.close()
         client.communicate(timeout=LONG)
         wait_for("the break", lambda: info(host, "two")["postcopy"] == "paused")
     vm.send_signal(signal.SIGINT)
