@@ -378,7 +378,7 @@ def test_killed(host, cut, who):
             host.ask("one", "resume")
         goes_on_here(host)
         return
-    if cut in ("COMMIT", "RUNNING") or (cut in ("READY", "LOADED") and not has_ended(two)):
+    if cut in ("COMMIT", "RUNNING") or (cut in ("READY", "LOADED") and not has_ended(host, two)):
         goes_on_there(host)
     else:
         assert two.wait(LONG) == 1 and log(host.dir / "two.log") == ""
