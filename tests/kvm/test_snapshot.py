@@ -244,17 +244,40 @@ def test_full_disk(host):
     assert follows(host.wait_passes("one", vm, 2))
 
 
-def slow_snapshot(host, place, *argv):
-    """A snapshot in its middle: the pipe of no reader holds up who makes the files."""
-    client = subprocess.Popen([QUIRE, "snapshot", "one", str(place), "--disks", "copy", *argv],
-                              env=host.env, stderr=subprocess.PIPE, text=True)
-    tmp = f".{place.name}.tmp-*"
+def in_the_making(host, place):
+    return set(host.folder.glob(f".{place.name}.tmp-*"))
+
+
+def stops_in_its_middle(client, find):
+    """Is it stopped with files still to be made, of what find() has? It may have been faster."""
     end = time.monotonic() + SECONDS
-    while not list(host.folder.glob(tmp + "/state")):
-        assert client.poll() is None and time.monotonic() < end
+    while client.poll() is None and not any((place / "state").exists() for place in find()):
+        assert time.monotonic() < end
         time.sleep(0.0005)
-    os.kill(client.pid, signal.SIGSTOP)
-    return client
+    if client.poll() is not None:
+        return False
+    client.send_signal(signal.SIGSTOP)
+    stat = pathlib.Path(f"/proc/{client.pid}/stat")
+    while not re.search(r"\) [TZ] ", stat.read_text()):
+        assert time.monotonic() < end
+    # The last is the manifest.
+    return any((place / "state").exists() and not (place / "manifest.json").exists()
+               for place in find())
+
+
+def slow_snapshot(host, place, *argv):
+    """A snapshot in its middle: who makes the files is stopped, and the VM waits for more."""
+    while True:
+        left = in_the_making(host, place)  # by one that was killed
+        client = subprocess.Popen([QUIRE, "snapshot", "one", str(place), "--disks", "copy",
+                                   *argv], env=host.env, stderr=subprocess.PIPE, text=True)
+        if stops_in_its_middle(client, lambda: in_the_making(host, place) - left):
+            return client
+        client.send_signal(signal.SIGCONT)
+        said = client.communicate(timeout=SECONDS)[1]
+        assert client.returncode == 0, said
+        if "--replace" not in argv:
+            shutil.rmtree(place)
 
 
 def test_interrupted(host):
@@ -286,8 +309,8 @@ def test_quire_dies_in_the_middle(host):
     host.wait_passes("one", vm, 1)
     place = host.folder / "snap"
     host.snapshot("one", place, "--disks", "copy")
-    first = {p.name: p.read_bytes() for p in place.iterdir()}
     client = slow_snapshot(host, place, "--replace")
+    first = {p.name: p.read_bytes() for p in place.iterdir()}
     vm.kill()
     vm.wait()
     client.send_signal(signal.SIGCONT)
