@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What tests on this machine's own KVM share."""
-import fcntl
 import pathlib
-import tempfile
 
 import pytest
 
+from host_kit import locked
+
 POOL = pathlib.Path("/proc/sys/vm/nr_hugepages")
-LOCK = pathlib.Path(tempfile.gettempdir()) / "quire-tests-hugetlb"
 
 
 def resize_pool(pages):
@@ -20,8 +19,7 @@ def resize_pool(pages):
 @pytest.fixture
 def pool_lock():
     """The pool is the host's: one test at a time, of those that run side by side."""
-    with open(LOCK, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked("hugetlb"):
         yield
 
 

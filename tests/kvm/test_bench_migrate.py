@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from host_kit import locked
+
 QUIRE = os.environ.get("QUIRE", "build/quire")
 MIB = 1 << 20
 FIGURES = ["total_s", "downtime_s", "silence_before_s", "silence_s", "rounds", "wire_bytes",
@@ -34,13 +36,14 @@ def need_kvm():
         pytest.skip("no usable /dev/kvm")
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def places():
-    """Directories and processes of benches that are not there before."""
+    """Directories of benches that are not there before: of one test at a time."""
     def look():
         return {str(p) for p in pathlib.Path("/tmp").glob("quire-bench-*")}
-    before = look()
-    yield lambda: look() - before
+    with locked("bench"):
+        before = look()
+        yield lambda: look() - before
 
 
 def test_every_variant(places):
