@@ -31,6 +31,22 @@ def touch(*args):
     return json.loads(done.stdout)
 
 
+def moved():
+    """Pages that the host has moved, swapped or let go so far: KVM forgets where they were."""
+    counts = dict(line.split() for line in pathlib.Path("/proc/vmstat").read_text().splitlines())
+    return [counts.get(name) for name in ("pgmigrate_success", "pgmigrate_fail", "pswpout",
+                                          "numa_pte_updates", "thp_split_pmd")]
+
+
+def touch_in_place(*args):
+    """What is measured while the host moves nothing: each page moved is one more fault."""
+    for _ in range(10):
+        before, out = moved(), touch(*args)
+        if moved() == before:
+            break
+    return out
+
+
 def test_results_have_all_fields():
     out = touch("--vcpus", "2", "--mib-per-vcpu", "32", "--page", "4k",
                 "--populate", "none,host")
@@ -45,10 +61,14 @@ def test_results_have_all_fields():
 
 
 def test_one_fault_for_each_4k_page():
-    result = touch("--mib-per-vcpu", "64", "--page", "4k",
-                   "--populate", "none")["results"][0]
-    assert result["second_stage_faults"] == 64 * 256
-    assert result["first_pass_s"] > 4 * result["second_pass_s"]
+    # The second pass is short: whoever takes the CPU from it once makes it as long.
+    for _ in range(10):
+        result = touch_in_place("--mib-per-vcpu", "64", "--page", "4k",
+                                "--populate", "none")["results"][0]
+        assert result["second_stage_faults"] == 64 * 256
+        if result["first_pass_s"] > 4 * result["second_pass_s"]:
+            return
+    pytest.fail(f"the second pass takes as long as the first: {result}")
 
 
 def test_thp_takes_one_fault_for_each_2m():
@@ -61,8 +81,8 @@ def test_thp_takes_one_fault_for_each_2m():
 
 
 def test_guest_page_4k():
-    out = touch("--vcpus", "2", "--mib-per-vcpu", "16", "--page", "4k",
-                "--populate", "none", "--guest-page", "4k")
+    out = touch_in_place("--vcpus", "2", "--mib-per-vcpu", "16", "--page", "4k",
+                         "--populate", "none", "--guest-page", "4k")
     assert out["guest_page"] == "4k"
     assert out["results"][0]["second_stage_faults"] == 2 * 16 * 256
 
