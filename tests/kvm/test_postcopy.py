@@ -559,9 +559,13 @@ def test_source_is_killed(host, sig, status):
 
 
 def test_urgent_pages_are_asked_for(host):
-    """The walker walks faster than memory is pushed."""
+    """The walker walks faster than memory is pushed. It stands still while the last is: a
+    page that is pushed and asked for just before the end has no answer."""
     there = unix(host, "two")
-    source, vm, cable, client = start_slow(host, there, paused=False, mib=160, size="256M")
+    source, vm, cable, client = start_slow(host, there, paused=False, mib=96,
+                                           args=["--bandwidth", "8M"])
+    wait_for("a request", lambda: info(host, "two")["urgent_pages"])
+    host.ask("two", "pause")
     out, said = client.communicate(timeout=LONG)
     assert client.returncode == 0, said
     done = json.loads(out)
@@ -569,6 +573,7 @@ def test_urgent_pages_are_asked_for(host):
     assert done["urgent_pages"] > 0 and there["urgent_pages"] == done["urgent_pages"]
     assert there["requests"] == done["urgent_pages"]
     assert 0 < there["urgent_p50_us"] <= there["urgent_p99_us"]
+    host.ask("two", "resume")
     wait_passes(host.dir / "two.log", 3)
     is_follow_up(host, "one", "two")
 
