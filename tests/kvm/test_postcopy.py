@@ -278,6 +278,7 @@ def test_is_cut_and_recovers(host, cpus, page):
         cable = Cable(f"{host.dir}/cable", there[5:])
         again = start(host, f"unix:{host.dir}/cable", "--recover", "--bandwidth", "2M")
         wait_for("the connection", lambda: info(host, "two")["postcopy"] == "active")
+        wait_follows(again)
         cable.close()
         said = again.communicate(timeout=LONG)[1]
         assert again.returncode == 1 and "--recover" in said, said
