@@ -144,9 +144,10 @@ def test_cut(host, cut, who):
 def test_memory_is_one(host):
     """While both have it mapped there is one copy of it, and afterwards."""
     page = "4k,shared=on"
-    boot(host, mib=48, page=page)
+    source = boot(host, mib=48, page=page)
     wait_passes(host.dir / "one.log")
     move(host, "one", "two", mib=48, page=page)
+    assert source.wait(LONG) == 0, host.said(source)  # half of it were its
     wait_passes(host.dir / "two.log", 2)
     pid = host.started[-1].pid
     smaps = open(f"/proc/{pid}/smaps_rollup").read()
