@@ -10,6 +10,7 @@ import subprocess
 
 import pytest
 
+from host_kit import unmount
 from test_snapshot import (MIB, PAGES, follows, host, needs_kvm, refusal,  # noqa: F401
                            restore, slow_snapshot)
 
@@ -235,4 +236,4 @@ def test_blocks_are_shared(host):
         again.kill()
         again.wait()
     finally:
-        subprocess.run(["umount", mount], check=False)
+        unmount(mount)

@@ -17,6 +17,7 @@ import time
 import pytest
 
 import test_snapshot
+from host_kit import unmount
 from test_cycles import WALKER, Chain
 from test_increment import differ, memory_of
 from test_snapshot import (MIB, SECONDS, follows, host, needs_kvm, refusal,  # noqa: F401
@@ -257,6 +258,6 @@ def test_full_disk(host):
                 "writing [a-z0-9_-]+.*No space left on device")
         assert list(small.iterdir()) == []
     finally:
-        subprocess.run(["umount", small], check=True)
+        unmount(small)
     assert follows(host.wait_passes("one", vm, 3))
     assert re.search("Running", host.run("ctl", "one", "info").stdout)

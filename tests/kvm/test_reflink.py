@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+from host_kit import unmount
 from test_restore import Host, WALKER, forks, wait_passes
 
 MIB = 1 << 20
@@ -47,7 +48,7 @@ def mounted(host):
     yield mount
     host.end()
     for place in places:
-        subprocess.run(["umount", place], check=True)
+        unmount(place)
 
 
 def is_shared(path):
@@ -152,5 +153,5 @@ def test_full(host, mounted):
         assert re.search(r"disk _disk0: making .*two\.img.*No space left on device", done.stderr)
         assert not (small / "two.img").exists()
     finally:
-        subprocess.run(["umount", small], check=True)
+        unmount(small)
     restore(host, place / "snap", place / "two.img")

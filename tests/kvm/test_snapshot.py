@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from host_kit import of_threads
+from host_kit import of_threads, unmount
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/cli"))
@@ -240,7 +240,7 @@ def test_full_disk(host):
                 "writing [a-z0-9_-]+.*No space left on device")
         assert list(small.iterdir()) == []
     finally:
-        subprocess.run(["umount", small], check=True)
+        unmount(small)
     assert follows(host.wait_passes("one", vm, 2))
 
 
