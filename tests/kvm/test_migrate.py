@@ -336,17 +336,18 @@ def write(host, name, value):
 @pytest.mark.parametrize("streams", [1, 4])
 def test_bandwidth_and_progress(host, streams):
     """The streams have it together."""
-    boot(host, mib=32)
+    boot(host, mib=64)
     uri = unix(host, "two")
-    incoming(host, "two", uri, mib=32)
+    incoming(host, "two", uri, mib=64)
     done = migrate(host, "one", uri, "--bandwidth", "8M", "--downtime", "60000", "--streams",
                    streams)
     report = json.loads(done.stdout)
-    assert report["total_us"] > 2e6  # 32 MiB at 8 MiB/s
+    assert report["total_us"] > 4e6  # 64 MiB at 8 MiB/s
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert len(lines) >= 2 and lines[0]["phase"] == "pre-copy"
     assert lines[-1]["sent_bytes"] > lines[0]["sent_bytes"]
-    # In the middle of the first round, that is what it is for.
+    # In the middle of the first round, that is what it is for: a second after the begin, and
+    # five would do on a host that has no CPU to tell it.
     assert lines[1]["remaining_bytes"] > 16 * MIB
     wait_passes(host.dir / "two.log", 3)
 
