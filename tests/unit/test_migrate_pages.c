@@ -17,6 +17,7 @@
 #include "migrate/land.h"
 #include "migrate/send_pages.h"
 #include "ram_present.h"
+#include "steady_clock.h"
 
 #define MAX_STREAMS 8
 #define PAGES	    (5 * 512 + 70) /* not whole units, not whole words */
@@ -526,7 +527,8 @@ static void test_one_is_silent(void **state)
 {
 	/*
 	 * A unit in 3.5 s, three on the first stream, none on the other. A
-	 * machine that is busy adds to what the first is silent between them.
+	 * machine that is busy adds to what the first is silent between them,
+	 * but not what it stands still (steady_clock.h).
 	 */
 	struct pair *p = pair_make(2, 0, false, 4 * MIB / 7, 10 * NSEC_PER_SEC,
 				   PACK_NONE);
