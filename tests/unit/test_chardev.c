@@ -125,12 +125,16 @@ static void sleep_ms(unsigned int ms)
 	nanosleep(&ts, NULL);
 }
 
-/* Poll cond for up to 5 s. */
-#define WAIT_FOR(cond)                                       \
-	do {                                                 \
-		for (int _i = 0; _i < 1000 && !(cond); _i++) \
-			sleep_ms(5);                         \
-		assert_true(cond);                           \
+#define HANG_MS 60000u /* a hang, not a slow machine */
+#define HANG_NS (HANG_MS * MSEC)
+/* Of what is quick once, unless the machine stands still just then. */
+#define TRIES 5
+
+#define WAIT_FOR(cond)                                                       \
+	do {                                                                 \
+		for (unsigned int _i = 0; _i < HANG_MS / 5 && !(cond); _i++) \
+			sleep_ms(5);                                         \
+		assert_true(cond);                                           \
 	} while (0)
 
 static void write_text(struct chardev *chr, const char *text)
@@ -238,17 +242,19 @@ static void check_pattern(const uint8_t *got, size_t from, size_t len)
 static void test_outq_coalesces(void **state)
 {
 	struct sink *s = sink_new();
+	uint64_t start = clock_now_ns(), ns;
 	struct outq *q;
 
 	assert_int_equal(outq_new(&q, OUTQ_WAIT, sink_write, s), 0);
 	put_pattern(q, 0, 100); /* before the start: kept */
 	assert_int_equal(outq_start(q), 0);
 	put_pattern(q, 100, 2000);
-	assert_int_equal(outq_flush(q, 1000 * MSEC), 0);
+	ns = clock_now_ns() - start;
+	assert_int_equal(outq_flush(q, HANG_NS), 0);
 	assert_int_equal(s->len, 2000);
 	check_pattern(s->got, 0, 2000);
-	/* One write for each linger time, not for each byte. */
-	assert_true(s->calls < 20);
+	/* One write for each linger time, not for each byte; and the rest. */
+	assert_in_range(s->calls, 1, ns / OUTQ_LINGER_NS + 2);
 	assert_int_equal(outq_dropped(q), 0);
 	assert_int_equal(outq_free(q), 0);
 	free(s);
@@ -263,7 +269,7 @@ static void test_outq_waits_for_a_slow_reader(void **state)
 	assert_int_equal(outq_new(&q, OUTQ_WAIT, sink_write, s), 0);
 	assert_int_equal(outq_start(q), 0);
 	put_pattern(q, 0, 3 * OUTQ_BYTES);
-	assert_int_equal(outq_flush(q, 1000 * MSEC), 0);
+	assert_int_equal(outq_flush(q, HANG_NS), 0);
 	assert_int_equal(s->len, 3 * OUTQ_BYTES);
 	check_pattern(s->got, 0, s->len);
 	assert_int_equal(outq_dropped(q), 0);
@@ -290,15 +296,15 @@ static void test_outq_gives_up_on_a_stuck_reader(void **state)
 	assert_int_equal(outq_dropped(q), 1000);
 	assert_true(clock_now_ns() - start >= OUTQ_STALL_NS);
 	/* a thousand waits would be far more than this, on any machine */
-	assert_true(clock_now_ns() - start < 10 * OUTQ_STALL_NS);
+	assert_true(clock_now_ns() - start < 100 * OUTQ_STALL_NS);
 	assert_int_equal(outq_flush(q, 10 * MSEC), -ETIMEDOUT);
 	/* It reads again: all that was kept arrives, and more is taken. */
 	atomic_store(&s->block, false);
-	assert_int_equal(outq_flush(q, 1000 * MSEC), 0);
+	assert_int_equal(outq_flush(q, HANG_NS), 0);
 	assert_int_equal(s->len, OUTQ_BYTES + 10);
 	check_pattern(s->got, 0, s->len);
 	put_pattern(q, 0, 10);
-	assert_int_equal(outq_flush(q, 1000 * MSEC), 0);
+	assert_int_equal(outq_flush(q, HANG_NS), 0);
 	assert_int_equal(s->len, OUTQ_BYTES + 20);
 	assert_int_equal(outq_free(q), 0);
 	free(s);
@@ -310,10 +316,11 @@ static void *put_much(void *arg)
 	return NULL;
 }
 
-static void test_outq_stop_waiting(void **state)
+/* How long who waits for room goes on waiting when nobody is to any more. */
+static uint64_t stop_waiting_ns(void)
 {
 	struct sink *s = sink_new();
-	uint64_t start;
+	uint64_t start, ns;
 	struct outq *q;
 	pthread_t thread;
 
@@ -325,12 +332,19 @@ static void test_outq_stop_waiting(void **state)
 	start = clock_now_ns();
 	outq_set_waiting(q, false);
 	pthread_join(thread, NULL);
-	/* it did not wait that out */
-	assert_true(clock_now_ns() - start < OUTQ_STALL_NS);
+	ns = clock_now_ns() - start;
 	assert_true(outq_dropped(q) > 0);
 	atomic_store(&s->block, false);
 	assert_int_equal(outq_free(q), 0);
 	free(s);
+	return ns;
+}
+
+static void test_outq_stop_waiting(void **state)
+{
+	/* It does not wait that out; a machine may stand still for as long. */
+	for (int i = 0; stop_waiting_ns() >= OUTQ_STALL_NS / 2; i++)
+		assert_in_range(i, 0, TRIES - 1);
 }
 
 static void test_outq_keeps_the_newest(void **state)
@@ -343,10 +357,10 @@ static void test_outq_keeps_the_newest(void **state)
 	assert_int_equal(outq_start(q), 0);
 	put_pattern(q, 0, OUTQ_BYTES + 5000);
 	assert_int_equal(outq_dropped(q), 5000);
-	assert_int_equal(outq_flush(q, 1000 * MSEC), -EIO); /* nobody reads */
+	assert_int_equal(outq_flush(q, HANG_NS), -EIO); /* nobody reads */
 	assert_int_equal(s->calls, 0);
 	outq_hold(q, false);
-	assert_int_equal(outq_flush(q, 1000 * MSEC), 0);
+	assert_int_equal(outq_flush(q, HANG_NS), 0);
 	assert_int_equal(s->len, OUTQ_BYTES);
 	check_pattern(s->got, 5000, s->len);
 	assert_int_equal(outq_free(q), 0);
@@ -363,16 +377,16 @@ static void test_outq_errors(void **state)
 	/* A full disk loses what it loses. */
 	s->result = -ENOSPC;
 	put_pattern(q, 0, 100);
-	assert_int_equal(outq_flush(q, 1000 * MSEC), 0);
+	assert_int_equal(outq_flush(q, HANG_NS), 0);
 	assert_int_equal(outq_dropped(q), 100);
 	s->result = 0;
 	put_pattern(q, 0, 10);
-	assert_int_equal(outq_flush(q, 1000 * MSEC), 0);
+	assert_int_equal(outq_flush(q, HANG_NS), 0);
 	assert_int_equal(s->len, 10);
 	/* A reader that is gone is gone. Nobody waits for it. */
 	s->result = -EPIPE;
 	put_pattern(q, 0, 100);
-	assert_int_equal(outq_flush(q, 1000 * MSEC), -EIO);
+	assert_int_equal(outq_flush(q, HANG_NS), -EIO);
 	put_pattern(q, 0, 3 * OUTQ_BYTES);
 	assert_int_equal(outq_dropped(q), 200 + 3 * OUTQ_BYTES);
 	assert_int_equal(outq_free(q), 0);
@@ -417,7 +431,7 @@ static void test_file(void **state)
 	assert_int_equal(chardev_start(chr, NULL, &err), 0);
 	write_text(chr, "hello ");
 	write_text(chr, "world\n");
-	assert_int_equal(chardev_flush(chr, 1000 * MSEC), 0);
+	assert_int_equal(chardev_flush(chr, HANG_NS), 0);
 	assert_int_equal(io_read_text(path, buf, sizeof(buf)), 11);
 	assert_string_equal(buf, "hello world");
 	write_text(chr, "more");
@@ -540,7 +554,7 @@ static int sock_connect(const char *path)
 	return fd;
 }
 
-/* Read exactly text, within 5 s. */
+/* Read exactly text. */
 static void expect(int fd, const char *text)
 {
 	size_t len = strlen(text), got = 0;
@@ -551,7 +565,7 @@ static void expect(int fd, const char *text)
 		struct pollfd pfd = { .fd = fd, .events = POLLIN };
 		ssize_t n;
 
-		assert_int_equal(poll(&pfd, 1, 5000), 1);
+		assert_int_equal(poll(&pfd, 1, HANG_MS), 1);
 		n = read(fd, buf + got, len - got);
 		assert_true(n > 0);
 		got += (size_t)n;
@@ -650,18 +664,25 @@ static void test_socket_half_closed_client_still_reads(void **state)
 	close(next);
 }
 
+/* Far more than the queue and the socket's buffer hold. */
+static uint64_t write_much_ns(struct chardev *chr)
+{
+	const uint8_t block[4096] = { 0 };
+	uint64_t start = clock_now_ns();
+
+	for (int i = 0; i < 1000; i++)
+		chardev_write(chr, block, sizeof(block));
+	return clock_now_ns() - start;
+}
+
 static void test_socket_client_that_does_not_read(void **state)
 {
 	struct sock_fixture *f = *state;
 	int fd = sock_connect(f->path);
-	uint64_t start = clock_now_ns();
-	uint8_t block[4096] = { 0 };
 
-	/* Far more than the queue and the socket's buffer hold. */
-	for (int i = 0; i < 1000; i++)
-		chardev_write(f->chr, block, sizeof(block));
 	/* not even one wait */
-	assert_true(clock_now_ns() - start < OUTQ_STALL_NS);
+	for (int i = 0; write_much_ns(f->chr) >= OUTQ_STALL_NS; i++)
+		assert_in_range(i, 0, TRIES - 1);
 	assert_true(chardev_dropped(f->chr) > 0);
 	close(fd);
 }
@@ -681,7 +702,7 @@ static void test_socket_out_of_descriptors(void **state)
 {
 	struct sock_fixture *f = *state;
 	struct rlimit before, none;
-	uint64_t cpu;
+	uint64_t cpu, start, ns;
 	int fd;
 
 	log_set_level(LOG_LEVEL_ERROR);
@@ -696,12 +717,14 @@ static void test_socket_out_of_descriptors(void **state)
 	sock_connect_fd(fd, f->path);
 	sleep_ms(50);
 	cpu = thread_cpu_ns(f->thread);
+	start = clock_now_ns();
 	sleep_ms(300);
 	cpu = thread_cpu_ns(f->thread) - cpu;
+	ns = clock_now_ns() - start;
 	assert_int_equal(write(fd, "hello", 5), 5);
 	assert_int_equal(guest_got(&f->guest), 0);
 	assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
-	assert_true(cpu < 30 * MSEC);
+	assert_true(cpu < ns / 10);
 	WAIT_FOR(guest_got(&f->guest) == 5);
 	log_set_level(LOG_LEVEL_INFO);
 	close(fd);
@@ -856,7 +879,7 @@ static int wait_status(pid_t pid)
 {
 	int status;
 
-	for (int i = 0; i < 1000; i++) {
+	for (unsigned int i = 0; i < HANG_MS / 10; i++) {
 		if (waitpid(pid, &status, WNOHANG) == pid)
 			return status;
 		sleep_ms(10);
@@ -1010,7 +1033,7 @@ static void test_tty_keys_after_much_input(void **state)
 		struct pollfd pfd = { .fd = master, .events = POLLOUT };
 		ssize_t n;
 
-		assert_int_equal(poll(&pfd, 1, 5000), 1);
+		assert_int_equal(poll(&pfd, 1, HANG_MS), 1);
 		n = write(master, line, MIN(left, sizeof(line)));
 		assert_true(n > 0 || errno == EAGAIN);
 		left -= n > 0 ? (size_t)n : 0;
