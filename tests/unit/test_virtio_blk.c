@@ -434,7 +434,7 @@ static void test_batch(void **state)
 				     (i * 16 + round) * 512ull, 4096);
 		}
 	}
-	assert_int_equal(f->dev->queues[0].requests, 20 * NUM);
+	assert_int_equal(fake_requests(f->dev, 0, 20 * NUM), 20 * NUM);
 	stop(f);
 }
 

@@ -236,7 +236,7 @@ static void test_file(void **state)
 	print_text(f, "hello ");
 	print(f, big, 300000);
 	print_text(f, "!");
-	assert_int_equal(f->dev->queues[1].requests, 3);
+	assert_int_equal(fake_requests(f->dev, 1, 3), 3);
 	stop(f);
 	fd = open(f->path, O_RDONLY);
 	assert_int_equal(read(fd, got, 400000), 300007);

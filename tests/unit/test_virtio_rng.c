@@ -103,7 +103,7 @@ static void check_source(struct fixture *f, const char *options)
 	/* Not a byte more than was asked for. */
 	for (unsigned int i = 256; i < 512; i++)
 		assert_int_equal(*(char *)vring_ptr(&f->ring, a + i), 0);
-	assert_int_equal(f->dev->queues[0].requests, 2);
+	assert_int_equal(fake_requests(f->dev, 0, 2), 2);
 	stop(f);
 }
 

@@ -62,6 +62,25 @@ static inline int fake_ram_init(struct ram *ram, uint64_t size)
 	return ram_init(ram, &cfg, NULL);
 }
 
+/*
+ * Requests that a queue counts, once there are as many as are expected: they
+ * are counted after the driver can see that they are done.
+ */
+static inline uint64_t fake_requests(struct virtio_dev *dev, unsigned int queue,
+				     uint64_t expected)
+{
+	const struct timespec pause = { .tv_nsec = 1000000 };
+	uint64_t num = 0;
+
+	for (unsigned int ms = 0; ms < 60000; ms++) {
+		num = atomic_load(&dev->queues[queue].requests);
+		if (num >= expected)
+			break;
+		nanosleep(&pause, NULL);
+	}
+	return num;
+}
+
 /* options is what follows "--disk "; NULL for the defaults. */
 static inline int fake_create_nth(struct virtio_dev **ret,
 				  const struct virtio_class *cls,
