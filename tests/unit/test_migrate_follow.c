@@ -498,6 +498,7 @@ static void test_some_follows(void **state)
 struct toucher {
 	struct pair *p;
 	uint64_t step;
+	_Atomic uint64_t *may; /* so many pages, for now */
 };
 
 static void *touch(void *arg)
@@ -507,6 +508,8 @@ static void *touch(void *arg)
 	for (uint64_t i = 0; i < PAGES; i++) {
 		uint64_t page = i * t->step % PAGES;
 
+		while (i >= atomic_load(t->may))
+			usleep(1000);
 		assert_int_equal(*at(&t->p->to, page), word(page));
 	}
 	return NULL;
@@ -516,7 +519,8 @@ static void *touch(void *arg)
 static void test_connections_break(void **state)
 {
 	struct pair *p = pair_new(2, RAM_PAGE_4K, false, 0);
-	struct toucher touchers[2] = { { p, 1 }, { p, 1009 } };
+	_Atomic uint64_t may = 0;
+	struct toucher touchers[2] = { { p, 1, &may }, { p, 1009, &may } };
 	pthread_t threads[2];
 	struct err err = ERR_INIT;
 	json_t *info;
@@ -528,7 +532,11 @@ static void test_connections_break(void **state)
 						&touchers[i]),
 				 0);
 	for (unsigned int i = 0; i < 5; i++) {
-		/* They break at any point of any connection. */
+		/*
+		 * They break at any point of any connection, but not when all
+		 * has come, as it might where the touchers are quicker.
+		 */
+		atomic_store(&may, (i + 1) * (PAGES / 6 / 2));
 		shutdown(p->out[i % 3], SHUT_RDWR);
 		assert_int_equal(follow_wait(p->follow, PATIENCE, &err),
 				 FOLLOW_BROKEN);
@@ -542,6 +550,7 @@ static void test_connections_break(void **state)
 		}
 		connect_pair(p, 0);
 	}
+	atomic_store(&may, PAGES);
 	push_go(p->push);
 	wait_complete(p);
 	for (unsigned int i = 0; i < 2; i++)
@@ -766,6 +775,8 @@ static void test_nobody_answers_when_it_is_ours(void **state)
 	connect_to_nobody(p, NSEC_PER_SEC / 10);
 	assert_true(follow_commit(p->follow, NULL));
 	touch_many(p, &thread, 1);
+	while (!requests(p))
+		usleep(1000);
 	assert_int_equal(follow_wait(p->follow, NSEC_PER_SEC / 2, NULL),
 			 FOLLOW_GOES_ON);
 	assert_int_equal(requests(p), 1);
