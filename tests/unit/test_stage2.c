@@ -331,9 +331,11 @@ static void test_own_work_is_no_zap(void **state)
 	skip_without_ioctl();
 	start_running(&s, true);
 	span = probe_ram(s.probe)->span;
-	for (int i = 0; i < 20; i++) {
+	keeper_read_stats(s.keeper, &stats);
+	for (int i = 0; i < 20 || stats.works[KEEPER_POPULATE].runs < 2; i++) {
 		keeper_request(s.keeper, KEEPER_POPULATE, GPA(0), span);
 		usleep(1000);
+		keeper_read_stats(s.keeper, &stats);
 	}
 	assert_int_equal(keeper_wait_idle(s.keeper, PATIENCE), 0);
 	keeper_request(s.keeper, KEEPER_COALESCE, GPA(0), span);
