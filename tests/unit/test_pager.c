@@ -465,16 +465,26 @@ static void test_sweep_thp(void **state)
 	sweep(48 * MIB, RAM_PAGE_THP, false);
 }
 
+static void sweep_thp(struct rig *rig)
+{
+	rig_init(rig, 48 * MIB, RAM_PAGE_THP, false);
+	rig->cfg.sweep = true;
+	rig_start(rig);
+	assert_int_equal(pager_wait_complete(rig->pager, LONG_NS), 0);
+}
+
 static void test_collapse(void **state)
 {
 	struct rig rig;
 	struct pagemap pm;
 	int huge;
 
-	rig_init(&rig, 48 * MIB, RAM_PAGE_THP, false);
-	rig.cfg.sweep = true;
-	rig_start(&rig);
-	assert_int_equal(pager_wait_complete(rig.pager, LONG_NS), 0);
+	sweep_thp(&rig);
+	/* A kernel that could may say "not now" of one or another. */
+	for (int i = 0; i < 4 && stats(&rig).collapsed_units < 18; i++) {
+		rig_end(&rig);
+		sweep_thp(&rig);
+	}
 	if (!stats(&rig).collapsed_units) {
 		rig_end(&rig);
 		print_message("skip: this kernel collapses nothing\n");
