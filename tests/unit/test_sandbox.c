@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #include "api/service.h"
+#include "base/arith.h"
 #include "base/cleanup.h"
 #include "base/io.h"
 #include "base/thread.h"
@@ -447,19 +448,25 @@ static int count_confined(int pid, int *ret_tasks)
 		"\nCapAmb:\t0000000000000000",
 	};
 	char path[64], text[4096];
+	uint64_t max;
 
 	*ret_tasks = 0;
-	/* Numbers of a process's tasks are close together, where nothing else
-	 * runs; more than are there cannot be found. */
-	for (int tid = pid; tid < pid + 4096; tid++) {
-		snprintf(path, sizeof(path), "/proc/%d/task/%d/status", pid,
-			 tid);
+	CHECK(!io_read_u64("/proc/sys/kernel/pid_max", &max));
+	/* Numbers of a process's tasks are close together, where little else
+	 * runs, and begin again at the last; more than are there cannot be
+	 * found. */
+	for (uint64_t n = 0; n < MIN(max, (uint64_t)65536); n++) {
+		uint64_t tid = ((uint64_t)pid + n) % max;
+
+		snprintf(path, sizeof(path), "/proc/%d/task/%llu/status", pid,
+			 (unsigned long long)tid);
 		if (io_read_text(path, text, sizeof(text)) < 0)
 			continue;
 		for (size_t i = 0; i < ARRAY_SIZE(wanted); i++)
 			if (!strstr(text, wanted[i])) {
-				fprintf(stderr, "%d lacks %s: %s\n", tid,
-					wanted[i], text);
+				fprintf(stderr, "%llu lacks %s: %s\n",
+					(unsigned long long)tid, wanted[i],
+					text);
 				return -1;
 			}
 		(*ret_tasks)++;
