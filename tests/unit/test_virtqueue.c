@@ -770,14 +770,14 @@ static void race_post(struct race *race, unsigned int *sem, unsigned int *count)
 	pthread_mutex_unlock(&race->lock);
 }
 
-/* False: nobody signalled for five seconds, so a wake-up was lost. */
+/* False: nobody signalled for a minute, so a wake-up was lost. */
 static bool race_wait(struct race *race, unsigned int *sem)
 {
 	struct timespec until;
 	int r = 0;
 
 	clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_sec += 5;
+	until.tv_sec += 60;
 	pthread_mutex_lock(&race->lock);
 	while (!*sem && !r)
 		r = pthread_cond_timedwait(&race->cond, &race->lock, &until);

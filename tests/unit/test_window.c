@@ -14,7 +14,8 @@
 #include "mem/uffd.h"
 #include "mem/window.h"
 
-#define SIZE (8 * MIB)
+#define SIZE	(8 * MIB)
+#define HANG_MS 60000 /* a hang, not a slow machine */
 
 struct kit {
 	struct ram ram;
@@ -98,7 +99,7 @@ static uint64_t wait_fault(const struct kit *kit)
 	struct pollfd fd = { write_window_fd(kit->window), POLLIN, 0 };
 	struct gpa gpa;
 
-	assert_int_equal(poll(&fd, 1, 10000), 1);
+	assert_int_equal(poll(&fd, 1, HANG_MS), 1);
 	assert_int_equal(write_window_next(kit->window, &gpa), 1);
 	return gpa.v;
 }
