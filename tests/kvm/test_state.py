@@ -85,7 +85,7 @@ def run(folder, changes, *options, seed=1):
         NetPeer(folder / "net")
     path = write_config(folder, guest, changes, seed)
     got = subprocess.run([program, *options, path], stdin=subprocess.DEVNULL,
-                         capture_output=True, text=True, timeout=120,
+                         capture_output=True, text=True, timeout=300,
                          env={**os.environ, "ASAN_OPTIONS": "detect_leaks=1",
                               "UBSAN_OPTIONS": "halt_on_error=1"})
     print(got.stderr[-4000:])
@@ -115,7 +115,8 @@ def crashed(report):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_goes_on(tmp_path, name):
     report, seed = {"end": 1}, 0
-    while crashed(report):
+    # On a busy host it may also not have come to say anything.
+    while crashed(report) or not actions(tmp_path):
         seed += 1
         assert seed < 20
         report = run(tmp_path, CONFIGS[name], "--cycles", "12", "--first", "400",
@@ -124,7 +125,7 @@ def test_goes_on(tmp_path, name):
     # Its count went on in the last machine, from where it was in the others. Another CPU
     # abuses the serial port now and then, and a number loses digits or gets some.
     seen = actions(tmp_path)
-    assert seen and ascending(seen) >= 0.9 * len(seen)
+    assert ascending(seen) >= 0.9 * len(seen)
 
 
 def test_damage(tmp_path):
