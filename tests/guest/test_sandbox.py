@@ -51,9 +51,19 @@ def status_of(task):
 
 
 def tasks_of(pid):
-    """{name: status} of a process's threads."""
-    return {status["Name"]: status
-            for status in map(status_of, pathlib.Path(f"/proc/{pid}/task").iterdir())}
+    """{name: status} of a process's threads. One that has ended since they were listed has
+    nothing to check; the first is there as long as its process, or that is an error."""
+    found = {}
+    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        try:
+            status = status_of(task)
+        except (FileNotFoundError, ProcessLookupError):
+            if task.name == str(pid):
+                raise
+            continue
+        found[status["Name"]] = status
+    assert "quire" in found, found
+    return found
 
 
 def check_confined(pid):
