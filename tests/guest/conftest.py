@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import time
@@ -360,6 +361,21 @@ def wait_for(process, needle, seconds=BOOT_SECONDS):
             pytest.fail(f"no {needle!r} in:\n{text}\n{report}")
     assert needle.encode() in seen, seen.decode(errors="replace")
     return seen.decode(errors="replace")
+
+
+def is_listening(path):
+    """Without a connection, which would be taken for one. The file is there earlier."""
+    return re.search(rf" 00010000 0001 01 +\d+ {re.escape(str(path))}$",
+                     pathlib.Path("/proc/net/unix").read_text(), re.M)
+
+
+def wait_listening(path, process, seconds=BOOT_SECONDS):
+    """Until somebody listens at a Unix socket, which process is to do."""
+    deadline = time.monotonic() + seconds
+    while not is_listening(path):
+        assert process.poll() is None, (path, process.returncode)
+        assert time.monotonic() < deadline, path
+        time.sleep(0.05)
 
 
 def stop(process, sig=signal.SIGINT, seconds=BOOT_SECONDS):

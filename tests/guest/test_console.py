@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from conftest import BOOT_SECONDS, stop
+from conftest import BOOT_SECONDS, stop, wait_listening
 
 HVC = "console=hvc0"
 
@@ -110,10 +110,7 @@ def test_socket(quire, tmp_path):
                    extra=["--console", f"socket={path}", "--serial", "null"]),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        deadline = time.monotonic() + BOOT_SECONDS
-        while not path.exists():
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_listening(path, process)
         client = socket.socket(socket.AF_UNIX)
         client.connect(str(path))
         read_until(client.fileno(), b"# ")

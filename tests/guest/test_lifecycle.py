@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from conftest import BOOT_SECONDS, wait_for
+from conftest import BOOT_SECONDS, wait_for, wait_listening
 
 PAUSE_SECONDS = 15
 # Says the guest's uptime ten times a second; then what the kernel complained of.
@@ -82,11 +82,7 @@ def start(quire, tmp_path):
         path = tmp_path / f"api-{len(guests)}.sock"
         guest = quire.start(*args, extra=(*extra, "--api-socket", str(path)), **kwargs)
         guests.append(guest)
-        deadline = time.monotonic() + BOOT_SECONDS
-        while not path.exists():
-            assert guest.poll() is None, guest.stderr.read().decode()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_listening(path, guest)
         return guest, Api(path)
 
     yield make

@@ -25,6 +25,7 @@ import time
 
 import pytest
 
+from conftest import is_listening
 from test_integrity import MIB, NETTEST, PORT, SECONDS, WORK, Chain
 
 MOVES = int(os.environ.get("QUIRE_MIGRATE_MOVES", "2"))
@@ -38,12 +39,6 @@ TAP_WORK = r"""
 		[ $((m % 5)) = 0 ] && echo "connection $((m / 5))"
 	  done; echo "BAD connection: ended" ) ) &
 """
-
-
-def is_listening(path):
-    """Without a connection, which would be taken for one. The file is there earlier."""
-    return re.search(rf" 00010000 0001 01 +\d+ {re.escape(path)}$",
-                     pathlib.Path("/proc/net/unix").read_text(), re.M)
 
 
 def sh(*argv):

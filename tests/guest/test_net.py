@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from conftest import BOOT_SECONDS, stop, wait_for
+from conftest import BOOT_SECONDS, stop, wait_for, wait_listening
 
 NETTEST = pathlib.Path(os.environ["GUEST_TOOLS"]) / "nettest"
 PASST = "/usr/bin/passt"
@@ -158,10 +158,7 @@ def start_passt(path):
                                 "--runas", f"{os.getuid()}:{os.getgid()}"],
                                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + BOOT_SECONDS
-    while not os.path.exists(path) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert os.path.exists(path)
+    wait_listening(path, process)  # quire connects once
     return process
 
 

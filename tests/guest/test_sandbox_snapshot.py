@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+from conftest import wait_listening
 from test_sandbox import UNPRIVILEGED, check_confined, documented, tasks_of
 from test_sandbox import kvm_group, traced  # noqa: F401 (fixtures)
 
@@ -136,7 +137,7 @@ def test_no_call_is_allowed_in_vain(host, traced):  # noqa: F811
         host.stop(name)
     # Over the API: one that fails when its disk is made, one that does not.
     host.start("api", "run", "--api-socket", host.dir / "api.sock", "--name", "api")
-    host.wait("api", lambda: (host.dir / "run/api").exists())
+    wait_listening(host.dir / "api.sock", host.vms["api"])
     body = host.dir / "body.json"
     for damage in (True, False):
         sums = host.dir / "snap/memory"
