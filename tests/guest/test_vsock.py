@@ -114,7 +114,7 @@ def test_guest_to_host(quire, tmp_path, background):
                 while chunk := connection.recv(4096):
                     last.append(chunk)
 
-        background(take_last)
+        taker = background(take_last)
         result = quire.run(f"vsocktest echo 2 5000 {2 * MIB}; e1=$?; "
                            f"vsocktest echo 2 5000 {32 * KIB} 24; e2=$?; "
                            "vsocktest receive 2 5999; e3=$?; "
@@ -123,6 +123,7 @@ def test_guest_to_host(quire, tmp_path, background):
                            "echo statuses $e1 $e2 $e3 $e4 $e5",
                            extra=["--vsock", f"cid=77,socket={sock}"])
         killed.wait(timeout=SECONDS)
+        taker.join(SECONDS)  # what the guest has sent may still be on its way
     assert result.status == 0 and result.errors == "", result
     # Nobody listened at 5999.
     assert "statuses 0 0 1 0 0" in result.console, result.console
