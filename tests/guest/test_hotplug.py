@@ -81,12 +81,12 @@ class Guest:
 
 
 # A disk that comes is read whole and summed, then waited for to go. Meanwhile the
-# boot disk is busy.
+# boot disk is busy. Linux makes the node a little before it can be opened.
 WATCH_DISKS = """
 (while :; do dd if=/dev/vda of=/dev/null bs=64k iflag=direct 2>/dev/null || sleep 1; done) &
 n=0
 while :; do
-    until [ -b /dev/vdb ]; do sleep 0.05; done
+    until { true < /dev/vdb; } 2> /dev/null; do sleep 0.05; done
     echo "came $n $(md5sum < /dev/vdb)"
     while [ -b /dev/vdb ]; do sleep 0.05; done
     echo "went $n"
