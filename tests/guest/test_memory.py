@@ -66,19 +66,6 @@ def test_host_leaves_the_second_stage(quire):
     assert done.summary["second_stage_faults"] > 128 * MIB / 4096
 
 
-def test_background_fills_while_it_runs(quire):
-    """All of memory, though the guest uses only some of it. It may be done
-    before, so it waits."""
-    done = quire.run("sleep 15", cpus=2,
-                     memory="size=512M,page=4k,populate=background,background-rate=0")
-    assert done.status == 0 and done.job_status == 0, done.errors
-    memory = done.summary["memory"]
-    assert memory["background"]["populate"]["bytes"] == 512 * MIB
-    assert memory["background"]["populate"]["failed_bytes"] == 0
-    assert covered(done.summary) >= 512 * MIB
-    assert covered(done.summary, "host") == 512 * MIB
-
-
 class IoVec(ctypes.Structure):
     _fields_ = [("base", ctypes.c_void_p), ("len", ctypes.c_size_t)]
 
@@ -140,6 +127,21 @@ def run_beside(quire, memory, beside):
         process.kill()
         process.wait()
     return json.loads(report.read_text())
+
+
+def test_background_fills_while_it_runs(quire):
+    """All of memory, though the guest uses only some of it, which waits meanwhile."""
+    def beside(pid, looking):
+        looking.wait(lambda memory: memory["background"]["populate"]["bytes"] >= 512 * MIB
+                     and in_pages(memory, "second_stage") >= 512 * MIB)
+
+    summary = run_beside(
+        quire, "size=512M,page=4k,populate=background,background-rate=0", beside)
+    populate = summary["memory"]["background"]["populate"]
+    assert populate["bytes"] == 512 * MIB
+    assert populate["failed_bytes"] == 0
+    assert covered(summary) >= 512 * MIB
+    assert covered(summary, "host") == 512 * MIB
 
 
 def test_repair_after_somebody_elses_zap(quire, thp):
