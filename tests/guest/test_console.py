@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The virtio console of a Linux guest (hvc0): output, a shell, a socket, the window."""
 import fcntl
+import itertools
 import os
 import pty
 import select
@@ -35,14 +36,14 @@ def read_until(fd, needle, seconds=BOOT_SECONDS):
 
 def ask_size(master, expected):
     """The guest hears of it by an interrupt, so a little later."""
-    seen = b""
-    for number in range(40):
+    seen, deadline = b"", time.monotonic() + BOOT_SECONDS
+    for number in itertools.count():
         os.write(master, b"stty size; echo e''nd%d.\n" % number)
         seen += read_until(master, b"end%d." % number)
         if expected in seen:
             return
+        assert time.monotonic() < deadline, f"no {expected!r} in {seen!r}"
         time.sleep(0.5)
-    pytest.fail(f"no {expected!r} in {seen!r}")
 
 
 def test_output_and_reboot(quire, tmp_path):

@@ -114,7 +114,7 @@ def test_ext4_with_checksums(quire, image, tmp_path, mounted):
     job = ("mkdir -p /m && mount -t ext4 -o discard /dev/vda /m && "
            f"blkverify {options} /m/data && umount /m && "
            "cat /sys/block/vda/stat")
-    got = quire.run(job, timeout=300, extra=["--disk", f"path={disk}"])
+    got = quire.run(job, timeout=4 * BOOT_SECONDS, extra=["--disk", f"path={disk}"])
     assert got.status == 0 and got.job_status == 0, got
     sectors = int(got.console.replace("\r", "").split("\nquire-guest: exit")[0]
                   .splitlines()[-1].split()[6])
