@@ -16,6 +16,7 @@ import socket
 import struct
 import subprocess
 import threading
+import time
 
 import pytest
 
@@ -49,7 +50,8 @@ echo "worked"
 """
 
 
-# Meanwhile, on network and vsock; connections of the latter end with each restore.
+# Meanwhile, on network and vsock; connections of the latter end with each restore, of
+# which there are four at most: the fifth attempt afterwards is left alone.
 TRAFFIC = """
 ip link set eth0 up; ip addr add 10.9.9.2/24 dev eth0
 ( n=0; while [ ! -e /tmp/done ]; do
@@ -61,7 +63,9 @@ ip link set eth0 up; ip addr add 10.9.9.2/24 dev eth0
 """
 AFTER = """
 ping -c 3 -W 5 10.9.9.1 > /dev/null && echo "network ok"
-vsocktest echo 2 5000 100000 && echo "vsock ok"
+for i in 1 2 3 4 5; do
+	vsocktest echo 2 5000 100000 && echo "vsock ok" && break
+done
 """
 
 
@@ -172,6 +176,8 @@ def config(tmp_path, job, **changes):
 
 
 def run(tmp_path, path, *options):
+    """Its console and its report, in which "ran_s" is how long there was a machine that ran."""
+    began = time.monotonic()
     try:
         got = subprocess.run([program(), *options, path], stdin=subprocess.DEVNULL,
                              capture_output=True, text=True, timeout=SECONDS)
@@ -182,7 +188,12 @@ def run(tmp_path, path, *options):
     console = log.read_text(errors="replace") if log.exists() else ""
     print(console, errors)
     assert status == 0, (status, errors[-2000:], console[-2000:])
-    return console, json.loads(errors.strip().splitlines()[-1])
+    took = time.monotonic() - began
+    cycles = [int(ms) for ms in re.findall(r"^state_cycle: cycle \d+: \d+ bytes, (\d+) ms$",
+                                           errors, re.M)]
+    report = json.loads(errors.strip().splitlines()[-1])
+    assert len(cycles) == report["cycles"]
+    return console, {**report, "ran_s": took - sum(cycles) / 1000}
 
 
 def check(console, ticks):
@@ -210,9 +221,9 @@ def test_guest_goes_on(tmp_path, irqchip):
                           "2500", "--to-the-end")
     times = check(console, ticks)
     assert report["cycles"] >= 2
-    # A tick is 100 ms of guest time and what the work takes of the CPU; the
-    # time between saving and resuming, which is far longer, is none of it.
-    assert times[-1] - times[0] < ticks
+    # A tick is 100 ms of guest time and what the work takes of the CPU, be it as long as a
+    # slow host takes; the time between saving and resuming is none of it.
+    assert times[-1] - times[0] < max(ticks, report["ran_s"])
 
 
 @pytest.mark.parametrize("cpus", [2, 4])
