@@ -30,6 +30,14 @@ MIB = 1 << 20
 PORT = 5001
 POOL = pathlib.Path("/proc/sys/vm/nr_hugepages")
 
+# What nettest may complain of though nothing is wrong: nobody is there yet. And the host's end
+# of a connection may have come to its end after the snapshot: there is none then, and it is
+# reset by the host when a restored guest goes on in the middle of it.
+# A transfer may take 10 s, or the connection's other end is no more; the next has longer, on a
+# host so slow that none is done by then.
+FORGIVEN = "ok=': connect: '\n"
+FORGIVEN_RESTORED = "ok=': connect: |reset by peer|not connected|Broken pipe|receipt: '\n"
+
 WORK = """
 dmesg -c > /dev/null
 ip link set eth0 up; ip addr add 10.72.0.2/24 dev eth0
@@ -41,10 +49,11 @@ ip link set eth0 up; ip addr add 10.72.0.2/24 dev eth0
   while [ "$(md5sum < /tmp/m)" = "$sum" ]; do
 	n=$((n + 1)); echo "memory $n"; usleep 100000
   done; echo "BAD memory" ) &
-( n=0; while :; do
-	timeout 10 nettest --mib 1 both 10.72.0.1 5001 > /tmp/net 2>&1
-	grep -q '"right": *false' /tmp/net && { echo "BAD network"; cat /tmp/net; }
-	grep -q '"right": *true' /tmp/net && n=$((n + 1)) && echo "network $n"
+( n=0; t=10; while :; do
+	timeout $t nettest --mib 1 both 10.72.0.1 5001 > /tmp/net 2>&1
+	if grep -q '"right": true' /tmp/net; then n=$((n + 1)); t=10; echo "network $n"
+	elif grep nettest: /tmp/net | grep -qvE "$ok"; then echo "BAD network"; cat /tmp/net
+	else t=$((t * 2)); fi
 	usleep 100000
   done ) &
 ( while :; do sleep 3
@@ -105,6 +114,7 @@ class Chain:
         self.vm = self.disk = self.snapshot = self.before = None
         self.within = []  # a command that runs quire somewhere else
         self.number = 0
+        self.began = 0  # of the restored process
 
     @property
     def log_path(self):
@@ -127,7 +137,7 @@ class Chain:
         with open(self.disk, "wb") as f:
             f.truncate(16 * MIB)
         words = "console=ttyS0 quiet panic=-1 quire.run64=" + \
-            base64.b64encode(WORK.encode()).decode()
+            base64.b64encode((FORGIVEN_RESTORED + WORK).encode()).decode()
         self.start("run", "--name", "vm", "--kernel", os.environ["GUEST_KERNEL"],
                    "--initramfs", os.environ["GUEST_INITRD"], "--cpus", f"boot={cpus}",
                    "--memory", f"size=128M,page={page}", "--cmdline", words,
@@ -158,9 +168,11 @@ class Chain:
         assert [up for _, up in ticks] == sorted(up for _, up in ticks)
         if self.before:
             # Counters and clock go on from a moment that the VM before has seen.
+            # The clock has gone on for as long as its process has been there, at most.
             first, up = ticks[0]
             assert 0 < first <= max(self.before) + 1
-            assert 0 <= up - self.before[first - 1] < 30
+            ran = time.monotonic() - self.began
+            assert 0 <= up - self.before[first - 1] < max(30, ran)
         return ticks
 
     def save(self):
@@ -186,6 +198,7 @@ class Chain:
         self.end()
         self.disk.unlink()
         self.number += 1
+        self.began = time.monotonic()
         self.disk = self.folder / f"disk{self.number}.img"
         self.start("restore", self.snapshot, "--as", "vm", "--memory", mode, "--set",
                    f"_disk0.path={self.disk}", *args)
