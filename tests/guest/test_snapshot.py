@@ -16,6 +16,7 @@ import pytest
 from conftest import BOOT_SECONDS
 
 MIB = 1 << 20
+WORK_SECONDS = 4 * BOOT_SECONDS  # of all ticks; a hang, not a slow machine
 
 # Works on the disk, in memory and with timers until it has counted its ticks.
 WORK = """
@@ -163,7 +164,7 @@ def test_killed_and_restored(host, cpus, memory, how):
     seconds = wait_restored(host, "two", again, began)
     listed = host.run("ps", "--quiet").stdout.split()
     assert "two" in listed or "worked" in host.log("two"), listed
-    after = host.wait_for("two", r"^worked$", again)
+    after = host.wait_for("two", r"^worked$", again, WORK_SECONDS)
     assert again.wait(BOOT_SECONDS) == 0, again.stderr.read()
     check_whole(before, after, ticks, seconds)
 
@@ -185,8 +186,8 @@ def test_a_second_one_beside_the_first(host):
     info = json.loads(host.run("ctl", "two", "info").stdout)
     assert info["state"] == "Running"
     assert info["config"]["disks"][0]["path"] == f"{host.folder}/two.img"
-    after = host.wait_for("two", r"^worked$", again)
-    before = host.wait_for("one", r"^worked$", vm)
+    after = host.wait_for("two", r"^worked$", again, WORK_SECONDS)
+    before = host.wait_for("one", r"^worked$", vm, WORK_SECONDS)
     check_whole(before, after, ticks, seconds)
     assert "disk 0" in before and "memory differs" not in before
 
@@ -241,5 +242,5 @@ def test_refused_and_killed(host):
     began = time.monotonic()
     again = host.start("two.log", "restore", snap, "--memory", "eager")
     seconds = wait_restored(host, "two", again, began)
-    after = host.wait_for("two", r"^worked$", again)
+    after = host.wait_for("two", r"^worked$", again, WORK_SECONDS)
     check_whole(before, after, ticks, seconds)
