@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lab's parts that need no nested host."""
 
+import importlib.machinery
+import importlib.util
 import struct
 import subprocess
 import sys
@@ -130,3 +132,45 @@ def test_frames():
     assert found == [("H", b"1.25"), ("O", b"hi"), ("X", b"0")]
     with pytest.raises(LabError, match="something else"):
         list(Frames().feed(b"SeaBIOS (version 1.16)"))
+
+
+@pytest.fixture(name="lab_run")
+def load():
+    """The program as a module."""
+    loader = importlib.machinery.SourceFileLoader("lab_run", str(REPO / "lab/run"))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    module = importlib.util.module_from_spec(spec)
+    written = sys.dont_write_bytecode
+    loader.exec_module(module)  # writes none from then on
+    sys.dont_write_bytecode = written
+    return module
+
+
+def test_each_line_of_a_note_is_marked(lab_run, monkeypatch, capsys):
+    """Whoever reads a command's own words tells them from those of the lab."""
+    class Run:
+        ready = False
+        lives = iter([lab_run.Crashed("qemu ended on start-up.\nA known fault"),
+                      lab_run.Crashed("not up"), None])
+
+        def __init__(self, *_arguments):
+            self.end = next(self.lives)
+
+        def execute(self):
+            if self.end:
+                raise self.end
+            return 7
+
+        def console_tail(self):
+            return "of the kernel\nitself"
+
+    monkeypatch.setattr(lab_run, "Run", Run)
+    status, run = lab_run.attempt(lab_run.parse_arguments(["--", "true"]), None)
+    assert status == 7
+    assert capsys.readouterr().err == (
+        "lab/run: qemu ended on start-up.\nlab/run: A known fault\nlab/run: starting over\n"
+        "lab/run: not up\nlab/run: starting over\n")
+    lab_run.fail("crashed; QEMU says:\nRAX=0", run)
+    assert capsys.readouterr().err == (
+        "lab/run: crashed; QEMU says:\nlab/run: RAX=0\n"
+        "lab/run: end of the nested host's console:\nof the kernel\nitself\n")
