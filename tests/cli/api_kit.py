@@ -32,6 +32,34 @@ def wait_for(what, seconds=WAIT):
     return value
 
 
+@contextlib.contextmanager
+def process(args, **kwargs):
+    """A started one; when the block is left, however that comes, it is gone: many of them would
+    never end, and whoever waits for them neither."""
+    with subprocess.Popen([str(a) for a in args], **kwargs) as started:
+        try:
+            yield started
+        finally:
+            started.kill()
+
+
+def thread_names(pid):
+    """Of those that are there all the while."""
+    names = []
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(OSError):
+            names.append(pathlib.Path(f"/proc/{pid}/task/{task}/comm").read_text())
+    return names
+
+
+def wait_running(vm):
+    """Until its first vCPU has a thread; it takes signals long before."""
+    def runs():
+        assert vm.poll() is None, vm.args
+        return "vcpu0\n" in thread_names(vm.pid)
+    wait_for(runs)
+
+
 def halting_kernel(path):
     """A minimal ELF64 with a PVH note whose code halts for good."""
     note = struct.pack("<III4sQ", 4, 8, 18, b"Xen\0", 0x200000)

@@ -1,26 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bad input to quire run: one clear line that names what and what to do, exit
 status 2 for usage and 1 for failure, nothing left behind."""
-import contextlib
 import json
 import os
 import pathlib
 import shutil
+import re
 import struct
 import subprocess
 import time
 
 import pytest
-
-QUIRE = os.environ["QUIRE"]
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-HAVE_KVM = os.access("/dev/kvm", os.R_OK | os.W_OK)
-needs_kvm = pytest.mark.skipif(not HAVE_KVM, reason="no usable /dev/kvm")
+from api_kit import QUIRE, WAIT, needs_kvm, process, wait_for, wait_running
 
 
 def quire(*args, **kwargs):
     return subprocess.run([QUIRE, *map(str, args)], stdin=subprocess.DEVNULL,
-                          capture_output=True, text=True, timeout=60, **kwargs)
+                          capture_output=True, text=True, timeout=WAIT, **kwargs)
 
 
 def refused(done, status, *needles):
@@ -99,23 +95,6 @@ def test_output_that_cannot_be_written():
     assert done.returncode == 1 and b"cannot write" in done.stderr
 
 
-def thread_names(pid):
-    """Of those that are there all the while."""
-    names = []
-    for task in pathlib.Path(f"/proc/{pid}/task").glob("*/comm"):
-        with contextlib.suppress(OSError):
-            names.append(task.read_text())
-    return names
-
-
-def wait_running(vm, seconds=60):
-    """Until its first vCPU has a thread."""
-    deadline = time.monotonic() + seconds
-    while "vcpu0\n" not in thread_names(vm.pid):
-        assert vm.poll() is None and time.monotonic() < deadline, vm.args
-        time.sleep(0.05)
-
-
 @needs_kvm
 def test_missing_kernel(tmp_path):
     path = tmp_path / "nothing"
@@ -184,17 +163,16 @@ def test_locked_disk(elf, tmp_path):
     disk.write_bytes(bytes(1 << 20))
     args = ["run", "--kernel", elf(), "--serial", "null", "--shutdown-timeout", "0",
             "--disk", f"path={disk}"]
-    with subprocess.Popen([QUIRE, *map(str, args)], stdin=subprocess.DEVNULL) as first:
+    with process([QUIRE, *args], stdin=subprocess.DEVNULL) as first:
         wait_running(first)  # the payload halts for good
         refused(quire(*args), 1, str(disk), "in use")
         first.terminate()
-        first.wait(timeout=30)
+        first.wait(timeout=WAIT)
     # two readers may share
-    with subprocess.Popen([QUIRE, *map(str, args[:-1]), f"path={disk},readonly=on"],
-                          stdin=subprocess.DEVNULL) as reader:
+    with process([QUIRE, *args[:-1], f"path={disk},readonly=on"],
+                 stdin=subprocess.DEVNULL) as reader:
         wait_running(reader)
         refused(quire(*args), 1, "in use")
-        reader.kill()
     refused(quire(*args[:-1], f"path={disk},readonly=on,num_queues=0"), 2, "num_queues")
 
 
@@ -248,14 +226,11 @@ def test_interrupted_run_leaves_nothing(elf, tmp_path):
     sock = tmp_path / "serial.sock"
     args = [QUIRE, "run", "--kernel", str(elf()), "--serial", f"socket={sock}"]
     for sig, status in ((2, 130), (1, 129)):
-        with subprocess.Popen(args, stdin=subprocess.DEVNULL, cwd=tmp_path) as vm:
-            deadline = time.monotonic() + 20
-            while not sock.exists():
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+        with process(args, stdin=subprocess.DEVNULL, cwd=tmp_path) as vm:
+            wait_for(sock.exists)
             wait_running(vm)
             vm.send_signal(sig)
-            assert vm.wait(timeout=20) == status
+            assert vm.wait(timeout=WAIT) == status
         assert not sock.exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["kernel.elf"]
 
@@ -272,10 +247,14 @@ def test_failed_start_leaves_the_console_file_alone(elf, tmp_path):
 
 @needs_kvm
 def test_summary_path_is_checked_before_the_run(elf, tmp_path):
-    start = time.monotonic()
+    # the payload would halt for good
     refused(quire("run", "--kernel", elf(), "--summary-json", tmp_path / "no/such.json"), 1,
             "--summary-json", "No such file")
-    assert time.monotonic() - start < 20
+
+
+def resident_mib(pid):
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"^VmRSS:\s+(\d+) kB$", status, re.M)[1]) >> 10
 
 
 @needs_kvm
@@ -283,10 +262,10 @@ def test_signal_while_memory_is_populated(elf):
     """Ctrl-C does not wait for gigabytes of population."""
     args = [QUIRE, "run", "--kernel", str(elf()), "--serial", "null",
             "--memory", "size=6G,page=4k,populate=host"]
-    with subprocess.Popen(args, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as vm:
-        time.sleep(0.4)
+    with process(args, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as vm:
+        wait_for(lambda: vm.poll() is not None or resident_mib(vm.pid) > 64)
         vm.send_signal(2)
-        assert vm.wait(timeout=20) == 130
+        assert vm.wait(timeout=WAIT) == 130
         assert vm.stderr.read() == b""
 
 
@@ -304,14 +283,14 @@ def test_closed_standard_descriptors(elf, tmp_path):
 @needs_kvm
 def test_ignored_signal_stays_ignored(elf):
     args = [QUIRE, "run", "--kernel", str(elf()), "--serial", "null"]
-    with subprocess.Popen(["sh", "-c", "trap '' HUP; exec \"$@\"", "sh", *args],
-                          stdin=subprocess.DEVNULL) as vm:
+    with process(["sh", "-c", "trap '' HUP; exec \"$@\"", "sh", *args],
+                 stdin=subprocess.DEVNULL) as vm:
         wait_running(vm)
         vm.send_signal(1)
         time.sleep(0.5)
         assert vm.poll() is None
         vm.send_signal(2)
-        assert vm.wait(timeout=20) == 130
+        assert vm.wait(timeout=WAIT) == 130
 
 
 @needs_kvm
@@ -324,10 +303,10 @@ def test_every_option_at_once(elf, tmp_path):
                 "--irqchip", irqchip, "--cpus", "boot=2,threads=2", "--disk", f"path={disk}",
                 "--rng", "src=/dev/urandom", "--summary", "--summary-json",
                 str(tmp_path / "s.json")]
-        with subprocess.Popen(args, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as vm:
+        with process(args, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as vm:
             wait_running(vm)
             vm.send_signal(2)
-            assert vm.wait(timeout=20) == 130, vm.stderr.read()
+            assert vm.wait(timeout=WAIT) == 130, vm.stderr.read()
         assert (tmp_path / "s.json").exists()
 
 
@@ -356,10 +335,10 @@ def test_hugetlb_pool_of_exactly_the_size(elf):
             pytest.skip("the host has no 64 MiB of free 2M pages")
         args = [QUIRE, "run", "--kernel", str(elf()), "--serial", "null",
                 "--memory", "size=64M,page=2m,populate=host"]
-        with subprocess.Popen(args, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as vm:
+        with process(args, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as vm:
             wait_running(vm)
             vm.send_signal(2)
-            assert vm.wait(timeout=20) == 130, vm.stderr.read()
+            assert vm.wait(timeout=WAIT) == 130, vm.stderr.read()
         for populate in ("", ",populate=host"):
             refused(quire("run", "--kernel", elf(), "--memory", "size=128M,page=2m" + populate),
                     1, "64 free huge pages of 2 MiB are needed, the pool has 32", "echo 64 >")
@@ -410,10 +389,10 @@ def test_config_and_options(elf, tmp_path):
         (tmp_path / f"{name}.img").write_bytes(bytes(1 << 20))
     args = ["run", "--kernel", elf(), "--disk", tmp_path / "b.img", "--memory", "size=128M",
             "--config", config, "--summary-json", tmp_path / "s.json"]
-    with subprocess.Popen([QUIRE, *map(str, args)], stdin=subprocess.DEVNULL) as vm:
+    with process([QUIRE, *args], stdin=subprocess.DEVNULL) as vm:
         wait_running(vm)
         vm.send_signal(2)
-        assert vm.wait(timeout=20) == 130
+        assert vm.wait(timeout=WAIT) == 130
     summary = json.loads((tmp_path / "s.json").read_text())
     assert not (tmp_path / "unused.json").exists()
     assert summary["memory_bytes"] == 128 << 20
@@ -431,10 +410,10 @@ def test_log_lines(elf, tmp_path):
     def run(*extra):
         args = [QUIRE, "run", "--kernel", str(elf()), "--serial", "null",
                 "--shutdown-timeout", "1", *extra]
-        with subprocess.Popen(args, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as vm:
+        with process(args, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as vm:
             wait_running(vm)
             vm.send_signal(15)
-            _, errors = vm.communicate(timeout=20)
+            _, errors = vm.communicate(timeout=WAIT)
             assert vm.returncode == 143
             return errors.decode()
 
