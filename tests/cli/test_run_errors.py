@@ -213,8 +213,11 @@ def test_no_permission(elf):
     if not os.path.exists("/dev/kvm") or os.geteuid() != 0:
         pytest.skip("needs root and /dev/kvm")
     kernel = elf()
-    done = in_namespace("chmod 600 /dev/kvm; mount -t tmpfs none /mnt && cp \"$1\" /mnt/quire && "
+    # A node of its own: the host's is the other tests', too.
+    done = in_namespace("mount -t tmpfs none /mnt && cp \"$1\" /mnt/quire && "
                         "cp \"$2\" /mnt/kernel && chmod 755 /mnt /mnt/* && "
+                        "cp -a /dev/kvm /mnt/kvm && chmod 600 /mnt/kvm && "
+                        "mount --bind /mnt/kvm /dev/kvm && "
                         "exec setpriv --reuid 65534 --clear-groups /mnt/quire run "
                         "--kernel /mnt/kernel", kernel)
     refused(done, 1, "/dev/kvm", "permission denied", "group kvm")
