@@ -5,17 +5,17 @@ import contextlib
 import itertools
 import json
 import os
+import pathlib
 import re
 import signal
 import socket
 import stat
 import subprocess
 import threading
-import time
 
 import pytest
-from api_kit import (QUIRE, SPEC, UnixConnection, Server, check_answer, json_schema, needs_kvm,
-                     halting_kernel, vm_config, wait_for)
+from api_kit import (QUIRE, SPEC, WAIT, Server, check_answer, halting_kernel, json_schema,
+                     needs_kvm, process, vm_config, wait_for, wait_running)
 
 VERBS = ["boot", "pause", "resume", "reboot", "power-button", "shutdown"]
 
@@ -327,14 +327,16 @@ def test_slow_clients_are_cut_off_and_hold_up_nobody(server):
                 slow[0].sendall(b" ")
     thread = threading.Thread(target=drip)
     thread.start()
-    assert server.ask("GET", "/api/v1/vmm.ping")[0] == 200
-    for s in slow:
-        s.settimeout(60)
-        with contextlib.suppress(ConnectionResetError):
-            assert s.recv(1) == b""
-        s.close()
-    dripping.set()
-    thread.join()
+    try:
+        assert server.ask("GET", "/api/v1/vmm.ping")[0] == 200
+        for s in slow:
+            s.settimeout(WAIT)
+            with contextlib.suppress(ConnectionResetError):
+                assert s.recv(1) == b""
+            s.close()
+    finally:
+        dripping.set()
+        thread.join()
     assert server.is_up()
 
 
@@ -482,23 +484,23 @@ def test_ctl_of_something_else(tmp_path):
         assert done.returncode == 1 and "onnection refused" in done.stderr
         s.listen()
         for said in (b"SSH-2.0-x\r\n", b"", b"HTTP/1.1 200 OK\r\nA: b\r\n", b"x" * 100000):
-            with subprocess.Popen([QUIRE, "ctl", path, "ping"], stderr=subprocess.PIPE,
-                                  text=True) as ctl:
+            with process([QUIRE, "ctl", path, "ping"], stderr=subprocess.PIPE,
+                         text=True) as ctl:
                 peer, _ = s.accept()
                 with contextlib.suppress(OSError):
                     peer.sendall(said)
                 peer.close()
                 assert ctl.wait(60) == 1
                 assert ctl.stderr.read().count("\n") == 1
-        with subprocess.Popen([QUIRE, "ctl", "--timeout", "1", path, "ping"],
-                              stderr=subprocess.PIPE, text=True) as ctl:
+        with process([QUIRE, "ctl", "--timeout", "1", path, "ping"],
+                     stderr=subprocess.PIPE, text=True) as ctl:
             assert ctl.wait(60) == 1
             assert "no answer in time" in ctl.stderr.read()
 
 
 def test_ctl_events_goes_on_until_the_end(server, tmp_path):
-    with subprocess.Popen([QUIRE, "ctl", "t", "events"], env=server.env, text=True,
-                          stdout=subprocess.PIPE) as ctl:
+    with process([QUIRE, "ctl", "t", "events"], env=server.env, text=True,
+                 stdout=subprocess.PIPE) as ctl:
         # until it listens there is nothing to see: try until something is
         lines = []
 
@@ -529,20 +531,41 @@ def ps(server, *args):
     return done.stdout
 
 
+def ps_entry(server):
+    """The one VM that is listed, when it answers: on a busy host that may take longer than ps
+    waits."""
+    def answers():
+        entry, = json.loads(ps(server, "--json"))
+        return entry["state"] != "unreachable" and entry
+    return wait_for(answers)
+
+
+def is_stopped(pid):
+    """All threads: a signal that stops them takes its time to reach each."""
+    try:
+        stats = [pathlib.Path(f"/proc/{pid}/task/{task}/stat").read_text()
+                 for task in os.listdir(f"/proc/{pid}/task")]
+    except OSError:
+        return False  # one that ended just then
+    return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
+
+
 def test_ps(server, tmp_path):
     assert ps(server, "--quiet") == "t\n"
-    entry, = json.loads(ps(server, "--json"))
+    entry = ps_entry(server)
     assert entry["name"] == "t" and entry["pid"] == server.proc.pid
     assert entry["state"] == "Empty" and entry["vcpus"] is None
     server.verb("create", vm_config(tmp_path))
-    entry, = json.loads(ps(server, "--json"))
+    entry = ps_entry(server)
     assert (entry["state"], entry["vcpus"], entry["memory_bytes"]) == ("Created", 1, 64 << 20)
-    head, line = ps(server).splitlines()
+    head, line = wait_for(lambda: (said := ps(server)) and "unreachable" not in said
+                          and said).splitlines()
     assert head.split()[:3] == ["NAME", "PID", "STATE"]
     assert line.split()[:4] == ["t", str(server.proc.pid), "Created", "1"]
     # stopped: there, but it does not answer
     server.proc.send_signal(signal.SIGSTOP)
     try:
+        wait_for(lambda: is_stopped(server.proc.pid))
         assert json.loads(ps(server, "--json"))[0]["state"] == "unreachable"
     finally:
         server.proc.send_signal(signal.SIGCONT)
@@ -604,7 +627,7 @@ def test_every_run_is_listed(tmp_path):
     args = [QUIRE, "run", "--kernel", kernel, "--serial", "null", "--memory", "64M",
             "--shutdown-timeout", "0"]
     env = {**os.environ, "QUIRE_RUNTIME_DIR": str(run)}
-    with subprocess.Popen(args, env=env, stdin=subprocess.DEVNULL) as vm:
+    with process(args, env=env, stdin=subprocess.DEVNULL) as vm:
         def listed():
             done = subprocess.run([QUIRE, "ps", "--json"], env=env, capture_output=True)
             return json.loads(done.stdout or "[]")
@@ -616,9 +639,8 @@ def test_every_run_is_listed(tmp_path):
         assert vm.wait(60) == 143
     assert not list(run.iterdir())
     run.chmod(0o755)
-    with subprocess.Popen(args, env=env, stdin=subprocess.DEVNULL) as vm:
-        time.sleep(1)
-        assert vm.poll() is None
+    with process(args, env=env, stdin=subprocess.DEVNULL) as vm:
+        wait_running(vm)
         vm.terminate()
         assert vm.wait(60) == 143
     # but a name that was asked for is wanted

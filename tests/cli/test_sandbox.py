@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 
 import pytest
-from api_kit import QUIRE, Server, halting_kernel, needs_kvm, vm_config, wait_for
+from api_kit import QUIRE, Server, halting_kernel, needs_kvm, process, vm_config, wait_for
 
 pytestmark = needs_kvm
 MIB = 1 << 20
@@ -102,11 +102,10 @@ def test_without_the_api_only_what_was_named(tmp_path):
     """By quire ctl NAME, which finds every quire."""
     disk, other = image(tmp_path, "a"), image(tmp_path, "b")
     env = {**os.environ, "QUIRE_RUNTIME_DIR": str(tmp_path / "run")}
-    with subprocess.Popen([QUIRE, "run", "--name", "it", "--kernel",
-                           halting_kernel(tmp_path / "kernel.elf"), "--memory", "64M",
-                           "--serial", "null", "--disk", f"path={disk}",
-                           "--shutdown-timeout", "0"], env=env,
-                          stdin=subprocess.DEVNULL) as vm:
+    with process([QUIRE, "run", "--name", "it", "--kernel",
+                  halting_kernel(tmp_path / "kernel.elf"), "--memory", "64M",
+                  "--serial", "null", "--disk", f"path={disk}", "--shutdown-timeout", "0"],
+                 env=env, stdin=subprocess.DEVNULL) as vm:
         def ctl(*words):
             return subprocess.run([QUIRE, "ctl", "it", *words], env=env, capture_output=True,
                                   text=True)
