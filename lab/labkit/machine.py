@@ -110,10 +110,14 @@ class Machine:
             pass  # it has said all, or is not there
         return said.decode(errors="replace").replace("\r", "")
 
-    def stop(self):
+    def kill(self):
+        """End what still runs; what was said before can be read."""
         for process in self._processes.values():
             if process.poll() is None:
                 process.kill()
+
+    def stop(self):
+        self.kill()
         for process in self._processes.values():
             process.wait()
         for mine in (self.agent, self.console, self._monitor, *self.notes, *self._inherited):

@@ -3,9 +3,11 @@
 
 import importlib.machinery
 import importlib.util
+import socket
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -144,6 +146,37 @@ def load():
     loader.exec_module(module)  # writes none from then on
     sys.dont_write_bytecode = written
     return module
+
+
+def test_one_process_outlives_the_other(lab_run, monkeypatch):
+    """What it might still say is not waited for; what was said is read."""
+    class Machine:
+        def __init__(self, *_arguments):
+            self.agent, self.peer = socket.socketpair()
+            self.console, self.screen = socket.socketpair()
+            self.notes = []
+
+        def start(self):
+            self.peer.sendall(b"H\0\0\0\4\0\0\0" + b"1.25")
+
+        def dead(self):
+            self.screen.sendall(b"last words")
+            return "virtiofsd ended with status 1"
+
+        def kill(self):
+            self.peer.close()
+            self.screen.close()
+
+        def stop(self):
+            self.agent.close()
+            self.console.close()
+
+    monkeypatch.setattr(lab_run, "Machine", Machine)
+    monkeypatch.setattr(lab_run.Run, "_request", lambda self: None)
+    run = lab_run.Run(lab_run.parse_arguments(["--", "true"]), None, time.monotonic())
+    with pytest.raises(lab_run.Crashed, match="status 1 while the command ran"):
+        run.execute()
+    assert run.console_tail() == "last words"
 
 
 def test_each_line_of_a_note_is_marked(lab_run, monkeypatch, capsys):
