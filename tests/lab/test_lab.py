@@ -15,6 +15,13 @@ import pytest
 REPO = Path(__file__).resolve().parent.parent.parent
 RUN = REPO / "lab/run"
 PROGRAMS = {"qemu-system-x86_64", "virtiofsd"}  # of a lab
+ATTEMPTS = 3  # only where the nested host died under its command
+ENOUGH = 120  # seconds; a hang, not a slow machine
+# With one CPU the emulator has no second thread to get wrong (lab/README.md): for what is
+# not about several.
+ONE_CPU = ("--smp", "1")
+DIED = re.compile(r"^lab/run: .*( while the command ran\b|the nested host has not been heard of)",
+                  re.M)
 
 # QEMU's own small machine, started inside the lab.
 PEER = ("qemu-system-x86_64 -M microvm,rtc=on,pcie=on -accel kvm -cpu host "
@@ -38,11 +45,18 @@ def cache():
     subprocess.run([REPO / "lab/assets"], check=True)
 
 
-def lab(script, *options, timeout=300, env=None):
-    return subprocess.run(
-        [RUN, "--timeout", str(timeout), *options, "--", "sh", "-c", script],
-        capture_output=True, text=True, check=False, cwd=REPO,
-        stdin=subprocess.DEVNULL, env=dict(os.environ, **(env or {})))
+def lab(script, *options, timeout=600, env=None, attempts=ATTEMPTS):
+    """A finished lab/run. One whose nested host died is what the emulator does once in a while
+    (lab/README.md), and says nothing of what is tested: then there is another."""
+    for _ in range(attempts):
+        done = subprocess.run(
+            [RUN, "--timeout", str(timeout), *options, "--", "sh", "-c", script],
+            capture_output=True, text=True, check=False, cwd=REPO,
+            stdin=subprocess.DEVNULL, env=dict(os.environ, **(env or {})))
+        if done.returncode != 125 or not DIED.search(done.stderr):
+            break
+        print("repeated:", done.stderr)
+    return done
 
 
 def told(done):
@@ -84,7 +98,7 @@ def processes(mark):
     return found
 
 
-def gone(mark, seconds=10):
+def gone(mark, seconds=ENOUGH):
     """Do these processes end in time?"""
     limit = time.monotonic() + seconds
     while time.monotonic() < limit:
@@ -154,15 +168,15 @@ def test_output_is_whole():
 
 def test_a_command_that_hangs(mark):
     # Starting the nested host takes up to a minute of it on a busy machine.
-    done = lab("echo begun; sleep 1000", timeout=90, env=mark)
+    done = lab("echo begun; sleep 1000", *ONE_CPU, timeout=120, env=mark)
     assert done.returncode == 124
     assert done.stdout == "begun\n"
-    assert "did not end within 90 s" in done.stderr
+    assert "did not end within 120 s" in done.stderr
     assert gone(mark)
 
 
 def test_a_crash_is_a_failure_of_the_lab():
-    done = lab("echo c >/proc/sysrq-trigger; sleep 1000")
+    done = lab("echo c >/proc/sysrq-trigger; sleep 1000", attempts=1)
     assert done.returncode == 125
     assert "crashed" in done.stderr
     assert "sysrq triggered crash" in done.stderr, "no console to read"
@@ -178,7 +192,7 @@ def test_nothing_left_behind(mark, sig):
     assert run.stdout.readline() == "up\n"
     assert set(processes(mark).values()) == PROGRAMS
     run.send_signal(sig)
-    assert run.wait(timeout=20) == (
+    assert run.wait(timeout=ENOUGH) == (
         -sig if sig == signal.SIGKILL else 128 + sig)
     assert gone(mark)
 
@@ -211,7 +225,7 @@ def test_usage(arguments):
 
 def test_no_crash_is_taken_for_success():
     """A guest that dies must not look like one that finished."""
-    done = lab(peer("echo begun; echo c >/proc/sysrq-trigger"))
+    done = lab(peer("echo begun; echo c >/proc/sysrq-trigger"), *ONE_CPU)
     assert "quire-guest: init" in done.stdout
     assert "quire-guest: exit" not in done.stdout
 
@@ -220,7 +234,7 @@ def test_no_crash_is_taken_for_success():
 def test_guest_boots(host, version):
     done = lab(peer("uname -r; nproc; lsmod; cat /proc/sys/kernel/random/uuid;"
                     "memtouch --mib 8; exit 5", version, smp=2),
-               "--kernel", host)
+               "--kernel", host, *ONE_CPU)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     first = next(i for i, l in enumerate(lines)
@@ -246,7 +260,7 @@ def test_guest_disk_with_fio_and_blkverify():
                      "--verify=crc32c --ioengine=libaio --direct=1 "
                      ">/dev/null && umount /mnt && e2fsck -fn /dev/vda",
                      initrd="_FIO", more=disk))
-    done = lab(script)
+    done = lab(script, *ONE_CPU)
     assert done.stdout.count("quire-guest: exit 0") == 2, done.stdout
     assert done.stdout.count("verified 8192 blocks, 0 wrong") == 2
 
@@ -259,19 +273,23 @@ def test_guest_ends():
             "halt": "reboot: System halted"}
     script = ""
     for end in ends:
-        guest = peer("true", end=end).replace(" quiet", "")
-        # A halted machine stays; all others have to end by themselves.
-        limit = 40 if end == "halt" else 200
-        script += f"echo BEGIN {end}; timeout {limit} {guest}; echo END $?; "
+        guest = f"timeout 400 {peer('true', end=end).replace(' quiet', '')}"
+        if end == "halt":
+            # A halted machine stays; all others have to end by themselves.
+            guest = (f"{{ {guest}; echo END $?; }} >/run/said & "
+                     "until grep -q 'System halted\\|^END' /run/said; do sleep 1; done; "
+                     "sleep 10; cat /run/said")
+        else:
+            guest += "; echo END $?"
+        script += f"echo BEGIN {end}; {guest}; "
     script += "echo BEGIN percent; " + PEER.format(
         kernel="$GUEST_KERNEL", initrd="$GUEST_INITRD", smp=1, more="",
         ask="quire.run=echo%20one%25%0Aecho%20two")
-    # One CPU: no faults of the emulator (lab/README.md).
-    done = lab(script, "--smp", "1", timeout=600)
+    done = lab(script, *ONE_CPU, timeout=1800)
     parts = done.stdout.split("BEGIN ")[1:]
     for (end, said), part in zip(ends.items(), parts):
         assert part.startswith(end)
         assert "quire-guest: exit 0" in part, part
         assert said in part
-        assert f"END {124 if end == 'halt' else 0}\n" in part
+        assert re.findall(r"^END (.*)$", part, re.M) == ([] if end == "halt" else ["0"])
     assert "\none%\ntwo\nquire-guest: exit 0\n" in parts[4]
