@@ -254,11 +254,12 @@ def test_working_set(host):
     wait_for("all of memory", lambda: restore_stats(host, "three")["resident_s"])
     stats = restore_stats(host, "three")
     assert stats["working_set_s"] > 0
-    # All that was recorded, but for those units that somebody touched before.
+    # All that was recorded, but for those units that somebody touched before, and of the
+    # last one what another thread sweeps already: each thread may be at one of them.
     pager, came = stats["pager"], stats["pager"]["brought_bytes"]["working-set"]
     recorded = recorded_bytes(snapshot)
     assert 0 < came <= recorded
-    assert came + (pager["faults"] << 21) >= recorded
+    assert came + (pager["faults"] + min(os.cpu_count(), 4) << 21) >= recorded
     assert pager["faults"] < first["faults"]
 
 
