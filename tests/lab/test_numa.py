@@ -14,7 +14,7 @@ show() {
     echo "== $1"
     $QUIRE run --kernel $GUEST_KERNEL --initramfs $GUEST_INITRD --serial file=/tmp/console --shutdown-timeout 0 \
         --memory "$1" --cmdline "console=ttyS0 quiet quire.modules=none quire.end=stay" &
-    for i in $(seq 1000); do
+    for i in $(seq 300); do
         grep -q "quire-guest: init" /tmp/console 2>/dev/null && break
         kill -0 $! || break
         sleep 0.3
@@ -36,11 +36,9 @@ refused() {
 def lab(script):
     """What a script says, of the last try: --retries has it said again."""
     begin = "== begin\n"
-    # One thread: the emulator does guests no harm then (lab/README.md).
-    done = subprocess.run(["lab/run", "--numa", "2", "--one-thread", "--retries", "1",
-                           "--timeout", "1200", "--", "sh", "-c",
-                           f"echo {begin.strip()}; {RUN}{script}"], cwd=REPO, text=True,
-                          check=False, stdin=subprocess.DEVNULL, capture_output=True)
+    done = subprocess.run(["lab/run", "--numa", "2", "--retries", "1", "--timeout", "900", "--",
+                           "sh", "-c", f"echo {begin.strip()}; {RUN}{script}"], cwd=REPO,
+                          text=True, check=False, stdin=subprocess.DEVNULL, capture_output=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.rpartition(begin)[2]
 
