@@ -18,7 +18,11 @@
  * Of disks each stream writes what it gets to the images, and makes that
  * durable every now and then and at the end of each round: so it takes no more
  * than the disks do, and there is little to wait for while the guest stands
- * still. Nobody tells the source how far that is.
+ * still.
+ *
+ * Of each round the source hears when it is in its place, populated, mapped and
+ * durable, by the last stream that comes to its end: before that it does not
+ * stop its guest, which would wait for that.
  */
 #include "migrate/land.h"
 
@@ -67,6 +71,7 @@ struct stream {
 	bool written[VM_MAX_DEVICES];
 	uint64_t unsynced[VM_MAX_DEVICES]; /* bytes of these */
 	struct vm_landed landed;
+	uint64_t rounds; /* in their place; with the lock */
 };
 
 struct port {
@@ -84,7 +89,8 @@ struct land {
 	struct port *ports;
 	unsigned int num_ports;
 
-	pthread_mutex_t lock; /* the two below */
+	pthread_mutex_t lock; /* what is below, and rounds of streams */
+	uint64_t rounds;      /* of all streams */
 	int error;
 	struct err err;
 	struct stream streams[];
@@ -338,6 +344,23 @@ static int sync_disks(struct stream *s, struct err *err)
 	return r;
 }
 
+/* Was it the last stream to come to the end of a round? */
+static bool has_landed(struct stream *s)
+{
+	struct land *l = s->land;
+	uint64_t rounds = UINT64_MAX;
+	bool last;
+
+	pthread_mutex_lock(&l->lock);
+	s->rounds = s->wire.rounds;
+	for (unsigned int i = 0; i < l->cfg.num; i++)
+		rounds = MIN(rounds, l->streams[i].rounds);
+	last = rounds > l->rounds;
+	l->rounds = rounds;
+	pthread_mutex_unlock(&l->lock);
+	return last;
+}
+
 static int end_round(struct stream *s, struct err *err)
 {
 	int r = sync_disks(s, err);
@@ -346,6 +369,8 @@ static int end_round(struct stream *s, struct err *err)
 		r = populate_rest(s, err);
 	for (size_t i = 0; !r && i < s->num_units; i++)
 		r = map_unit(s, &s->units[i], err);
+	if (!r && has_landed(s) && s->land->cfg.landed)
+		r = s->land->cfg.landed(s->land->cfg.ctx, err);
 	return r;
 }
 
@@ -517,6 +542,8 @@ static void *stream_main(void *arg)
 
 static const struct thread_call land_calls[] = {
 	CALL(recvfrom),
+	CALL(sendto),
+	RARE("with TLS", sendmsg),
 	RARE("the network is slower than memory", poll),
 	RARE("disks come, too", pwrite64),
 	RARE("disks come, too", fallocate),

@@ -26,6 +26,12 @@ struct land_config {
 	uint64_t patience_ns; /* for anything to come, on any of them */
 	/* Asked by the streams while they wait; any thread. NULL: never. */
 	bool (*given_up)(void *ctx);
+	/*
+	 * All streams have come to the end of a round more, and all of it is in
+	 * its place: called by the last of them, which fails when it does.
+	 * NULL: nobody wants to know.
+	 */
+	int (*landed)(void *ctx, struct err *err);
 	void *ctx;
 };
 

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -39,6 +40,7 @@ struct receive {
 	int fds[MIGRATE_MAX_CONNECTIONS];
 	struct tls *tls[MIGRATE_MAX_CONNECTIONS]; /* NULL: plain */
 	struct link control;
+	pthread_mutex_t saying; /* on it, while streams have something to say */
 	struct wire_machine theirs;
 	struct vmm_landing landing;
 	struct migrate_disks disks; /* as the source numbers them */
@@ -265,6 +267,36 @@ static int get_machine(struct receive *r, struct err *err)
 	return n ? n : wire_parse_machine(payload, bytes, &r->theirs, err);
 }
 
+/* On a stream's thread. */
+static int say_landed(void *ctx, struct err *err)
+{
+	struct receive *r = ctx;
+	int n;
+
+	pthread_mutex_lock(&r->saying);
+	n = link_put_at_once(&r->control, WIRE_LANDED, err);
+	pthread_mutex_unlock(&r->saying);
+	return n;
+}
+
+/* A source that does not wait for it may be at its rounds already. */
+static int say_accept(struct receive *r, struct err *err)
+{
+	int n;
+
+	pthread_mutex_lock(&r->saying);
+	n = link_put(&r->control, WIRE_ACCEPT, NULL, 0, err);
+	pthread_mutex_unlock(&r->saying);
+	return n;
+}
+
+static void say_failed(struct receive *r, const struct err *err)
+{
+	pthread_mutex_lock(&r->saying);
+	link_put_failure(&r->control, WIRE_FAILED, err);
+	pthread_mutex_unlock(&r->saying);
+}
+
 static int start_landing(struct receive *r, struct err *err)
 {
 	const struct land_config cfg = {
@@ -276,6 +308,7 @@ static int start_landing(struct receive *r, struct err *err)
 		.features = r->theirs.features,
 		.patience_ns = PATIENCE_NS,
 		.given_up = is_ending,
+		.landed = say_landed,
 		.ctx = r,
 	};
 
@@ -412,7 +445,7 @@ static int take_over_memory(struct receive *r, struct err *err)
 	/* Not before: the streams have nothing to say while that takes. */
 	if (!n)
 		n = start_landing(r, err);
-	return n ? n : link_put(&r->control, WIRE_ACCEPT, NULL, 0, err);
+	return n ? n : say_accept(r, err);
 }
 
 static int receive_all(struct receive *r, struct wire_ready *ready,
@@ -478,7 +511,7 @@ static int receive(struct receive *r, struct err *err)
 	if (!n && !local)
 		n = start_landing(r, err);
 	if (!n)
-		n = link_put(&r->control, WIRE_ACCEPT, NULL, 0, err);
+		n = say_accept(r, err);
 	if (!n && local)
 		n = take_over_memory(r, err);
 	if (!n)
@@ -514,7 +547,7 @@ static int give_up(struct receive *r, int n, struct err *err)
 {
 	n = find_cause(r, n, err);
 	if (n != -ECONNABORTED && r->control.fd >= 0)
-		link_put_failure(&r->control, WIRE_FAILED, err);
+		say_failed(r, err);
 	if (r->land && r->disks.num)
 		err_append(err, "what the images of the VM's disks have here "
 				"now is good for nothing");
@@ -534,6 +567,7 @@ static void init(struct receive *r, struct vmm *v, struct greeter *greeter)
 		.vmm = v,
 		.greeter = greeter,
 		.control.fd = -1,
+		.saying = PTHREAD_MUTEX_INITIALIZER,
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(r->fds); i++)
 		r->fds[i] = -1;
@@ -710,6 +744,7 @@ int migrate_receive(struct vmm *v, int listen_fd,
 		close_all(&r);
 	}
 	greeter_free(greeter);
+	pthread_mutex_destroy(&r.saying);
 	return n;
 }
 

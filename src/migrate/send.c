@@ -130,23 +130,43 @@ void send_report(struct send *s)
 	tell(s);
 }
 
-/*
- * The destination says nothing while memory is sent, so what comes says that it
- * is over there.
- */
+/* Of who waits on the control connection. */
+static bool tells_and_is_given_up(void *ctx)
+{
+	send_report(ctx);
+	return send_is_given_up(ctx);
+}
+
+/* ---- rounds that are in their place ---- */
+
+static int take_landed(struct send *s, struct err *err)
+{
+	int r = link_get(&s->control, WIRE_LANDED, NULL, NULL, err);
+
+	if (!r && s->rounds_landed == s->rounds_begun)
+		r = err_set(err, EBADMSG, "LANDED came too early");
+	s->rounds_landed += !r;
+	return r;
+}
+
+static int wait_landed(struct send *s, struct err *err)
+{
+	int r = 0;
+
+	while (!r && s->rounds_landed < s->rounds_begun)
+		r = take_landed(s, err);
+	return r;
+}
+
+/* Until LOADED the destination says nothing else, but that it is over there. */
 static int tick(void *ctx, struct err *err)
 {
 	struct send *s = ctx;
 
 	if (send_is_given_up(s))
 		return err_set(err, ECANCELED, "cancelled");
-	if (link_is_readable(&s->control)) {
-		int r = link_get(&s->control, WIRE_LOADED, NULL, NULL, err);
-
-		return r ? r : err_set(err, EBADMSG, "LOADED came too early");
-	}
 	send_report(s);
-	return 0;
+	return link_is_readable(&s->control) ? take_landed(s, err) : 0;
 }
 
 /* ---- connections ---- */
@@ -302,7 +322,7 @@ int send_open_all(struct send *s, struct err *err)
 		return r;
 	s->control.fd = s->fds[0];
 	s->control.patience_ns = SEND_PATIENCE_NS;
-	s->control.given_up = send_is_given_up;
+	s->control.given_up = tells_and_is_given_up;
 	s->control.ctx = s;
 	s->urgent = send_follows(s) ? s->num_fds - 1 : 0;
 	s->num_streams = s->num_fds - 1 - send_follows(s);
@@ -486,14 +506,32 @@ static uint64_t unpacked_bytes(const struct send_pages_count *c)
 	return c->wire_bytes + c->pack_from_bytes - c->pack_to_bytes;
 }
 
+/*
+ * What is still to be put in its place there, populated or mapped would have
+ * the guest stand still for as long, were it stopped now; with the first round
+ * that may be all of its memory.
+ */
+static int settle_round(struct send *s, struct err *err)
+{
+	int r;
+
+	atomic_store(&s->control.patience_ns, PATIENCE_PAGES_NS);
+	r = wait_landed(s, err);
+	atomic_store(&s->control.patience_ns, SEND_PATIENCE_NS);
+	return r;
+}
+
 static int send_round(struct send *s, bool last, struct err *err)
 {
 	struct send_pages_count before, after;
 	uint64_t began = clock_now_ns();
 	int r;
 
+	s->rounds_begun++;
 	send_pages_read(s->pages, &before);
 	r = send_pages_round(s->pages, last, err);
+	if (!r && !last)
+		r = settle_round(s, err);
 	if (!r && !last)
 		r = dirty_harvest(s->machine->memory.dirty, NULL, err);
 	if (r)
@@ -616,6 +654,8 @@ static int send_rest(struct send *s, struct err *err)
 		r = send_start_push(s, err);
 	if (!r)
 		r = send_ready(s, err);
+	if (!r)
+		r = wait_landed(s, err); /* the last round */
 	return r ? r : link_get(&s->control, WIRE_LOADED, NULL, NULL, err);
 }
 
@@ -653,7 +693,10 @@ int send_ask_why(struct send *s, int r, struct err *err)
 	s->control.until_ns = clock_now_ns() + LAST_WORDS_NS;
 	if (r != -EPIPE && r != -ETIMEDOUT)
 		return r;
-	w = link_get(&s->control, WIRE_LOADED, NULL, NULL, &words);
+	/* There may be some of these before. */
+	w = wait_landed(s, &words);
+	if (!w)
+		w = link_get(&s->control, WIRE_LOADED, NULL, NULL, &words);
 	if ((w == -ECONNABORTED || w == -EKEYREJECTED) && err)
 		*err = words;
 	return r;

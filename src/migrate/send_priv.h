@@ -44,6 +44,8 @@ struct send {
 	bool tracks;		    /* what is written to them */
 	struct send_pages *pages;
 	struct send_pages_count count; /* of pages, once they are gone */
+	/* That were begun, and that are in their place at the destination. */
+	unsigned int rounds_begun, rounds_landed;
 	struct converge converge;
 	struct send_throttle throttle;
 	struct state_writer state;

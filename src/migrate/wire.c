@@ -90,6 +90,7 @@ static const struct {
 	[WIRE_MISSING] = { "MISSING", 8, WIRE_MAX_MAP },
 	[WIRE_FREE] = { "FREE", 0, 0 },
 	[WIRE_MEMORY] = { "MEMORY", 0, 0 },
+	[WIRE_LANDED] = { "LANDED", 0, 0 },
 };
 
 const char *wire_control_name(uint32_t type)

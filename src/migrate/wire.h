@@ -64,6 +64,8 @@ enum wire_control {
 	WIRE_MISSING,
 	WIRE_FREE,
 	WIRE_MEMORY,
+	/* Of each round, by the destination. */
+	WIRE_LANDED,
 };
 
 #define WIRE_CONTROL_BYTES  16

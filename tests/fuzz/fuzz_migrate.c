@@ -41,7 +41,7 @@ static void control(const uint8_t *data, size_t size)
 	struct err err = ERR_INIT;
 
 	memcpy(in, data, MIN(size, sizeof(in)));
-	for (int wanted = WIRE_MACHINE; wanted <= WIRE_FREE; wanted++) {
+	for (int wanted = WIRE_MACHINE; wanted <= WIRE_LANDED; wanted++) {
 		if (wanted == WIRE_FAILED || wanted == WIRE_ABORT)
 			continue;
 		if (wire_parse_control(in, (enum wire_control)wanted, &h,

@@ -27,8 +27,8 @@ pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK),
 MIB = 1 << 20
 CONTROL = {1: "MACHINE", 2: "ACCEPT", 3: "STATE", 4: "READY", 5: "LOADED", 6: "COMMIT",
            7: "RUNNING", 8: "FAILED", 9: "ABORT", 10: "PENDING", 11: "COMPLETE", 12: "AGAIN",
-           13: "MISSING", 14: "FREE", 15: "MEMORY"}
-BACK = {2, 5, 7, 8}
+           13: "MISSING", 14: "FREE", 15: "MEMORY", 16: "LANDED"}
+BACK = {2, 5, 7, 8, 16}
 
 
 @pytest.fixture
@@ -774,7 +774,35 @@ class Relay(Between):
                     pass
 
 
-STEPS = ["MACHINE", "ACCEPT", "STATE", "READY", "LOADED", "COMMIT", "RUNNING"]
+STEPS = ["MACHINE", "ACCEPT", "LANDED", "STATE", "READY", "LOADED", "COMMIT", "RUNNING"]
+
+
+@pytest.mark.parametrize("mode", ["precopy", "hybrid"])
+def test_guest_runs_until_a_round_has_landed(host, mode):
+    """A destination that has a lot to populate, or to map, has nobody stand still."""
+    boot(host)
+    wait_passes(host.dir / "one.log")
+    there = unix(host, "two")
+    incoming(host, "two", there)
+    held = []
+
+    def hold(name, body):
+        if name == "LANDED" and not held:
+            held.append(wait_passes(host.dir / "one.log", 3))
+            held.append(host.state("one"))
+            held.append("STATE" in relay.seen)
+        return body
+    relay = Relay(f"{host.dir}/relay", there[5:], edit=hold)
+    try:
+        migrate(host, "one", f"unix:{host.dir}/relay", "--mode", mode)
+    finally:
+        relay.close()
+    assert held[1:] == ["Running", False]
+    # Each round, and the one of a guest that stands still as well.
+    rounds = {"precopy": 2, "hybrid": 1}[mode]
+    assert relay.seen.count("LANDED") >= rounds
+    wait_passes(host.dir / "two.log", 3)
+    is_follow_up(host, "one", "two")
 
 
 def runs(host, name, vm):

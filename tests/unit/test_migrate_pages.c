@@ -20,6 +20,7 @@
 #include "steady_clock.h"
 
 #define MAX_STREAMS 8
+#define MAX_ROUNDS  4
 #define PAGES	    (5 * 512 + 70) /* not whole units, not whole words */
 #define SIZE	    (PAGES * PAGE_4K)
 #define PATIENCE    (20 * NSEC_PER_SEC)
@@ -36,6 +37,10 @@ struct pair {
 	_Atomic int in_port[2];
 	int tick_result;
 	_Atomic unsigned int ticks;
+	/* Rounds in their place, and how many pages were mapped by then. */
+	_Atomic unsigned int landed;
+	uint64_t mapped[MAX_ROUNDS];
+	int landed_result;
 };
 
 static int tick(void *ctx, struct err *err)
@@ -56,6 +61,22 @@ static int fill(void *ctx, unsigned int port, struct gpa gpa, uint64_t len)
 	for (uint64_t at = gpa.v; at < gpa.v + len; at += PAGE_4K)
 		atomic_fetch_add(&p->filled[at / PAGE_4K], 1);
 	atomic_fetch_sub(&p->in_port[port], 1);
+	return 0;
+}
+
+static int count_landed(void *ctx, struct err *err)
+{
+	struct pair *p = ctx;
+	unsigned int i = atomic_load(&p->landed);
+	uint64_t mapped = 0;
+
+	if (p->landed_result)
+		return err_set(err, -p->landed_result, "nobody listens");
+	for (uint64_t page = 0; page < PAGES; page++)
+		mapped += atomic_load(&p->filled[page]) > 0;
+	if (i < MAX_ROUNDS)
+		p->mapped[i] = mapped;
+	atomic_store(&p->landed, i + 1);
 	return 0;
 }
 
@@ -95,7 +116,12 @@ static struct pair *pair_make(unsigned int num, uint32_t ring, bool fills_host,
 		.tick = tick,
 		.ctx = p,
 	};
-	struct land_config lc = { .num = num, .patience_ns = patience_ns };
+	struct land_config lc = {
+		.num = num,
+		.patience_ns = patience_ns,
+		.landed = count_landed,
+		.ctx = p,
+	};
 	struct err err = ERR_INIT;
 
 	p->num = num;
@@ -301,6 +327,52 @@ static void test_populates(void **state)
 		assert_true(ram_present(&p->to, page * PAGE_4K, PAGE_4K));
 	check_mapped(p);
 	assert_int_equal(landed.page_bytes, PAGE_4K);
+	pair_free(p);
+}
+
+static void wait_landed(struct pair *p, unsigned int rounds)
+{
+	while (atomic_load(&p->landed) < rounds)
+		usleep(1000);
+	assert_int_equal(atomic_load(&p->landed), rounds);
+}
+
+/* Each round is told of when all of it is mapped, by whichever stream is last.
+ */
+static void test_landed(void **state)
+{
+	struct pair *p = pair_new(3, 0, true, 0);
+	struct vm_landed landed;
+
+	store(p, 5, 1);
+	round_ok(p, false);
+	wait_landed(p, 1);
+	assert_int_equal(p->mapped[0], PAGES);
+	harvest(p);
+	store(p, 6, 1);
+	harvest(p);
+	round_ok(p, false);
+	wait_landed(p, 2);
+	round_ok(p, true);
+	finish(p, &landed);
+	assert_int_equal(atomic_load(&p->landed), 3);
+	assert_int_equal(landed.rounds, 3);
+	check_same(p);
+	pair_free(p);
+}
+
+/* Who cannot be told is gone, or takes nothing. */
+static void test_landed_fails(void **state)
+{
+	struct pair *p = pair_new(2, 0, false, 0);
+	struct err err = ERR_INIT;
+
+	p->landed_result = -EPIPE;
+	store(p, 5, 1);
+	round_ok(p, false);
+	while (!land_failed(p->land, &err))
+		usleep(1000);
+	assert_string_equal(err.text, "nobody listens");
 	pair_free(p);
 }
 
@@ -613,6 +685,8 @@ int main(void)
 		cmocka_unit_test(test_hints),
 		cmocka_unit_test(test_rounds),
 		cmocka_unit_test(test_populates),
+		cmocka_unit_test(test_landed),
+		cmocka_unit_test(test_landed_fails),
 		cmocka_unit_test(test_many_runs),
 		cmocka_unit_test(test_packed),
 		cmocka_unit_test(test_badly_packed),

@@ -113,7 +113,7 @@ static void test_control(void **state)
 	assert_int_equal(parse_control(0, 0, 0, WIRE_COMMIT), -EBADMSG);
 	assert_int_equal(parse_control(99, 0, 0, WIRE_COMMIT), -EBADMSG);
 	assert_string_equal(wire_control_name(0), "?");
-	assert_string_equal(wire_control_name(16), "?");
+	assert_string_equal(wire_control_name(17), "?");
 	assert_string_equal(wire_control_name(9), "ABORT");
 }
 
