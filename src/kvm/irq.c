@@ -281,8 +281,12 @@ static int change_locked(struct irq_router *router, uint32_t gsi,
 			 const struct msi_route *route)
 {
 	struct msi_route *cur, old;
-	int r = have_routes(router, gsi + 1);
+	int r;
 
+	/* Taking away what there never was needs no room. */
+	if (!route->set && gsi >= router->num_routes)
+		return 0;
+	r = have_routes(router, gsi + 1);
 	if (r)
 		return r;
 	cur = &router->routes[gsi];
