@@ -748,6 +748,7 @@ static int hand_over(struct send *s, struct err *err)
 	r = link_get(&s->control, WIRE_RUNNING, NULL, NULL, err);
 	s->control.until_ns = 0;
 	s->result->downtime_ns = clock_now_ns() - s->stopped.paused_ns;
+	s->result->total_ns = clock_now_ns() - s->began_ns;
 	/* It has given the VM back. */
 	if (r == -ECONNABORTED)
 		return give_up(s, r, err);
@@ -843,7 +844,6 @@ int migrate_send(struct vmm *v, const struct migrate_send_request *req,
 	converge_init(&s.converge, downtime_ms * NSEC_PER_MSEC);
 	state_writer_init(&s.state);
 	r = migrate(&s, err ? err : &own);
-	ret->total_ns = clock_now_ns() - s.began_ns;
 	state_writer_fini(&s.state);
 	page_map_fini(&s.pending);
 	tls_credentials_free(s.credentials);

@@ -61,6 +61,7 @@ struct migrate_send_request {
 };
 
 struct migrate_send_result {
+	/* Until it is all there. What it had here is freed after that. */
 	uint64_t total_ns;
 	uint64_t downtime_ns; /* until the destination said that it runs */
 	uint64_t page_bytes, zero_bytes, wire_bytes;

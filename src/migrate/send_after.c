@@ -264,6 +264,7 @@ int send_rest_after(struct send *s, struct err *err)
 
 	s->phase = "post-copy";
 	r = wait_complete(s, err);
+	s->result->total_ns = clock_now_ns() - s->began_ns;
 	count_pushed(s);
 	push_free(take_ptr(s->push));
 	send_close_all(s);
@@ -361,7 +362,6 @@ int migrate_recover(struct vmm *v, const struct migrate_send_request *req,
 
 	memset(ret, 0, sizeof(*ret));
 	r = recover(&s, err ? err : &none);
-	ret->total_ns = clock_now_ns() - s.began_ns;
 	page_map_fini(&s.pending);
 	tls_credentials_free(s.credentials);
 	close_fd(&s.session_fd);
