@@ -10,6 +10,9 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 
+/* KVM's own limit of a call (MAX_IO_MSRS), less one. */
+#define MSRS_AT_ONCE 255u
+
 /* Machine check banks have four MSRs each, from here on. */
 #define MSR_MCG_CAP	 0x179u
 #define MSR_MC_FIRST	 0x400u
@@ -95,15 +98,15 @@ static int read_into(const struct kvm_vcpu *vcpu, struct kvm_msrs *msrs,
 	unsigned int at = 0, kept = 0;
 
 	while (at < num) {
-		unsigned int got;
-		int r = get_msrs(vcpu, msrs, entries + at, num - at);
+		unsigned int got, asked = MIN(num - at, MSRS_AT_ONCE);
+		int r = get_msrs(vcpu, msrs, entries + at, asked);
 
 		if (r < 0)
 			return r;
 		got = (unsigned int)r;
 		memmove(entries + kept, msrs->entries, got * sizeof(*entries));
 		kept += got;
-		at += got + 1;
+		at += got + (got < asked);
 	}
 	return (int)kept;
 }
@@ -210,68 +213,108 @@ int msr_state_get(const struct kvm_vcpu *vcpu, struct state_blob *blob)
 
 /* ---- putting them back ---- */
 
-/*
- * The value that it has now is ours to compare with. What this host would not
- * save, or cannot read, is only missed if it was used: other than zero. It is
- * not tried: what else a KVM lets its user set is nobody's to choose for us.
- */
-static int set_one(const struct kvm_vcpu *vcpu, bool ours, uint32_t index,
-		   uint64_t value, struct err *err)
-{
-	uint64_t now = 0;
-	int r = ours ? msr_state_read(vcpu, index, &now) : 0;
-
-	if (r < 0 && r != -ENOENT)
-		return err_errno(err, -r, "vCPU %u: reading MSR %#x", vcpu->id,
-				 index);
-	if (now == value)
-		return 0;
-	r = ours ? msr_state_write(vcpu, index, value) : -ENOENT;
-	if (!r)
-		return 0;
-	return err_set(err, EINVAL,
-		       "vCPU %u: this host's KVM does not take the value %#llx "
-		       "of MSR %#x (it has %#llx)",
-		       vcpu->id, (unsigned long long)value, index,
-		       (unsigned long long)now);
-}
+/* What is about to be written, and what this vCPU's KVM has now. */
+struct setting {
+	const struct kvm_vcpu *vcpu;
+	struct msr_list ours; /* all that would be saved here */
+	struct msr_list now;  /* those that can be read, in that order */
+	struct msr_list differ;
+};
 
 /* As a rule they come in the order of our list: from says where to look. */
-static bool in_list(const struct msr_list *list, uint32_t index,
-		    unsigned int *from)
+static const struct kvm_msr_entry *find(const struct msr_list *list,
+					uint32_t index, unsigned int *from)
 {
 	for (unsigned int i = 0; i < list->num; i++) {
 		unsigned int at = (*from + i) % list->num;
 
 		if (list->entries[at].index == index) {
 			*from = at + 1;
-			return true;
+			return &list->entries[at];
 		}
 	}
-	return false;
+	return NULL;
 }
 
-static int set_all(const struct kvm_vcpu *vcpu, const struct msr_list *list,
-		   const struct state_blob *blob, struct err *err)
+static int refuse(const struct setting *s, const struct kvm_msr_entry *entry,
+		  struct err *err)
 {
 	unsigned int from = 0;
+	const struct kvm_msr_entry *now = find(&s->now, entry->index, &from);
+
+	return err_set(err, EINVAL,
+		       "vCPU %u: this host's KVM does not take the value %#llx "
+		       "of MSR %#x (it has %#llx)",
+		       s->vcpu->id, (unsigned long long)entry->data,
+		       entry->index, now ? (unsigned long long)now->data : 0);
+}
+
+/* A guest stands still for it: two calls for all of them. */
+static int read_now(struct setting *s, struct err *err)
+{
+	int r = make_list(s->vcpu, &s->ours);
+
+	if (!r) {
+		s->now = s->ours;
+		r = read_values(s->vcpu, s->now.entries, s->now.num);
+	}
+	if (r < 0)
+		return err_errno(err, -r, "vCPU %u: reading MSRs", s->vcpu->id);
+	s->now.num = (unsigned int)r;
+	return 0;
+}
+
+/*
+ * What this host would not save, or cannot read, is only missed if it was used:
+ * other than zero. What would not be saved is not tried: what else a KVM lets
+ * its user set is nobody's to choose for us.
+ */
+static int find_differing(struct setting *s, const struct state_blob *blob,
+			  struct err *err)
+{
+	unsigned int from_ours = 0, from_now = 0;
 
 	for (size_t at = 0; at + MSR_STATE_BYTES <= blob->bytes;
 	     at += MSR_STATE_BYTES) {
-		const uint8_t *p = blob->data + at;
-		uint32_t index = le32_load(p);
-		int r;
+		const struct kvm_msr_entry entry = {
+			.index = le32_load(blob->data + at),
+			.data = le64_load(blob->data + at + 4),
+		};
+		const struct kvm_msr_entry *now;
 
 		/* Not what we save; who does has something in mind. */
-		if (in_ranges(never, ARRAY_SIZE(never), index))
+		if (in_ranges(never, ARRAY_SIZE(never), entry.index))
 			return err_set(err, EINVAL,
 				       "vCPU %u: MSR %#x is not one that is "
 				       "saved",
-				       vcpu->id, index);
-		r = set_one(vcpu, in_list(list, index, &from), index,
-			    le64_load(p + 4), err);
-		if (r)
-			return r;
+				       s->vcpu->id, entry.index);
+		now = find(&s->now, entry.index, &from_now);
+		if (entry.data == (now ? now->data : 0))
+			continue;
+		if (!find(&s->ours, entry.index, &from_ours) ||
+		    s->differ.num == MSR_STATE_MAX)
+			return refuse(s, &entry, err);
+		s->differ.entries[s->differ.num++] = entry;
+	}
+	return 0;
+}
+
+static int write_differing(const struct setting *s, struct err *err)
+{
+	const struct msr_list *d = &s->differ;
+	unsigned int at = 0;
+
+	while (at < d->num) {
+		unsigned int num = MIN(d->num - at, MSRS_AT_ONCE);
+		int r = kvm_vcpu_set_msrs(s->vcpu, d->entries + at, num);
+
+		if (r < 0)
+			return err_errno(err, -r, "vCPU %u: writing MSRs",
+					 s->vcpu->id);
+		at += (unsigned int)r;
+		/* KVM stops at the first that it refuses. */
+		if ((unsigned int)r < num)
+			return refuse(s, &d->entries[at], err);
 	}
 	return 0;
 }
@@ -279,11 +322,17 @@ static int set_all(const struct kvm_vcpu *vcpu, const struct msr_list *list,
 int msr_state_set(const struct kvm_vcpu *vcpu, const struct state_blob *blob,
 		  struct err *err)
 {
-	struct msr_list *list = calloc(1, sizeof(*list));
-	int r = list ? make_list(vcpu, list) : -ENOMEM;
+	struct setting *s = calloc(1, sizeof(*s));
+	int r;
 
-	r = r < 0 ? err_errno(err, -r, "vCPU %u: listing MSRs", vcpu->id)
-		  : set_all(vcpu, list, blob, err);
-	free(list);
+	if (!s)
+		return err_set(err, ENOMEM, "out of memory");
+	s->vcpu = vcpu;
+	r = read_now(s, err);
+	if (!r)
+		r = find_differing(s, blob, err);
+	if (!r)
+		r = write_differing(s, err);
+	free(s);
 	return r;
 }
