@@ -21,6 +21,7 @@
 
 #include "base/arith.h"
 #include "base/clock.h"
+#include "base/cond.h"
 #include "base/log.h"
 #include "base/thread.h"
 
@@ -55,14 +56,6 @@ struct outq {
 static uint64_t queued(const struct outq *q)
 {
 	return q->head - q->tail;
-}
-
-static void deadline_in(struct timespec *ret, uint64_t ns)
-{
-	uint64_t at = clock_now_ns() + ns;
-
-	ret->tv_sec = (time_t)(at / NSEC_PER_SEC);
-	ret->tv_nsec = (long)(at % NSEC_PER_SEC);
 }
 
 static void copy_in_locked(struct outq *q, const uint8_t *data, size_t len)
@@ -196,15 +189,13 @@ static bool wait_for_progress_locked(struct outq *q, uint64_t timeout_ns,
 				     bool sender)
 {
 	uint64_t written = q->written;
-	struct timespec until;
+	uint64_t until = clock_now_ns() + timeout_ns;
 
-	deadline_in(&until, timeout_ns);
 	while (q->written == written) {
 		if (!q->started || q->broken || q->hold ||
 		    (sender && q->no_wait))
 			return false;
-		if (pthread_cond_timedwait(&q->moved, &q->lock, &until) ==
-		    ETIMEDOUT)
+		if (!cond_wait_until(&q->moved, &q->lock, until))
 			return q->written != written;
 	}
 	return true;
@@ -276,7 +267,6 @@ int outq_new(struct outq **ret, enum outq_full full, outq_sink_fn sink,
 	     void *ctx)
 {
 	struct outq *q = malloc(sizeof(*q));
-	pthread_condattr_t attr;
 
 	if (!q)
 		return -ENOMEM;
@@ -286,11 +276,8 @@ int outq_new(struct outq **ret, enum outq_full full, outq_sink_fn sink,
 	q->sink = sink;
 	q->ctx = ctx;
 	pthread_mutex_init(&q->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&q->work, &attr);
-	pthread_cond_init(&q->moved, &attr);
-	pthread_condattr_destroy(&attr);
+	pthread_cond_init(&q->work, NULL);
+	pthread_cond_init(&q->moved, NULL);
 	*ret = q;
 	return 0;
 }

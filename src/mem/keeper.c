@@ -10,6 +10,7 @@
 #include "base/arith.h"
 #include "base/bitmap.h"
 #include "base/clock.h"
+#include "base/cond.h"
 #include "base/log.h"
 #include "base/thread.h"
 #include "kvm/stats.h"
@@ -146,13 +147,7 @@ static bool has_work(const struct keeper *k)
 /* Until it changes, or ns went by. */
 static void wait_changed(struct keeper *k, uint64_t ns)
 {
-	uint64_t until = clock_now_ns() + ns;
-	struct timespec ts = {
-		.tv_sec = (time_t)(until / NSEC_PER_SEC),
-		.tv_nsec = (long)(until % NSEC_PER_SEC),
-	};
-
-	pthread_cond_timedwait(&k->changed, &k->lock, &ts);
+	(void)cond_wait_until(&k->changed, &k->lock, clock_now_ns() + ns);
 }
 
 /* ---- the work itself; on the thread, no lock held ---- */
@@ -446,21 +441,6 @@ static void *keeper_thread(void *arg)
 	return NULL;
 }
 
-static int init_sync(struct keeper *k)
-{
-	pthread_condattr_t attr;
-	int r = pthread_condattr_init(&attr);
-
-	if (r)
-		return -r;
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	r = pthread_cond_init(&k->changed, &attr);
-	pthread_condattr_destroy(&attr);
-	if (!r)
-		pthread_mutex_init(&k->lock, NULL);
-	return -r;
-}
-
 static int start(struct keeper *k)
 {
 	int r = 0;
@@ -487,12 +467,13 @@ int keeper_new(struct keeper **ret, const struct keeper_config *cfg,
 	       struct err *err)
 {
 	struct keeper *k = calloc(1, sizeof(*k));
-	int r = k ? init_sync(k) : -ENOMEM;
+	int r;
 
-	if (r) {
-		free(k);
-		return err_errno(err, -r, "starting the memory keeper");
-	}
+	if (!k)
+		return err_set(err, ENOMEM,
+			       "starting the memory keeper: out of memory");
+	pthread_cond_init(&k->changed, NULL);
+	pthread_mutex_init(&k->lock, NULL);
 	k->cfg = *cfg;
 	k->num_units = div_round_up(cfg->ram->span, UNIT_BYTES);
 	r = start(k);

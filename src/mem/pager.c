@@ -32,6 +32,7 @@
 #include "base/bitmap.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/cond.h"
 #include "base/cpus.h"
 #include "base/io.h"
 #include "base/thread.h"
@@ -421,21 +422,6 @@ static int register_blocks(struct pager *p, struct err *err)
 	return 0;
 }
 
-static int init_sync(struct pager *p)
-{
-	pthread_condattr_t attr;
-	int r = pthread_condattr_init(&attr);
-
-	if (r)
-		return -r;
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	r = pthread_cond_init(&p->changed, &attr);
-	pthread_condattr_destroy(&attr);
-	if (!r)
-		pthread_mutex_init(&p->lock, NULL);
-	return -r;
-}
-
 unsigned int pager_sweepers(unsigned int cpus, unsigned int vcpus)
 {
 	return cpus > vcpus ? cpus - vcpus : 1;
@@ -585,11 +571,8 @@ int pager_new(struct pager **ret, const struct pager_config *cfg,
 	p->stop_fd = -1;
 	atomic_init(&p->recording, cfg->record);
 	atomic_init(&p->impatient, cfg->impatient);
-	r = init_sync(p);
-	if (r) {
-		free(p);
-		return err_errno(err, -r, "pager");
-	}
+	pthread_cond_init(&p->changed, NULL);
+	pthread_mutex_init(&p->lock, NULL);
 	count_threads(p);
 	r = make(p, err);
 	if (!r) {
@@ -665,23 +648,19 @@ static bool ahead_done(const struct pager *p)
 static int wait_for(struct pager *p, bool (*done)(const struct pager *),
 		    uint64_t timeout_ns)
 {
-	struct timespec until;
-	uint64_t at = clock_now_ns();
+	uint64_t until = clock_now_ns();
+	bool more = true;
 	int r = 0;
 
-	if (!add_u64(at, timeout_ns, &at))
-		at = INT64_MAX;
-	until.tv_sec = (time_t)(at / NSEC_PER_SEC);
-	until.tv_nsec = (long)(at % NSEC_PER_SEC);
+	if (!add_u64(until, timeout_ns, &until))
+		until = INT64_MAX;
 	pthread_mutex_lock(&p->lock);
-	while (!done(p) && !p->failed && !r)
-		r = pthread_cond_timedwait(&p->changed, &p->lock, &until);
-	if (done(p))
-		r = 0;
-	else if (p->failed)
-		r = EIO;
+	while (!done(p) && !p->failed && more)
+		more = cond_wait_until(&p->changed, &p->lock, until);
+	if (!done(p))
+		r = p->failed ? -EIO : -ETIMEDOUT;
 	pthread_mutex_unlock(&p->lock);
-	return -r;
+	return r;
 }
 
 int pager_wait_ahead(struct pager *p, uint64_t timeout_ns)

@@ -13,6 +13,7 @@
 #include "base/arith.h"
 #include "base/bitmap.h"
 #include "base/clock.h"
+#include "base/cond.h"
 #include "base/log.h"
 #include "base/thread_class.h"
 #include "base/zero.h"
@@ -457,13 +458,8 @@ static void choose_locked(struct pager *p, struct next *next)
 
 static void wait_locked(struct pager *p, uint64_t until_ns)
 {
-	struct timespec until = {
-		.tv_sec = (time_t)(until_ns / NSEC_PER_SEC),
-		.tv_nsec = (long)(until_ns % NSEC_PER_SEC),
-	};
-
 	if (until_ns)
-		pthread_cond_timedwait(&p->changed, &p->lock, &until);
+		(void)cond_wait_until(&p->changed, &p->lock, until_ns);
 	else
 		pthread_cond_wait(&p->changed, &p->lock);
 }

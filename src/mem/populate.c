@@ -8,6 +8,7 @@
 
 #include "base/arith.h"
 #include "base/clock.h"
+#include "base/cond.h"
 #include "base/cpus.h"
 #include "base/thread.h"
 #include "kvm/uapi.h"
@@ -236,18 +237,12 @@ static bool take_handed_over(struct job *job, struct unit *ret)
 static bool wait_handed_over(struct worker *w)
 {
 	struct job *job = w->job;
-	struct timespec until;
+	uint64_t until = clock_now_ns() + WAIT_SLICE_NS;
 	bool more;
 
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_nsec += (long)WAIT_SLICE_NS;
-	if (until.tv_nsec >= (long)NSEC_PER_SEC) {
-		until.tv_nsec -= (long)NSEC_PER_SEC;
-		until.tv_sec++;
-	}
 	pthread_mutex_lock(&job->lock);
 	if (job->head == job->tail && job->feeders && !stopped(job))
-		pthread_cond_timedwait(&job->changed, &job->lock, &until);
+		(void)cond_wait_until(&job->changed, &job->lock, until);
 	more = job->head < job->tail || job->feeders;
 	pthread_mutex_unlock(&job->lock);
 	poll_watch(w);
@@ -509,22 +504,6 @@ static int make_queue(struct job *job, unsigned int threads)
 	return job->queue ? 0 : -ENOMEM;
 }
 
-static int init_sync(struct job *job)
-{
-	pthread_condattr_t attr;
-	int r = pthread_condattr_init(&attr);
-
-	if (r)
-		return -r;
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	r = pthread_cond_init(&job->changed, &attr);
-	pthread_condattr_destroy(&attr);
-	if (r)
-		return -r;
-	pthread_mutex_init(&job->lock, NULL);
-	return 0;
-}
-
 static int init_worker(struct worker *w, struct job *job, unsigned int index)
 {
 	w->job = job;
@@ -617,9 +596,8 @@ int populate_run(const struct ram *ram, const struct populate_request *req,
 	make_lanes(&job, req->gpa.v, req->gpa.v + req->len);
 	threads = num_threads(&job);
 	size_units(&job, threads);
-	r = init_sync(&job);
-	if (r)
-		return err_errno(err, -r, "populate");
+	pthread_cond_init(&job.changed, NULL);
+	pthread_mutex_init(&job.lock, NULL);
 	if (req->host)
 		r = hostmem_guard_new(&job.guard, ram, "");
 	if (r)

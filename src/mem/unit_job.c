@@ -7,6 +7,7 @@
 
 #include "base/arith.h"
 #include "base/clock.h"
+#include "base/cond.h"
 #include "base/cpus.h"
 #include "base/thread.h"
 
@@ -157,16 +158,6 @@ static void *worker_thread(void *arg)
 	return NULL;
 }
 
-static void deadline_after(struct timespec *ret, uint64_t ns)
-{
-	clock_gettime(CLOCK_MONOTONIC, ret);
-	ret->tv_nsec += (long)ns;
-	if (ret->tv_nsec >= (long)NSEC_PER_SEC) {
-		ret->tv_nsec -= (long)NSEC_PER_SEC;
-		ret->tv_sec++;
-	}
-}
-
 /*
  * The caller does nothing but to ask the watch: it may be a thread that is
  * confined to less than the workers.
@@ -175,14 +166,13 @@ static void wait_workers(struct run *run)
 {
 	pthread_mutex_lock(&run->lock);
 	while (run->working) {
-		struct timespec until;
-		int r = 0;
+		uint64_t until = clock_now_ns() + WAIT_SLICE_NS;
+		bool more = true;
 
-		deadline_after(&until, WAIT_SLICE_NS);
-		while (run->working && !run->asked && !r)
-			r = pthread_cond_timedwait(&run->changed, &run->lock,
-						   &until);
-		if (!run->asked && !r)
+		while (run->working && !run->asked && more)
+			more = cond_wait_until(&run->changed, &run->lock,
+					       until);
+		if (!run->asked && more)
 			continue;
 		pthread_mutex_unlock(&run->lock);
 		poll_watch(run);
@@ -201,23 +191,6 @@ static unsigned int num_threads(const struct run *run)
 	n = MIN(n, (uint64_t)MAX_THREADS);
 	n = MIN(n, run->num_units);
 	return (unsigned int)MAX(n, (uint64_t)1);
-}
-
-static int init_sync(struct run *run)
-{
-	pthread_condattr_t attr;
-	int r = pthread_condattr_init(&attr);
-
-	if (r)
-		return -r;
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	r = pthread_cond_init(&run->changed, &attr);
-	pthread_condattr_destroy(&attr);
-	if (r)
-		return -r;
-	pthread_cond_init(&run->answered, NULL);
-	pthread_mutex_init(&run->lock, NULL);
-	return 0;
 }
 
 /*
@@ -277,10 +250,10 @@ int unit_job_run(const struct unit_job *job, unsigned int *ret_threads,
 		.began_ns = clock_now_ns(),
 	};
 	unsigned int threads;
-	int r = init_sync(&run);
 
-	if (r)
-		return err_errno(err, -r, "starting threads");
+	pthread_cond_init(&run.changed, NULL);
+	pthread_cond_init(&run.answered, NULL);
+	pthread_mutex_init(&run.lock, NULL);
 	threads = run_workers(&run);
 	pthread_cond_destroy(&run.changed);
 	pthread_cond_destroy(&run.answered);

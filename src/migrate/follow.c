@@ -36,6 +36,7 @@
 
 #include "base/arith.h"
 #include "base/clock.h"
+#include "base/cond.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/thread.h"
@@ -575,17 +576,13 @@ enum follow_state follow_look(struct follow *f, struct err *err)
 
 enum follow_state follow_wait(struct follow *f, uint64_t ns, struct err *err)
 {
-	uint64_t due = clock_now_ns() + ns;
-	const struct timespec until = {
-		.tv_sec = (time_t)(due / NSEC_PER_SEC),
-		.tv_nsec = (long)(due % NSEC_PER_SEC),
-	};
+	uint64_t until = clock_now_ns() + ns;
 	enum follow_state state;
-	int r = 0;
+	bool more = true;
 
 	pthread_mutex_lock(&f->lock);
-	while ((state = look_locked(f, err)) == FOLLOW_GOES_ON && !r)
-		r = pthread_cond_timedwait(&f->changed, &f->lock, &until);
+	while ((state = look_locked(f, err)) == FOLLOW_GOES_ON && more)
+		more = cond_wait_until(&f->changed, &f->lock, until);
 	pthread_mutex_unlock(&f->lock);
 	return state;
 }
@@ -632,34 +629,23 @@ json_t *follow_info(void *follow)
 
 /* ---- making ---- */
 
-static int init_sync(struct follow *f)
+static void init_sync(struct follow *f)
 {
-	pthread_condattr_t attr;
-	int r = pthread_condattr_init(&attr);
-
-	if (r)
-		return -r;
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	r = pthread_cond_init(&f->changed, &attr);
-	pthread_condattr_destroy(&attr);
-	if (r)
-		return -r;
+	pthread_cond_init(&f->changed, NULL);
 	pthread_mutex_init(&f->lock, NULL);
 	pthread_mutex_init(&f->asking, NULL);
 	pthread_rwlock_init(&f->pager_lock, NULL);
-	return 0;
 }
 
 int follow_new(struct follow **ret, struct ram *ram, const uint8_t *map,
 	       size_t bytes, struct err *err)
 {
 	struct follow *f = calloc(1, sizeof(*f));
-	int r = f ? init_sync(f) : -ENOMEM;
+	int r;
 
-	if (r) {
-		free(f);
-		return err_errno(err, -r, "receiving memory");
-	}
+	if (!f)
+		return err_set(err, ENOMEM, "receiving memory: out of memory");
+	init_sync(f);
 	f->ram = ram;
 	f->source = (struct mem_source){ &source_ops, f };
 	f->refs = 1;

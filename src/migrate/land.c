@@ -41,6 +41,7 @@
 #include "mem/populate.h"
 #include "migrate/disk_unit.h"
 #include "migrate/pack.h"
+#include "migrate/stream_units.h"
 
 #define BUFFER_BYTES (256u << 10)
 #define SYNC_BYTES   (16 * MIB) /* of an image, are written without a sync */
@@ -161,42 +162,24 @@ static struct unit *find_unit(const struct stream *s, uint64_t gpa)
 	return u;
 }
 
-/* Those of a region that are the stream's, into units, or just counted. */
-static size_t list_units(const struct stream *s, const struct ram_region *r,
-			 struct unit *units)
-{
-	uint64_t end = r->base.v + r->size;
-	size_t num = 0;
-
-	for (uint64_t at = r->base.v; at < end; at += WIRE_UNIT_BYTES) {
-		uint64_t len = MIN(end - at, WIRE_UNIT_BYTES);
-
-		if (wire_stream_of(at, s->wire.num) != s->wire.index)
-			continue;
-		if (units)
-			units[num] = (struct unit){
-				.gpa = at,
-				.len = len,
-			};
-		num++;
-	}
-	return num;
-}
-
 static int make_units(struct stream *s)
 {
-	const struct ram *ram = s->land->ram;
-	size_t num = 0;
+	struct stream_units all;
+	int r = stream_units_make(&all, s->land->ram, s->wire.num,
+				  s->wire.index);
 
-	for (unsigned int i = 0; i < ram->num_regions; i++)
-		num += list_units(s, &ram->regions[i], NULL);
-	s->units = calloc(num + 1, sizeof(*s->units));
+	if (r)
+		return r;
+	s->units = calloc(all.num + 1, sizeof(*s->units));
 	if (!s->units)
-		return -ENOMEM;
-	for (unsigned int i = 0; i < ram->num_regions; i++)
-		s->num_units += list_units(s, &ram->regions[i],
-					   s->units + s->num_units);
-	return 0;
+		r = -ENOMEM;
+	for (; !r && s->num_units < all.num; s->num_units++)
+		s->units[s->num_units] = (struct unit){
+			.gpa = all.list[s->num_units].start,
+			.len = all.list[s->num_units].len,
+		};
+	free(all.list);
+	return r;
 }
 
 static bool is_here(const struct unit *u, uint64_t page)

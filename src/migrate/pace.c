@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "migrate/pace.h"
 
-#include <time.h>
-
 #include "base/arith.h"
 #include "base/clock.h"
+#include "base/cond.h"
 
 void pace_init(struct pace *p, uint64_t bytes_per_s)
 {
@@ -46,16 +45,11 @@ uint64_t pace_use(struct pace *p, uint64_t bytes)
 
 bool pace_wait_until(struct pace *p, uint64_t ns)
 {
-	const struct timespec until = {
-		.tv_sec = (time_t)(ns / NSEC_PER_SEC),
-		.tv_nsec = (long)(ns % NSEC_PER_SEC),
-	};
-	int r = 0;
+	bool more = true;
 
 	pthread_mutex_lock(&p->lock);
-	while (!r && !atomic_load(&p->released))
-		r = pthread_cond_clockwait(&p->changed, &p->lock,
-					   CLOCK_MONOTONIC, &until);
+	while (more && !atomic_load(&p->released))
+		more = cond_wait_until(&p->changed, &p->lock, ns);
 	pthread_mutex_unlock(&p->lock);
-	return r != 0;
+	return !more;
 }

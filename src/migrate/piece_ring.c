@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "migrate/piece_ring.h"
 
-#include <errno.h>
 #include <string.h>
-#include <time.h>
+
+#include "base/cond.h"
 
 void piece_ring_init(struct piece_ring *r, unsigned int num_readers)
 {
@@ -76,14 +76,8 @@ static bool all_have(const struct piece_ring *r, uint64_t pieces,
 
 static bool wait_tick(struct piece_ring *r)
 {
-	uint64_t ns = clock_now_ns() + PIECE_RING_TICK_NS;
-	const struct timespec until = {
-		.tv_sec = (time_t)(ns / NSEC_PER_SEC),
-		.tv_nsec = (long)(ns % NSEC_PER_SEC),
-	};
-
-	return pthread_cond_clockwait(&r->changed, &r->lock, CLOCK_MONOTONIC,
-				      &until) == ETIMEDOUT;
+	return !cond_wait_until(&r->changed, &r->lock,
+				clock_now_ns() + PIECE_RING_TICK_NS);
 }
 
 static int wait_for(struct piece_ring *r, uint64_t pieces, uint64_t rounds,

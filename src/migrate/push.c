@@ -20,8 +20,10 @@
 
 #include "base/arith.h"
 #include "base/clock.h"
+#include "base/cond.h"
 #include "base/thread.h"
 #include "mem/pagemap_scan.h"
+#include "migrate/stream_units.h"
 #include "snapshot/unit_pages.h"
 
 #define MAX_IOV	   1024u	/* what the kernel takes at once: UIO_MAXIOV */
@@ -36,8 +38,7 @@ struct pusher {
 	unsigned int index; /* of the stream, or WIRE_URGENT */
 	struct unit_pages pages;
 
-	struct mem_range *units; /* its own, ascending */
-	size_t num_units;
+	struct stream_units units; /* its own */
 	size_t next, left; /* the sweep: where it is, how many it has seen */
 	/* Under the lock: indices into units, the newest last. */
 	size_t hints[NUM_HINTS];
@@ -221,30 +222,20 @@ static bool choose_locked(struct pusher *s, const struct mem_range **ret)
 	while (s->num_hints) {
 		size_t i = s->hints[--s->num_hints];
 
-		*ret = &s->units[i];
+		*ret = &s->units.list[i];
 		if (!has_left(s, *ret))
 			continue;
 		s->next = i + 1;
-		s->left = s->num_units;
+		s->left = s->units.num;
 		return true;
 	}
 	while (s->left) {
-		*ret = &s->units[s->next++ % s->num_units];
+		*ret = &s->units.list[s->next++ % s->units.num];
 		s->left--;
 		if (has_left(s, *ret))
 			return true;
 	}
 	return false;
-}
-
-static void wait_until(struct push *p, uint64_t ns)
-{
-	const struct timespec until = {
-		.tv_sec = (time_t)(ns / NSEC_PER_SEC),
-		.tv_nsec = (long)(ns % NSEC_PER_SEC),
-	};
-
-	pthread_cond_timedwait(&p->changed, &p->lock, &until);
 }
 
 /*
@@ -265,7 +256,7 @@ static void keep_pace_locked(struct pusher *s)
 	      (uint64_t)((double)bytes * 1e9 / (double)p->cfg.rate_bytes_per_s);
 	p->free_at_ns = due;
 	while (!atomic_load(&p->stop) && clock_now_ns() < due)
-		wait_until(p, due);
+		(void)cond_wait_until(&p->changed, &p->lock, due);
 }
 
 static bool next_unit(struct pusher *s, const struct mem_range **ret)
@@ -317,7 +308,7 @@ static int compare_unit(const void *key, const void *entry)
 static void hint(struct push *p, uint64_t gpa)
 {
 	struct pusher *s = &p->pushers[wire_stream_of(gpa, p->cfg.num) - 1];
-	const struct mem_range *u = bsearch(&gpa, s->units, s->num_units,
+	const struct mem_range *u = bsearch(&gpa, s->units.list, s->units.num,
 					    sizeof(*u), compare_unit);
 
 	BUG_ON(!u);
@@ -325,7 +316,7 @@ static void hint(struct push *p, uint64_t gpa)
 	if (s->num_hints == NUM_HINTS)
 		memmove(s->hints, s->hints + 1,
 			--s->num_hints * sizeof(s->hints[0]));
-	s->hints[s->num_hints++] = (size_t)(u - s->units);
+	s->hints[s->num_hints++] = (size_t)(u - s->units.list);
 	pthread_mutex_unlock(&p->lock);
 }
 
@@ -420,43 +411,13 @@ static int prepare(void *arg)
 	return r ? r : unit_pages_init(&s->pages, s->p->cfg.ram, NULL, NULL);
 }
 
-/* Those of a region that are the stream's, into units, or just counted. */
-static size_t list_units(const struct pusher *s, const struct ram_region *r,
-			 struct mem_range *units)
-{
-	uint64_t end = r->base.v + r->size;
-	size_t num = 0;
-
-	for (uint64_t at = r->base.v; at < end; at += WIRE_UNIT_BYTES) {
-		uint64_t len = MIN(end - at, WIRE_UNIT_BYTES);
-
-		if (wire_stream_of(at, s->p->cfg.num) != s->index)
-			continue;
-		if (units)
-			units[num] = (struct mem_range){
-				.start = at,
-				.len = len,
-			};
-		num++;
-	}
-	return num;
-}
-
 static int make_units(struct pusher *s)
 {
-	const struct ram *ram = s->p->cfg.ram;
-	size_t num = 0;
+	int r = stream_units_make(&s->units, s->p->cfg.ram, s->p->cfg.num,
+				  s->index);
 
-	for (unsigned int i = 0; i < ram->num_regions; i++)
-		num += list_units(s, &ram->regions[i], NULL);
-	s->units = calloc(num + 1, sizeof(*s->units));
-	if (!s->units)
-		return -ENOMEM;
-	for (unsigned int i = 0; i < ram->num_regions; i++)
-		s->num_units += list_units(s, &ram->regions[i],
-					   s->units + s->num_units);
-	s->left = s->num_units;
-	return 0;
+	s->left = s->units.num;
+	return r;
 }
 
 static int start_pusher(struct push *p, struct pusher *s, unsigned int index)
@@ -487,32 +448,17 @@ static int start_pusher(struct push *p, struct pusher *s, unsigned int index)
 	return r;
 }
 
-static int init_sync(struct push *p)
-{
-	pthread_condattr_t attr;
-	int r = pthread_condattr_init(&attr);
-
-	if (r)
-		return -r;
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	r = pthread_cond_init(&p->changed, &attr);
-	pthread_condattr_destroy(&attr);
-	if (!r)
-		pthread_mutex_init(&p->lock, NULL);
-	return -r;
-}
-
 int push_start(struct push **ret, const struct push_config *cfg,
 	       struct err *err)
 {
 	struct push *p = calloc(1,
 				sizeof(*p) + cfg->num * sizeof(p->pushers[0]));
-	int r = p ? init_sync(p) : -ENOMEM;
+	int r;
 
-	if (r) {
-		free(p);
-		return err_errno(err, -r, "sending memory");
-	}
+	if (!p)
+		return err_set(err, ENOMEM, "sending memory: out of memory");
+	pthread_cond_init(&p->changed, NULL);
+	pthread_mutex_init(&p->lock, NULL);
 	p->cfg = *cfg;
 	for (unsigned int i = 0; i < cfg->num; i++)
 		p->pushers[i].pages.pagemap.fd = -1;
@@ -560,7 +506,7 @@ static void end_pusher(struct pusher *s)
 	unit_pages_fini(&s->pages);
 	packer_free(s->packer);
 	free(s->packed);
-	free(s->units);
+	free(s->units.list);
 }
 
 void push_free(struct push *p)

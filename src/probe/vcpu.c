@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/cond.h"
 #include "base/thread.h"
 
 /*
@@ -15,24 +16,13 @@
  * other is a stray signal and it enters again.
  */
 
-int probe_vcpu_init(struct probe_vcpu *v, const struct probe_config *cfg)
+void probe_vcpu_init(struct probe_vcpu *v, const struct probe_config *cfg)
 {
-	pthread_condattr_t attr;
-	int r;
-
 	memset(v, 0, sizeof(*v));
 	v->kvm.fd = -1;
 	v->cfg = cfg;
-	r = pthread_condattr_init(&attr);
-	if (r)
-		return -r;
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	r = pthread_cond_init(&v->changed, &attr);
-	pthread_condattr_destroy(&attr);
-	if (r)
-		return -r;
+	pthread_cond_init(&v->changed, NULL);
 	pthread_mutex_init(&v->lock, NULL);
-	return 0;
 }
 
 static uint64_t current_rip(struct probe_vcpu *v)
@@ -257,15 +247,11 @@ int probe_vcpu_go(struct probe_vcpu *v, bool leaving, struct err *err)
 static bool wait_while_running(struct probe_vcpu *v, uint64_t timeout_ns)
 {
 	uint64_t now = clock_now_ns(), end;
-	struct timespec ts;
 
 	if (__builtin_add_overflow(now, timeout_ns, &end))
 		end = INT64_MAX;
-	ts.tv_sec = (time_t)(end / NSEC_PER_SEC);
-	ts.tv_nsec = (long)(end % NSEC_PER_SEC);
 	while (v->state == PROBE_VCPU_RUNNING) {
-		if (pthread_cond_timedwait(&v->changed, &v->lock, &ts) ==
-		    ETIMEDOUT)
+		if (!cond_wait_until(&v->changed, &v->lock, end))
 			return v->state != PROBE_VCPU_RUNNING;
 	}
 	return true;

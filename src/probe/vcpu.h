@@ -43,8 +43,7 @@ struct probe_vcpu {
 };
 
 /* Before anything else; makes probe_vcpu_fini() safe. */
-__must_check int probe_vcpu_init(struct probe_vcpu *v,
-				 const struct probe_config *cfg);
+void probe_vcpu_init(struct probe_vcpu *v, const struct probe_config *cfg);
 /* kvm must be open. */
 __must_check int probe_vcpu_start_thread(struct probe_vcpu *v, struct err *err);
 /* Ends the thread, whatever it does, and closes the vCPU. */

@@ -8,6 +8,7 @@
 
 #include "base/arith.h"
 #include "base/clock.h"
+#include "base/cond.h"
 #include "base/thread.h"
 #include "vm/vcpu.h"
 
@@ -34,15 +35,10 @@ static void begin_period(struct vm_throttle *t, uint64_t now)
 
 static void wait_until(struct vm_throttle *t, uint64_t until_ns)
 {
-	const struct timespec until = {
-		.tv_sec = (time_t)(until_ns / NSEC_PER_SEC),
-		.tv_nsec = (long)(until_ns % NSEC_PER_SEC),
-	};
-	int r = 0;
+	bool more = true;
 
-	while (!r && !t->stop)
-		r = pthread_cond_clockwait(&t->changed, &t->lock,
-					   CLOCK_MONOTONIC, &until);
+	while (more && !t->stop)
+		more = cond_wait_until(&t->changed, &t->lock, until_ns);
 }
 
 /* Kicks are what every thread may do. */

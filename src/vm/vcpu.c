@@ -8,6 +8,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/cond.h"
 #include "base/log.h"
 #include "base/thread.h"
 #include "device/ioapic.h"
@@ -237,18 +238,6 @@ static bool handle_run_error(struct vcpu *vcpu, int r)
 	return end(vcpu, VCPU_END_ERROR, text);
 }
 
-/* With the lock; or until something has changed. */
-static int wait_changed_until(struct vcpu *vcpu, uint64_t until_ns)
-{
-	const struct timespec until = {
-		.tv_sec = (time_t)(until_ns / NSEC_PER_SEC),
-		.tv_nsec = (long)(until_ns % NSEC_PER_SEC),
-	};
-
-	return pthread_cond_clockwait(&vcpu->changed, &vcpu->lock,
-				      CLOCK_MONOTONIC, &until);
-}
-
 /*
  * Called after a KVM_RUN that returned -EINTR: that one has completed the last
  * exit, so that the registers are what the guest will go on with. The exit
@@ -266,7 +255,8 @@ static void park(struct vcpu *vcpu)
 		if (atomic_load(&vcpu->pause))
 			pthread_cond_wait(&vcpu->changed, &vcpu->lock);
 		else if (vcpu->nap_until_ns > clock_now_ns())
-			wait_changed_until(vcpu, vcpu->nap_until_ns);
+			(void)cond_wait_until(&vcpu->changed, &vcpu->lock,
+					      vcpu->nap_until_ns);
 		else
 			break;
 	}
@@ -358,12 +348,11 @@ void vcpu_request_pause(struct vcpu *vcpu)
 
 bool vcpu_wait_paused_until(struct vcpu *vcpu, uint64_t until_ns)
 {
-	bool out;
-	int r = 0;
+	bool out, more = true;
 
 	pthread_mutex_lock(&vcpu->lock);
-	while (!r && vcpu->started && !vcpu->parked && !vcpu->left)
-		r = wait_changed_until(vcpu, until_ns);
+	while (more && vcpu->started && !vcpu->parked && !vcpu->left)
+		more = cond_wait_until(&vcpu->changed, &vcpu->lock, until_ns);
 	out = !vcpu->started || vcpu->parked || vcpu->left;
 	pthread_mutex_unlock(&vcpu->lock);
 	return out;
