@@ -4,9 +4,11 @@
 guest/probe/scribe.elf checks and changes blocks of all its disks for ever, and says so on
 its console: one that is lost, old or from elsewhere is found in the pass after.
 """
+import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import struct
@@ -447,6 +449,43 @@ def test_disk_is_full(host, small):
         assert paths[disk].read_bytes() == (host.dir / f"three.{disk}.img").read_bytes()
     host.quire("ctl", "three", "resume")
     wait_passes(host, "three", 3)
+
+
+@contextlib.contextmanager
+def failing(vm, call, error):
+    """The process's calls by that name fail, from the second on."""
+    words = ["-e", f"trace={call}", "-e", f"inject={call}:error={error}:when=2+"]
+    tracer = subprocess.Popen(["strace", "-f", "-o", os.devnull, *words, "-p", str(vm.pid)],
+                              stderr=subprocess.PIPE, text=True)
+    try:
+        first = tracer.stderr.readline()
+        if "attached" not in first:
+            pytest.skip(f"no strace: {first.strip()}")
+        yield
+    finally:
+        tracer.terminate()
+        tracer.communicate()
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="no strace")
+@pytest.mark.parametrize("call,error,what,words", [
+    ("pwrite64", "EIO", "writing disk", "Input/output error"),
+    ("fdatasync", "EIO", "disk", "fdatasync: Input/output error"),
+    ("fdatasync", "ENOSPC", "disk", "fdatasync: No space left on device"),
+])
+def test_disk_fails(host, call, error, what, words):
+    """There: what was written is not there, or nobody knows. The guest goes on here."""
+    boot(host)
+    wait_passes(host, "one")
+    there = images(host, "two")
+    # What strace(1) lets fail is a call that no filter knows.
+    two = incoming(host, "two", unix(host, "two"), "--seccomp", "off", paths=there)
+    words = f"{what} {host.dir}/two.[ab].img.*: {words}"
+    with failing(two, call, error):
+        refused(migrate(host, "one", unix(host, "two"), "--disks", "copy", check=False), words)
+        assert two.wait(LONG) == 1 and re.search(words, host.said(two))
+    assert "good for nothing" in host.said(two) and log(host.dir / "two.log") == ""
+    wait_passes(host, "one", 3)
 
 
 # ---- a hostile source ----
