@@ -16,9 +16,12 @@
 #include <unistd.h>
 
 #include "base/arith.h"
+#include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/cpus.h"
 #include "base/json.h"
 #include "cli/bench.h"
+#include "mem/keeper.h"
 #include "mem/pager.h"
 #include "mem/restore.h"
 #include "probe/probe.h"
@@ -27,6 +30,7 @@
 #include "snapshot/set_pages.h"
 #include "snapshot/working_set.h"
 #include "snapshot/writer.h"
+#include "stage2/stage2.h"
 #include "vm/paging.h"
 
 #define DEFAULT_MIB  1024u
@@ -38,12 +42,14 @@
 #define NUM_MODES    4
 #define SEED	     7
 #define LONG_NS	     (300 * NSEC_PER_SEC)
+#define MAX_HELPERS  16u
 
 struct bench_args {
 	uint64_t mib, set_mib, spread, runs;
 	struct bench_choice pages;
 	const char *dir;
 	bool json;
+	unsigned int helpers; /* vCPUs that map in the second stage */
 };
 
 enum moment {
@@ -64,9 +70,11 @@ static const char *const moment_names[NUM_MOMENTS] = {
 struct row {
 	enum ram_page page;
 	enum restore_mode mode;
-	double at[NUM_MOMENTS][MAX_RUNS];  /* since the start */
-	double again[MAX_RUNS];		   /* the second pass by itself */
-	uint64_t faults, ahead_bytes;	   /* of the last run */
+	double at[NUM_MOMENTS][MAX_RUNS]; /* since the start */
+	/* The first pass and the second, each by itself. */
+	double alone[MAX_RUNS], again[MAX_RUNS];
+	double kvm_faults[MAX_RUNS];  /* in the first pass; below 0: not told */
+	uint64_t faults, ahead_bytes; /* of the last run */
 	struct histogram_snapshot service; /* of all runs */
 };
 
@@ -136,7 +144,7 @@ static struct probe_config probe_of(const struct bench_args *args,
 				    enum ram_page page)
 {
 	return (struct probe_config){
-		.num_vcpus = 1,
+		.num_vcpus = 1 + args->helpers,
 		.test_bytes = args->mib * MIB,
 		.guest_page = PROBE_GUEST_PAGE_2M,
 		.page = page,
@@ -260,6 +268,9 @@ struct restore {
 	struct set_pages *kept;
 	bool record;
 	struct pager *pager;
+	struct kvm_vcpu *helpers[MAX_HELPERS];
+	struct stage2 *stage2;
+	_Atomic(struct keeper *) keeper; /* maps what has come; may be NULL */
 	uint64_t began_ns;
 	unsigned int run;
 };
@@ -268,6 +279,67 @@ static void note(struct restore *b, enum moment moment)
 {
 	b->row->at[moment][b->run] = clock_ns_to_s(clock_now_ns() -
 						   b->began_ns);
+}
+
+/* On the pager's threads. */
+static void filled(void *ctx, struct gpa gpa, uint64_t len)
+{
+	struct restore *b = ctx;
+	struct keeper *keeper = atomic_load(&b->keeper);
+
+	if (keeper)
+		keeper_request(keeper, KEEPER_REPAIR, gpa, len);
+}
+
+/*
+ * As quire restore does where memory is paged: what has come is mapped through
+ * vCPUs that nobody runs. None of them: there is no second stage.
+ */
+static int start_keeper(struct restore *b, struct probe *probe, struct err *err)
+{
+	const struct stage2_env env = {
+		.kvm = probe_vm(probe)->kvm,
+		.ram = probe_ram(probe),
+		.vcpus = b->helpers,
+		.num_vcpus = b->args->helpers,
+	};
+	struct keeper_config cfg = {
+		.ram = probe_ram(probe),
+		.vm_fd = probe_vm(probe)->fd,
+		.threads = b->args->helpers,
+	};
+	struct keeper *keeper;
+	struct err reason = ERR_INIT;
+	int r;
+
+	if (!b->pager || !b->args->helpers)
+		return 0;
+	for (unsigned int i = 0; i < b->args->helpers; i++)
+		b->helpers[i] = probe_vcpu(probe, 1 + i);
+	r = stage2_open(&b->stage2, STAGE2_IOCTL, &env, &reason);
+	if (r == -ENOTSUP)
+		return 0;
+	if (r) {
+		*err = reason;
+		return r;
+	}
+	cfg.second_stage = stage2_filler(b->stage2);
+	r = keeper_new(&keeper, &cfg, err);
+	if (r)
+		return r;
+	atomic_store(&b->keeper, keeper);
+	/* What came before it was there. */
+	keeper_request(keeper, KEEPER_REPAIR, GPA(0), probe_ram(probe)->span);
+	return 0;
+}
+
+/* The pager's threads first: then none of them asks for anything. */
+static int end_keeper(struct restore *b, struct err *err)
+{
+	if (b->pager)
+		pager_end(b->pager);
+	keeper_free(atomic_exchange(&b->keeper, NULL));
+	return stage2_close(take_ptr(b->stage2), err);
 }
 
 static int restore_ram(void *ctx, struct ram *ram, struct err *err)
@@ -284,6 +356,8 @@ static int restore_ram(void *ctx, struct ram *ram, struct err *err)
 		.ahead = &b->ahead,
 		.store = b->kept ? set_pages_store(b->kept) : NULL,
 		.record = b->record,
+		.filled = filled,
+		.ctx = b,
 	};
 	int r = snapshot_reader_check_ram(b->reader, ram, err);
 
@@ -343,20 +417,47 @@ static int wait_resident(struct restore *b, struct err *err)
 	return 0;
 }
 
+/* Faults that KVM handled so far: the second stage's, where there is one. */
+static double count_kvm_faults(struct probe *probe)
+{
+	struct probe_counters counters;
+
+	return probe_read_counters(probe, &counters) ? -1
+						     : (double)counters.faults;
+}
+
+static int walk_first(struct restore *b, struct probe *probe, struct err *err)
+{
+	double before = count_kvm_faults(probe), after;
+	struct probe_outcome out;
+	int r = walk_set(probe, b->args, &out, err);
+
+	note(b, AT_PASS);
+	if (r)
+		return r;
+	after = count_kvm_faults(probe);
+	b->row->alone[b->run] = clock_ns_to_s(out.wall_ns);
+	b->row->kvm_faults[b->run] = before < 0 ? -1 : after - before;
+	return 0;
+}
+
 static int use_guest(struct restore *b, struct probe *probe, struct err *err)
 {
 	const struct probe_command nothing = { .op = PROBE_OP_NOP };
 	struct probe_outcome out;
-	int r;
+	struct keeper *keeper;
+	int r = start_keeper(b, probe, err);
 
+	if (r)
+		return r;
 	/* As quire restore does. */
-	if (b->pager && pager_wait_ahead(b->pager, VM_PAGING_AHEAD_NS) == -EIO)
+	keeper = b->ahead.num ? atomic_load(&b->keeper) : NULL;
+	if (b->pager && vm_paging_wait_ahead(b->pager, keeper))
 		return err_set(err, EIO, "memory cannot be brought");
 	r = run_command(probe, &nothing, &out, err);
 	note(b, AT_FIRST);
 	if (!r)
-		r = walk_set(probe, b->args, &out, err);
-	note(b, AT_PASS);
+		r = walk_first(b, probe, err);
 	if (!r && b->record)
 		r = save_set(b, err);
 	if (!r)
@@ -390,7 +491,8 @@ static int restore_once(const struct bench_args *args, const char *path,
 		.began_ns = clock_now_ns(),
 	};
 	struct probe *probe = NULL;
-	int r = snapshot_reader_open(&b.reader, path, err);
+	struct err close_err = ERR_INIT;
+	int r = snapshot_reader_open(&b.reader, path, err), ended;
 
 	if (!r && row->mode == RESTORE_WORKING_SET)
 		r = load_set(&b, err);
@@ -402,11 +504,14 @@ static int restore_once(const struct bench_args *args, const char *path,
 		r = probe_new(&probe, &pc, err);
 	if (!r)
 		r = use_guest(&b, probe, err);
+	ended = end_keeper(&b, &close_err);
+	if (ended && !r)
+		*err = close_err;
 	probe_free(probe);
 	set_pages_free(b.kept);
 	working_set_fini(&b.ahead);
 	snapshot_reader_free(b.reader);
-	return r;
+	return r ? r : ended;
 }
 
 /* ---- output ---- */
@@ -425,18 +530,21 @@ static void print_rows(const struct bench_args *args, const struct row *rows,
 	       (unsigned long long)args->mib, (unsigned long long)args->set_mib,
 	       (unsigned long long)args->spread,
 	       (unsigned long long)args->runs);
-	printf("%-5s %-12s %8s %8s %11s %11s %9s %11s\n", "page", "memory",
-	       "opened", "first", "first pass", "pass again", "faults",
-	       "resident");
+	printf("%-5s %-12s %8s %8s %11s %11s %11s %8s %8s %11s\n", "page",
+	       "memory", "opened", "first", "first pass", "by itself",
+	       "pass again", "of KVM", "of pager", "resident");
 	for (unsigned int i = 0; i < num; i++) {
 		const struct row *row = &rows[i];
 
-		printf("%-5s %-12s %8.1f %8.1f %11.1f %11.1f %9llu ",
+		printf("%-5s %-12s %8.1f %8.1f %11.1f %11.1f %11.1f %8.0f "
+		       "%8llu ",
 		       ram_page_names[row->page], restore_mode_names[row->mode],
 		       moment_of(args, row, AT_OPEN) * 1e3,
 		       moment_of(args, row, AT_FIRST) * 1e3,
 		       moment_of(args, row, AT_PASS) * 1e3,
+		       bench_median(row->alone, args->runs) * 1e3,
 		       bench_median(row->again, args->runs) * 1e3,
+		       bench_median(row->kvm_faults, args->runs),
 		       (unsigned long long)row->faults);
 		if (row->mode == RESTORE_PRIVATE)
 			printf("%11s\n", "-");
@@ -474,22 +582,40 @@ static json_t *runs_json(const double *values, uint64_t num)
 	return list;
 }
 
+static void add_kvm_faults(const struct bench_args *args, const struct row *row,
+			   json_t *o)
+{
+	double faults = bench_median(row->kvm_faults, args->runs);
+
+	if (faults < 0) {
+		json_object_set_new(o, "kvm_faults", json_null());
+		return;
+	}
+	json_object_set_new(o, "kvm_faults", json_integer((json_int_t)faults));
+	json_object_set_new(o, "kvm_faults_runs",
+			    runs_json(row->kvm_faults, args->runs));
+}
+
 static json_t *row_json(const struct bench_args *args, const struct row *rows,
 			unsigned int i)
 {
 	const struct row *row = &rows[i];
-	json_t *o = json_pack("{s:s, s:s, s:f, s:o, s:I, s:I, s:f, s:o}",
-			      "page", ram_page_names[row->page], "memory",
-			      restore_mode_names[row->mode], "second_pass_s",
-			      bench_median(row->again, args->runs),
-			      "second_pass_runs_s",
-			      runs_json(row->again, args->runs), "faults",
-			      json_int_u64(row->faults), "working_set_bytes",
-			      json_int_u64(row->ahead_bytes),
-			      "lazy_first_pass_ratio",
-			      lazy_ratio(args, rows, i), "service",
-			      json_histogram(&row->service));
+	const uint64_t runs = args->runs;
+	json_t *o = json_pack(
+		"{s:s, s:s, s:f, s:o, s:f, s:o, s:I, s:I, s:f, s:o}", "page",
+		ram_page_names[row->page], "memory",
+		restore_mode_names[row->mode], "first_pass_alone_s",
+		bench_median(row->alone, runs), "first_pass_alone_runs_s",
+		runs_json(row->alone, runs), "second_pass_s",
+		bench_median(row->again, runs), "second_pass_runs_s",
+		runs_json(row->again, runs), "faults",
+		json_int_u64(row->faults), "working_set_bytes",
+		json_int_u64(row->ahead_bytes), "lazy_first_pass_ratio",
+		lazy_ratio(args, rows, i), "service",
+		json_histogram(&row->service));
 
+	if (o)
+		add_kvm_faults(args, row, o);
 	for (unsigned int m = 0; o && m < NUM_MOMENTS; m++) {
 		char key[40];
 
@@ -535,6 +661,17 @@ static int run_rows(const struct bench_args *args, const char *path,
 			r = restore_once(args, path, &rows[(i + run) % num],
 					 (unsigned int)run, false, err);
 	}
+	return r;
+}
+
+/* vCPUs that are not needed would take their time. */
+static int choose_helpers(struct bench_args *args, struct err *err)
+{
+	enum second_stage stage = SECOND_STAGE_UNKNOWN;
+	int r = bench_detect_stage(&stage, err);
+
+	if (stage == SECOND_STAGE_TDP)
+		args->helpers = MIN(cpus_allowed(), MAX_HELPERS);
 	return r;
 }
 
@@ -611,7 +748,7 @@ static int restore_bench(int argc, char **argv)
 
 	if (status != CLI_OK)
 		return status;
-	if (check_args(&args, &err))
+	if (check_args(&args, &err) || choose_helpers(&args, &err))
 		return cli_fail(&cmd_bench_restore, &err);
 	rows = calloc((size_t)args.pages.num * NUM_MODES + 1, sizeof(*rows));
 	if (!rows) {

@@ -103,9 +103,21 @@ int vm_paging_start(struct vm_paging *p, struct ram *ram,
 	p->source = origin->source;
 	r = pager_new(&p->pager, &cfg, err);
 	p->was_paged = !r;
+	p->has_ahead = origin->ahead && origin->ahead->num;
 	p->fed = origin->fed;
 	p->recorded = !r && origin->record;
 	return r;
+}
+
+int vm_paging_wait_ahead(struct pager *pager, struct keeper *keeper)
+{
+	uint64_t until = clock_now_ns() + VM_PAGING_AHEAD_NS, now;
+	int r = pager_wait_ahead(pager, VM_PAGING_AHEAD_NS);
+
+	now = clock_now_ns();
+	if (!r && keeper && now < until)
+		(void)!keeper_wait_idle(keeper, until - now);
+	return r == -EIO ? r : 0;
 }
 
 int vm_paging_let_go_on(struct vm_paging *p, struct err *err)
@@ -114,7 +126,9 @@ int vm_paging_let_go_on(struct vm_paging *p, struct err *err)
 
 	/* Whether it came in time does not matter; a failure is seen below. */
 	if (p->pager && !p->times.go_on)
-		(void)!pager_wait_ahead(p->pager, VM_PAGING_AHEAD_NS);
+		(void)!vm_paging_wait_ahead(
+			p->pager,
+			p->has_ahead ? atomic_load(&p->keeper) : NULL);
 	/* Before the look: what fails from here on lets the guest wait. */
 	if (p->pager)
 		pager_be_patient(p->pager);

@@ -38,6 +38,15 @@ struct vm_memory_origin;
  */
 #define VM_PAGING_AHEAD_NS (100 * NSEC_PER_MSEC)
 
+/*
+ * Wait so long for the pager's working set, and for the keeper, which may be
+ * NULL, to map it in the second stage: the guest would fault for each page of
+ * it, with the same CPU. -EIO: the source failed; else 0, come or not. keeper
+ * has nothing else to do yet, or NULL is given.
+ */
+__must_check int vm_paging_wait_ahead(struct pager *pager,
+				      struct keeper *keeper);
+
 /* Of one restored machine; times in ns since restoring began. */
 struct vm_paging_times {
 	uint64_t go_on;	   /* the guest went on: its first instruction */
@@ -51,8 +60,9 @@ struct vm_paging {
 	struct pager *pager;		 /* NULL: there is none (any more) */
 	const struct mem_source *source; /* the pager's */
 	bool was_paged, recorded;
-	bool fed;      /* the source has only what has come */
-	bool expected; /* it will be paged; nothing is here yet */
+	bool has_ahead; /* a working set comes first */
+	bool fed;	/* the source has only what has come */
+	bool expected;	/* it will be paged; nothing is here yet */
 	_Atomic(struct keeper *) keeper; /* maps what has come; may be NULL */
 	struct pager_stats last;	 /* when the pager went */
 	/* Posts to the control thread; from the pager's threads. */
