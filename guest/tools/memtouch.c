@@ -18,6 +18,9 @@
  * input: what the host did to the memory in between is then the pass's to find.
  * A rehearsal on a little memory of its own, which is not timed, comes before:
  * the pass is to tell of its memory, not of code that has not run for a while.
+ * With the line "cold" the memory is first moved to other addresses, which
+ * takes all of it out of the TLB and faults nothing in: what the pass takes
+ * longer then is what a TLB that knows nothing costs, as after a migration.
  * With --write-rate too, one more thread writes to memory of its own for as
  * long as a line is waited for, evenly: a load for whoever moves the guest
  * meanwhile.
@@ -45,6 +48,7 @@
 #define WRITE_MIB   16u /* that --write-rate goes round and round in */
 #define TICK_US	    10000u
 #define LATE_S	    0.1
+#define REHEARSAL_S 0.3 /* in which the timer ticks: that code is cold, too */
 
 struct run {
 	uint64_t threads;
@@ -56,6 +60,7 @@ struct run {
 	bool ask;
 	uint64_t write_rate; /* MiB a second; 0: nobody writes */
 	atomic_bool writes, ended;
+	bool cold; /* the next pass; between barriers */
 	pthread_barrier_t barrier;
 	/* Written by the first thread only, between barriers. */
 	double seconds[PASSES_MAX];
@@ -114,6 +119,23 @@ static void *map_memory(struct run *run, size_t bytes)
 	return at;
 }
 
+/* Elsewhere, by the guest's page tables alone. */
+static void *move_memory(struct run *run, void *at, size_t bytes)
+{
+	void *to = mmap(NULL, bytes, PROT_NONE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	void *moved = to == MAP_FAILED
+			      ? to
+			      : mremap(at, bytes, bytes,
+				       MREMAP_MAYMOVE | MREMAP_FIXED, to);
+
+	if (moved == MAP_FAILED) {
+		atomic_store(&run->failed, errno);
+		return at;
+	}
+	return moved;
+}
+
 /* The first thread keeps the time, which ends when the last one is done. */
 static void end_pass(struct run *run, unsigned int pass, double began)
 {
@@ -125,22 +147,22 @@ static void end_pass(struct run *run, unsigned int pass, double began)
 
 static void rehearse(struct run *run)
 {
-	(void)tools_seconds();
-	touch(run->rehearsal, sizeof(run->rehearsal), 1);
+	double until = tools_seconds() + REHEARSAL_S;
+
+	while (tools_seconds() < until)
+		touch(run->rehearsal, sizeof(run->rehearsal), 1);
 }
 
 /* The others wait at the barrier. */
 static void wait_line(struct run *run)
 {
-	int c;
+	char line[16] = "";
 
 	atomic_store(&run->writes, true);
-	do
-		c = getchar();
-	while (c != '\n' && c != EOF);
-	atomic_store(&run->writes, false);
-	if (c == EOF)
+	if (!fgets(line, sizeof(line), stdin))
 		atomic_store(&run->failed, EPIPE);
+	atomic_store(&run->writes, false);
+	run->cold = !strcmp(line, "cold\n");
 	rehearse(run);
 }
 
@@ -187,6 +209,9 @@ static void *work(void *arg)
 	for (pass = 0; pass < run->passes; pass++) {
 		if (run->ask && pass && !worker->index)
 			wait_line(run);
+		pthread_barrier_wait(&run->barrier);
+		if (run->cold && at)
+			at = move_memory(run, at, bytes);
 		pthread_barrier_wait(&run->barrier);
 		if (!worker->index)
 			began = tools_seconds();
@@ -269,11 +294,10 @@ static int usage(void)
 	      "  N threads (2) each write M MiB (256) of fresh memory,\n"
 	      "  one write per 4 KiB page, P times (2); with --fresh each\n"
 	      "  pass maps it anew.  --progress: a line after each pass, on\n"
-	      "  standard error; --ask: a pass after the first waits for a "
-	      "line\n"
-	      "  on standard input; --write-rate: until it comes R MiB a "
-	      "second\n"
-	      "  are written as well\n",
+	      "  standard error; --ask: a pass after the first waits for a\n"
+	      "  line on standard input, \"cold\" for one with an empty TLB;\n"
+	      "  --write-rate: until it comes R MiB a second are written as\n"
+	      "  well\n",
 	      stderr);
 	return 2;
 }

@@ -167,12 +167,12 @@ def test_migrate_compares_within_one_state_of_huge_pages():
 
     def run(total, first, steady, faults):
         return {"total_s": total, "downtime_s": total / 10, "first_s": first,
-                "steady_s": steady, "faults": faults}
+                "steady_s": steady, "cold_s": first, "faults": faults}
     results = script.results_of({
         ("never", "quire-fill"): [run(2, 1, 1, 0), run(4, 3, 1, 0), run(90, 2, 1, 4)],
         ("never", "qemu-multifd"): [run(8, 30, 2, None)],
         ("always", "qemu-precopy"): [run(1, 1, 1, 5)]})
     assert [r["faults"] for r in results] == [0, None, 5]
-    assert results[0]["first_by_steady"] == 2
+    assert results[0]["first_by_steady"] == 2 and results[0]["first_by_cold"] == 1
     assert script.ratios_of(results) == [{"host_thp": "never", "qemu": "qemu-multifd",
                                           "total_s": 2.0, "downtime_s": 2.0, "first_s": 15.0}]

@@ -101,6 +101,33 @@ def test_asked_passes_wait_for_a_line(tool):
         assert len(json.loads(process.stdout.read())["passes_s"]) == 3
 
 
+def addresses(pid, mib):
+    """Of the memory, by its size, in 4 KiB pages of threads side by side."""
+    text = Path(f"/proc/{pid}/smaps").read_text()
+    return [int(at, 16) for at, resident in
+            re.findall(r"^([0-9a-f]+)-[0-9a-f]+ .*(?:\n\w+:.*)*?\nRss: +(\d+) kB$", text, re.M)
+            if int(resident) >= mib << 10]
+
+
+def test_cold_pass_is_elsewhere(tool):
+    """And finds its memory there: nothing is faulted in again."""
+    with subprocess.Popen([tool, "--mib", "8", "--threads", "1", "--progress", "--passes", "4",
+                           "--ask"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True) as process:
+        seen = []
+        for number, line in enumerate(("go", "cold", "go"), 1):
+            assert f"memtouch: pass {number} took" in process.stderr.readline()
+            seen.append(addresses(process.pid, 8))
+            process.stdin.write(f"{line}\n")
+            process.stdin.flush()
+        process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0 and all(len(at) == 1 for at in seen)
+    assert seen[0] == seen[1] != seen[2]
+    assert usage.ru_minflt < PAGES
+
+
 def resident_mib(pid):
     return int(re.search(r"^VmRSS:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(),
                          re.M)[1]) / 1024
