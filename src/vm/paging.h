@@ -41,8 +41,8 @@ struct vm_memory_origin;
 /*
  * Wait so long for the pager's working set, and for the keeper, which may be
  * NULL, to map it in the second stage: the guest would fault for each page of
- * it, with the same CPU. -EIO: the source failed; else 0, come or not. keeper
- * has nothing else to do yet, or NULL is given.
+ * it, with the same CPU. A keeper that has more to do is waited for in vain, so
+ * long. -EIO: the source failed; else 0, come or not.
  */
 __must_check int vm_paging_wait_ahead(struct pager *pager,
 				      struct keeper *keeper);
