@@ -13,6 +13,7 @@ both; medians are compared; `ratio` above 1 means quire is better.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -176,6 +177,10 @@ class Vm:
         return bool(data)
 
     def failure(self, what):
+        # What it said since it was last listened to.
+        with contextlib.suppress(BlockingIOError):
+            while chunk := os.read(self._process.stdout.fileno(), 65536):
+                self.console += chunk
         tail = self.console.decode(errors="replace").replace("\r", "")
         tail = "\n".join(tail.splitlines()[-25:])
         return BenchError(f"{' '.join(self._argv)}\n{what}; its console ends "
