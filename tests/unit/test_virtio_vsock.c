@@ -312,6 +312,18 @@ static void expect_op(struct fixture *f, struct flow *fl, enum vsock_op op,
 	assert_int_equal(h.len, 0);
 }
 
+/* Closed by the host; the end of what it said may be seen a moment before. */
+static void expect_closed(struct fixture *f, struct flow *fl)
+{
+	struct vsock_header h = receive(f, fl);
+
+	assert_int_equal(h.op, VSOCK_OP_SHUTDOWN);
+	if (h.flags == VSOCK_SHUTDOWN_SEND)
+		h = receive(f, fl);
+	assert_int_equal(h.op, VSOCK_OP_SHUTDOWN);
+	assert_int_equal(h.flags, VSOCK_SHUTDOWN_BOTH);
+}
+
 static void expect_nothing(struct fixture *f)
 {
 	struct vsock_header h;
@@ -411,7 +423,7 @@ static void test_guest_connects(void **state)
 	assert_int_equal(receive(f, &fl).len, 5);
 	assert_memory_equal(f->payload, "world", 5);
 	close(fd);
-	expect_op(f, &fl, VSOCK_OP_SHUTDOWN, VSOCK_SHUTDOWN_BOTH);
+	expect_closed(f, &fl);
 	guest_send(f, &fl, VSOCK_OP_RST, 0);
 	expect_nothing(f);
 	/* It is forgotten. */
@@ -435,7 +447,7 @@ static void test_host_connects(void **state)
 	expect_end(fd);
 	close(fd);
 	close(other);
-	expect_op(f, &b, VSOCK_OP_SHUTDOWN, VSOCK_SHUTDOWN_BOTH);
+	expect_closed(f, &b);
 }
 
 /* A paused machine: what the host says waits outside, with all else. */
@@ -458,7 +470,7 @@ static void test_held(void **state)
 	assert_int_equal(receive(f, &fl).len, 5);
 	assert_memory_equal(f->payload, "while", 5);
 	close(fd);
-	expect_op(f, &fl, VSOCK_OP_SHUTDOWN, VSOCK_SHUTDOWN_BOTH);
+	expect_closed(f, &fl);
 }
 
 /* A restored driver is told that its connections are gone, once. */
@@ -869,7 +881,7 @@ static void test_half_close_by_guest(void **state)
 	host_say(fd, "answer");
 	assert_int_equal(receive(f, &fl).len, 6);
 	close(fd);
-	expect_op(f, &fl, VSOCK_OP_SHUTDOWN, VSOCK_SHUTDOWN_BOTH);
+	expect_closed(f, &fl);
 	/* Sending after having said that it would not. */
 	fl.sent = 0;
 	guest_write(f, &fl, "x", 1);
@@ -894,6 +906,21 @@ static void test_half_close_by_host(void **state)
 	close(fd);
 }
 
+/* Nothing is read any more that would show it. */
+static void test_half_closed_then_closed(void **state)
+{
+	struct fixture *f = *state;
+	struct flow fl;
+	int fd = guest_connect(f, &fl, 52, 1024);
+
+	shutdown(fd, SHUT_WR);
+	expect_op(f, &fl, VSOCK_OP_SHUTDOWN, VSOCK_SHUTDOWN_SEND);
+	close(fd);
+	expect_op(f, &fl, VSOCK_OP_SHUTDOWN, VSOCK_SHUTDOWN_BOTH);
+	guest_send(f, &fl, VSOCK_OP_RST, 0);
+	expect_nothing(f);
+}
+
 /* The guest does not want to hear more. */
 static void test_guest_stops_reading(void **state)
 {
@@ -909,7 +936,7 @@ static void test_guest_stops_reading(void **state)
 	guest_write(f, &fl, "still", 5);
 	expect_text(fd, "still");
 	close(fd);
-	expect_op(f, &fl, VSOCK_OP_SHUTDOWN, VSOCK_SHUTDOWN_BOTH);
+	expect_closed(f, &fl);
 }
 
 /* The host does not, and tells so; what is on its way is dropped. */
@@ -930,7 +957,7 @@ static void test_host_stops_reading(void **state)
 	host_say(fd, "still");
 	assert_int_equal(receive(f, &fl).len, 5);
 	close(fd);
-	expect_op(f, &fl, VSOCK_OP_SHUTDOWN, VSOCK_SHUTDOWN_BOTH);
+	expect_closed(f, &fl);
 }
 
 /* A host program that dies with bytes unread. */
@@ -1321,6 +1348,7 @@ int main(void)
 		VSOCK_TEST(test_no_credit),
 		VSOCK_TEST(test_half_close_by_guest),
 		VSOCK_TEST(test_half_close_by_host),
+		VSOCK_TEST(test_half_closed_then_closed),
 		VSOCK_TEST(test_guest_stops_reading),
 		VSOCK_TEST(test_host_stops_reading),
 		VSOCK_TEST(test_host_dies),

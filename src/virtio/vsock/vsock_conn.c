@@ -674,8 +674,9 @@ static void host_closed(struct vsock_conn *conn)
 		vsock_conn_reset(conn);
 	else if (conn->state == VSOCK_LINGER)
 		vsock_conn_kill(conn);
-	else if (is_connected(conn) && conn->guest_shut & VSOCK_SHUTDOWN_RCV)
-		/* There is nothing to be read that would show it. */
+	else if (is_connected(conn) && (conn->guest_shut & VSOCK_SHUTDOWN_RCV ||
+					conn->host_shut & VSOCK_SHUTDOWN_SEND))
+		/* Nothing is read any more that would show it. */
 		conn->host_shut = VSOCK_SHUTDOWN_BOTH;
 }
 
