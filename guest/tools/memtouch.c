@@ -19,8 +19,8 @@
  * A rehearsal on a little memory of its own, which is not timed, comes before:
  * the pass is to tell of its memory, not of code that has not run for a while.
  * With the line "cold" the memory is first moved to other addresses, which
- * takes all of it out of the TLB and faults nothing in: what the pass takes
- * longer then is what a TLB that knows nothing costs, as after a migration.
+ * takes all of it out of the guest's TLB and faults nothing in. (What the CPU
+ * keeps of the second stage alone may stay; after a migration it does not.)
  * With --write-rate too, one more thread writes to memory of its own for as
  * long as a line is waited for, evenly: a load for whoever moves the guest
  * meanwhile.
@@ -156,13 +156,15 @@ static void rehearse(struct run *run)
 /* The others wait at the barrier. */
 static void wait_line(struct run *run)
 {
-	char line[16] = "";
+	char *line = NULL;
+	size_t room = 0;
 
 	atomic_store(&run->writes, true);
-	if (!fgets(line, sizeof(line), stdin))
+	if (getline(&line, &room, stdin) < 0)
 		atomic_store(&run->failed, EPIPE);
 	atomic_store(&run->writes, false);
-	run->cold = !strcmp(line, "cold\n");
+	run->cold = line && !strcmp(line, "cold\n");
+	free(line);
 	rehearse(run);
 }
 

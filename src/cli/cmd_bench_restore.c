@@ -31,6 +31,8 @@
 #include "snapshot/working_set.h"
 #include "snapshot/writer.h"
 #include "stage2/stage2.h"
+#include "vm/config.h"
+#include "vm/memory.h"
 #include "vm/paging.h"
 
 #define DEFAULT_MIB  1024u
@@ -267,10 +269,9 @@ struct restore {
 	struct working_set ahead;
 	struct set_pages *kept;
 	bool record;
-	struct pager *pager;
+	struct vm_paging paging;
 	struct kvm_vcpu *helpers[MAX_HELPERS];
 	struct stage2 *stage2;
-	_Atomic(struct keeper *) keeper; /* maps what has come; may be NULL */
 	uint64_t began_ns;
 	unsigned int run;
 };
@@ -279,16 +280,6 @@ static void note(struct restore *b, enum moment moment)
 {
 	b->row->at[moment][b->run] = clock_ns_to_s(clock_now_ns() -
 						   b->began_ns);
-}
-
-/* On the pager's threads. */
-static void filled(void *ctx, struct gpa gpa, uint64_t len)
-{
-	struct restore *b = ctx;
-	struct keeper *keeper = atomic_load(&b->keeper);
-
-	if (keeper)
-		keeper_request(keeper, KEEPER_REPAIR, gpa, len);
 }
 
 /*
@@ -307,12 +298,13 @@ static int start_keeper(struct restore *b, struct probe *probe, struct err *err)
 		.ram = probe_ram(probe),
 		.vm_fd = probe_vm(probe)->fd,
 		.threads = b->args->helpers,
+		.rate_bytes_per_s = VM_DEFAULT_RATE,
 	};
 	struct keeper *keeper;
 	struct err reason = ERR_INIT;
 	int r;
 
-	if (!b->pager || !b->args->helpers)
+	if (!b->paging.pager || !b->args->helpers)
 		return 0;
 	for (unsigned int i = 0; i < b->args->helpers; i++)
 		b->helpers[i] = probe_vcpu(probe, 1 + i);
@@ -327,7 +319,7 @@ static int start_keeper(struct restore *b, struct probe *probe, struct err *err)
 	r = keeper_new(&keeper, &cfg, err);
 	if (r)
 		return r;
-	atomic_store(&b->keeper, keeper);
+	atomic_store(&b->paging.keeper, keeper);
 	/* What came before it was there. */
 	keeper_request(keeper, KEEPER_REPAIR, GPA(0), probe_ram(probe)->span);
 	return 0;
@@ -336,9 +328,9 @@ static int start_keeper(struct restore *b, struct probe *probe, struct err *err)
 /* The pager's threads first: then none of them asks for anything. */
 static int end_keeper(struct restore *b, struct err *err)
 {
-	if (b->pager)
-		pager_end(b->pager);
-	keeper_free(atomic_exchange(&b->keeper, NULL));
+	if (b->paging.pager)
+		pager_end(b->paging.pager);
+	keeper_free(atomic_exchange(&b->paging.keeper, NULL));
 	return stage2_close(take_ptr(b->stage2), err);
 }
 
@@ -348,16 +340,13 @@ static int restore_ram(void *ctx, struct ram *ram, struct err *err)
 	const struct restore_request eager = {
 		.source = snapshot_reader_memory(b->reader),
 	};
-	const struct pager_config lazy = {
-		.ram = ram,
+	const struct vm_memory_origin lazy = {
+		.mode = restore_mode_names[b->row->mode],
+		.began_ns = b->began_ns,
 		.source = eager.source,
-		.sweep = true,
-		.num_vcpus = 1,
 		.ahead = &b->ahead,
 		.store = b->kept ? set_pages_store(b->kept) : NULL,
 		.record = b->record,
-		.filled = filled,
-		.ctx = b,
 	};
 	int r = snapshot_reader_check_ram(b->reader, ram, err);
 
@@ -374,22 +363,21 @@ static int restore_ram(void *ctx, struct ram *ram, struct err *err)
 	case RESTORE_WORKING_SET:
 		break;
 	}
-	return pager_new(&b->pager, &lazy, err);
+	return vm_paging_start(&b->paging, ram, &lazy, 1, err);
 }
 
 static void end_ram(void *ctx)
 {
 	struct restore *b = ctx;
 
-	pager_free(b->pager);
-	b->pager = NULL;
+	vm_paging_stop(&b->paging);
 }
 
 static int save_set(struct restore *b, struct err *err)
 {
 	static const _Atomic bool never;
 	struct working_set set = { 0 };
-	int r = pager_end_recording(b->pager, &set);
+	int r = vm_paging_end_recording(&b->paging, &set);
 
 	if (r)
 		return err_errno(err, -r, "recording");
@@ -403,14 +391,15 @@ static int save_set(struct restore *b, struct err *err)
 static int wait_resident(struct restore *b, struct err *err)
 {
 	struct pager_stats stats;
-	int r = b->pager ? pager_wait_complete(b->pager, LONG_NS) : 0;
+	struct pager *pager = b->paging.pager;
+	int r = pager ? pager_wait_complete(pager, LONG_NS) : 0;
 
 	if (r)
 		return err_errno(err, -r, "waiting for memory");
-	if (!b->pager)
+	if (!pager)
 		return 0;
 	note(b, AT_RESIDENT);
-	pager_read_stats(b->pager, &stats);
+	pager_read_stats(pager, &stats);
 	b->row->faults = stats.faults;
 	b->row->ahead_bytes = stats.bytes[PAGER_WORKING_SET];
 	histogram_merge(&b->row->service, &stats.service);
@@ -444,17 +433,13 @@ static int walk_first(struct restore *b, struct probe *probe, struct err *err)
 static int use_guest(struct restore *b, struct probe *probe, struct err *err)
 {
 	const struct probe_command nothing = { .op = PROBE_OP_NOP };
-	struct probe_outcome out;
-	struct keeper *keeper;
+	struct probe_outcome out = { 0 };
 	int r = start_keeper(b, probe, err);
 
-	if (r)
-		return r;
-	/* As quire restore does. */
-	keeper = b->ahead.num ? atomic_load(&b->keeper) : NULL;
-	if (b->pager && vm_paging_wait_ahead(b->pager, keeper))
-		return err_set(err, EIO, "memory cannot be brought");
-	r = run_command(probe, &nothing, &out, err);
+	if (!r)
+		r = vm_paging_let_go_on(&b->paging, err);
+	if (!r)
+		r = run_command(probe, &nothing, &out, err);
 	note(b, AT_FIRST);
 	if (!r)
 		r = walk_first(b, probe, err);
@@ -497,6 +482,7 @@ static int restore_once(const struct bench_args *args, const char *path,
 	if (!r && row->mode == RESTORE_WORKING_SET)
 		r = load_set(&b, err);
 	note(&b, AT_OPEN);
+	vm_paging_init(&b.paging);
 	pc.ram_restore = restore_ram;
 	pc.ram_gone = end_ram;
 	pc.ctx = &b;
@@ -508,6 +494,7 @@ static int restore_once(const struct bench_args *args, const char *path,
 	if (ended && !r)
 		*err = close_err;
 	probe_free(probe);
+	vm_paging_fini(&b.paging);
 	set_pages_free(b.kept);
 	working_set_fini(&b.ahead);
 	snapshot_reader_free(b.reader);
@@ -535,16 +522,20 @@ static void print_rows(const struct bench_args *args, const struct row *rows,
 	       "pass again", "of KVM", "of pager", "resident");
 	for (unsigned int i = 0; i < num; i++) {
 		const struct row *row = &rows[i];
+		double faults = bench_median(row->kvm_faults, args->runs);
+		char kvm_faults[24] = "-";
 
-		printf("%-5s %-12s %8.1f %8.1f %11.1f %11.1f %11.1f %8.0f "
+		if (faults >= 0)
+			snprintf(kvm_faults, sizeof(kvm_faults), "%.0f",
+				 faults);
+		printf("%-5s %-12s %8.1f %8.1f %11.1f %11.1f %11.1f %8s "
 		       "%8llu ",
 		       ram_page_names[row->page], restore_mode_names[row->mode],
 		       moment_of(args, row, AT_OPEN) * 1e3,
 		       moment_of(args, row, AT_FIRST) * 1e3,
 		       moment_of(args, row, AT_PASS) * 1e3,
 		       bench_median(row->alone, args->runs) * 1e3,
-		       bench_median(row->again, args->runs) * 1e3,
-		       bench_median(row->kvm_faults, args->runs),
+		       bench_median(row->again, args->runs) * 1e3, kvm_faults,
 		       (unsigned long long)row->faults);
 		if (row->mode == RESTORE_PRIVATE)
 			printf("%11s\n", "-");

@@ -77,6 +77,7 @@ struct keeper {
 	uint64_t num_todo[KEEPER_NUM_WORKS]; /* bits set */
 	uint64_t coalesce_at_ns;	     /* the next pass over all RAM */
 	bool busy;
+	enum keeper_work busy_with;
 	struct keeper_stats stats;
 };
 
@@ -381,6 +382,7 @@ static void run_piece(struct keeper *k, const struct piece *piece)
 	int r;
 
 	k->busy = true;
+	k->busy_with = piece->work;
 	pthread_mutex_unlock(&k->lock);
 	r = do_piece(k, piece, &err);
 	if (r && r != -EBUSY && r != -ECANCELED)
@@ -519,17 +521,38 @@ void keeper_request(struct keeper *k, enum keeper_work work, struct gpa gpa,
 	pthread_mutex_unlock(&k->lock);
 }
 
-int keeper_wait_idle(struct keeper *k, uint64_t timeout_ns)
+static bool is_idle(const struct keeper *k)
 {
-	uint64_t until = clock_now_ns() + timeout_ns, now;
-	bool idle;
+	return !k->busy && !has_work(k);
+}
+
+static bool is_repaired(const struct keeper *k)
+{
+	return !k->num_todo[KEEPER_REPAIR] &&
+	       !(k->busy && k->busy_with == KEEPER_REPAIR);
+}
+
+static int wait_for(struct keeper *k, bool (*done)(const struct keeper *),
+		    uint64_t timeout_ns)
+{
+	uint64_t until = clock_now_ns() + timeout_ns;
+	bool is_done, more = true;
 
 	pthread_mutex_lock(&k->lock);
-	while (!(idle = !k->busy && !has_work(k)) &&
-	       (now = clock_now_ns()) < until)
-		wait_changed(k, until - now);
+	while (!(is_done = done(k)) && more)
+		more = cond_wait_until(&k->changed, &k->lock, until);
 	pthread_mutex_unlock(&k->lock);
-	return idle ? 0 : -ETIMEDOUT;
+	return is_done ? 0 : -ETIMEDOUT;
+}
+
+int keeper_wait_idle(struct keeper *k, uint64_t timeout_ns)
+{
+	return wait_for(k, is_idle, timeout_ns);
+}
+
+int keeper_wait_repaired(struct keeper *k, uint64_t timeout_ns)
+{
+	return wait_for(k, is_repaired, timeout_ns);
 }
 
 void keeper_read_stats(struct keeper *k, struct keeper_stats *ret)

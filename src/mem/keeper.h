@@ -86,8 +86,9 @@ void keeper_free(struct keeper *k);
 void keeper_request(struct keeper *k, enum keeper_work work, struct gpa gpa,
 		    uint64_t len);
 
-/* Wait until nothing is left to do. -ETIMEDOUT. */
+/* Wait until nothing is left to do, or to REPAIR. -ETIMEDOUT. */
 __must_check int keeper_wait_idle(struct keeper *k, uint64_t timeout_ns);
+__must_check int keeper_wait_repaired(struct keeper *k, uint64_t timeout_ns);
 
 void keeper_read_stats(struct keeper *k, struct keeper_stats *ret);
 

@@ -311,19 +311,22 @@ static int fill_range(struct worker *w, uint64_t gpa, uint64_t len,
 			 from, to, f->name);
 }
 
+/* What is not there is no work done, and takes nothing of the rate. */
 static int fill_present(struct worker *w, const struct unit *unit,
-			struct err *err)
+			uint64_t *ret_bytes, struct err *err)
 {
 	struct gpa at = GPA(unit->gpa);
 	uint64_t end = unit->gpa + unit->len, len = 0;
 	int r;
 
+	*ret_bytes = 0;
 	while ((r = pagemap_next_present(&w->pagemap, w->job->ram, at,
 					 end - at.v, &at, &len)) > 0) {
 		r = fill_range(w, at.v, len, err);
 		if (r)
 			return r;
 		at.v += len;
+		*ret_bytes += len;
 	}
 	return r ? err_errno(err, -r, "populate: /proc/self/pagemap") : 0;
 }
@@ -331,10 +334,10 @@ static int fill_present(struct worker *w, const struct unit *unit,
 static void fill_second_stage(struct worker *w, const struct unit *unit)
 {
 	struct job *job = w->job;
-	uint64_t began = clock_now_ns(), ns;
+	uint64_t began = clock_now_ns(), bytes = unit->len, ns;
 	struct err err = ERR_INIT;
 	int r = job->req->present_only
-			? fill_present(w, unit, &err)
+			? fill_present(w, unit, &bytes, &err)
 			: fill_range(w, unit->gpa, unit->len, &err);
 
 	ns = clock_now_ns() - began;
@@ -343,9 +346,9 @@ static void fill_second_stage(struct worker *w, const struct unit *unit)
 		job_fail(job, r, &err);
 		return;
 	}
-	atomic_fetch_add(&job->stage2_bytes, unit->len);
-	if (job->req->service)
-		record(&job->req->service->second_stage_page, ns, unit->len);
+	atomic_fetch_add(&job->stage2_bytes, bytes);
+	if (job->req->service && bytes)
+		record(&job->req->service->second_stage_page, ns, bytes);
 }
 
 /* One unit through all stages this worker can do. */

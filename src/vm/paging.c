@@ -37,6 +37,9 @@ static void filled(void *ctx, struct gpa gpa, uint64_t len)
 	struct vm_paging *p = ctx;
 	struct keeper *keeper = atomic_load(&p->keeper);
 
+	/* The keeper shall be done with the set soon: see map_ahead(). */
+	if (atomic_load(&p->has_come) && atomic_load(&p->is_awaited))
+		return;
 	/* What the host has, and no more: it waits for nobody. */
 	if (keeper)
 		keeper_request(keeper, KEEPER_REPAIR, gpa, len);
@@ -57,6 +60,7 @@ static void ahead_done(void *ctx)
 {
 	struct vm_paging *p = ctx;
 
+	atomic_store(&p->has_come, true);
 	pthread_mutex_lock(&p->lock);
 	p->times.ahead = since_began(p);
 	pthread_mutex_unlock(&p->lock);
@@ -101,34 +105,49 @@ int vm_paging_start(struct vm_paging *p, struct ram *ram,
 	if (!origin->source)
 		return 0;
 	p->source = origin->source;
+	atomic_store(&p->is_awaited, origin->ahead && origin->ahead->num);
 	r = pager_new(&p->pager, &cfg, err);
 	p->was_paged = !r;
-	p->has_ahead = origin->ahead && origin->ahead->num;
 	p->fed = origin->fed;
 	p->recorded = !r && origin->record;
 	return r;
 }
 
-int vm_paging_wait_ahead(struct pager *pager, struct keeper *keeper)
+/* The guest would fault for each page of it, with the same CPU. */
+static void map_ahead(struct vm_paging *p, uint64_t until_ns)
 {
-	uint64_t until = clock_now_ns() + VM_PAGING_AHEAD_NS, now;
-	int r = pager_wait_ahead(pager, VM_PAGING_AHEAD_NS);
+	struct keeper *keeper = atomic_load(&p->keeper);
+	uint64_t now = clock_now_ns();
 
-	now = clock_now_ns();
-	if (!r && keeper && now < until)
-		(void)!keeper_wait_idle(keeper, until - now);
-	return r == -EIO ? r : 0;
+	if (keeper && now < until_ns)
+		(void)!keeper_wait_repaired(keeper, until_ns - now);
+}
+
+/*
+ * Whether it comes in time does not matter. Afterwards the keeper looks at all
+ * of memory: what came behind the set was not told, and is there.
+ */
+static void wait_ahead(struct vm_paging *p)
+{
+	uint64_t until = clock_now_ns() + VM_PAGING_AHEAD_NS;
+	bool awaited = atomic_load(&p->is_awaited);
+	struct keeper *keeper;
+
+	if (!pager_wait_ahead(p->pager, VM_PAGING_AHEAD_NS) && awaited)
+		map_ahead(p, until);
+	atomic_store(&p->is_awaited, false);
+	keeper = atomic_load(&p->keeper);
+	if (awaited && keeper)
+		keeper_request(keeper, KEEPER_REPAIR, GPA(0), UINT64_MAX);
 }
 
 int vm_paging_let_go_on(struct vm_paging *p, struct err *err)
 {
 	bool failed, again;
 
-	/* Whether it came in time does not matter; a failure is seen below. */
+	/* A failure is seen below. */
 	if (p->pager && !p->times.go_on)
-		(void)!vm_paging_wait_ahead(
-			p->pager,
-			p->has_ahead ? atomic_load(&p->keeper) : NULL);
+		wait_ahead(p);
 	/* Before the look: what fails from here on lets the guest wait. */
 	if (p->pager)
 		pager_be_patient(p->pager);

@@ -31,21 +31,13 @@ struct keeper;
 struct vm_memory_origin;
 
 /*
- * So long a guest stands still for its working set at most, before it goes on
- * and the rest of the set is brought beside it. While it runs it takes a CPU,
+ * So long a guest stands still for its working set at most, and for the keeper
+ * to map it, before it goes on and the rest of the set is brought beside it.
+ * While it runs it takes a CPU,
  * and its faults take turns with what is brought ahead: what comes before costs
  * a third of what comes then (docs/snapshot.md).
  */
 #define VM_PAGING_AHEAD_NS (100 * NSEC_PER_MSEC)
-
-/*
- * Wait so long for the pager's working set, and for the keeper, which may be
- * NULL, to map it in the second stage: the guest would fault for each page of
- * it, with the same CPU. A keeper that has more to do is waited for in vain, so
- * long. -EIO: the source failed; else 0, come or not.
- */
-__must_check int vm_paging_wait_ahead(struct pager *pager,
-				      struct keeper *keeper);
 
 /* Of one restored machine; times in ns since restoring began. */
 struct vm_paging_times {
@@ -60,9 +52,14 @@ struct vm_paging {
 	struct pager *pager;		 /* NULL: there is none (any more) */
 	const struct mem_source *source; /* the pager's */
 	bool was_paged, recorded;
-	bool has_ahead; /* a working set comes first */
-	bool fed;	/* the source has only what has come */
-	bool expected;	/* it will be paged; nothing is here yet */
+	/*
+	 * A working set comes first, and the guest stands still for it; it has
+	 * come, and what comes behind it is not mapped before the guest goes
+	 * on.
+	 */
+	_Atomic bool is_awaited, has_come;
+	bool fed;      /* the source has only what has come */
+	bool expected; /* it will be paged; nothing is here yet */
 	_Atomic(struct keeper *) keeper; /* maps what has come; may be NULL */
 	struct pager_stats last;	 /* when the pager went */
 	/* Posts to the control thread; from the pager's threads. */

@@ -219,6 +219,7 @@ struct setting {
 	struct msr_list ours; /* all that would be saved here */
 	struct msr_list now;  /* those that can be read, in that order */
 	struct msr_list differ;
+	bool seen[MSR_STATE_MAX]; /* of ours, in the blob */
 };
 
 /* As a rule they come in the order of our list: from says where to look. */
@@ -249,7 +250,7 @@ static int refuse(const struct setting *s, const struct kvm_msr_entry *entry,
 		       entry->index, now ? (unsigned long long)now->data : 0);
 }
 
-/* A guest stands still for it: two calls for all of them. */
+/* At once: a guest stands still for it. */
 static int read_now(struct setting *s, struct err *err)
 {
 	int r = make_list(s->vcpu, &s->ours);
@@ -280,7 +281,7 @@ static int find_differing(struct setting *s, const struct state_blob *blob,
 			.index = le32_load(blob->data + at),
 			.data = le64_load(blob->data + at + 4),
 		};
-		const struct kvm_msr_entry *now;
+		const struct kvm_msr_entry *ours, *now;
 
 		/* Not what we save; who does has something in mind. */
 		if (in_ranges(never, ARRAY_SIZE(never), entry.index))
@@ -288,11 +289,18 @@ static int find_differing(struct setting *s, const struct state_blob *blob,
 				       "vCPU %u: MSR %#x is not one that is "
 				       "saved",
 				       s->vcpu->id, entry.index);
+		ours = find(&s->ours, entry.index, &from_ours);
+		/* Which of them would it be? */
+		if (ours && s->seen[ours - s->ours.entries])
+			return err_set(err, EINVAL,
+				       "vCPU %u: MSR %#x is there twice",
+				       s->vcpu->id, entry.index);
+		if (ours)
+			s->seen[ours - s->ours.entries] = true;
 		now = find(&s->now, entry.index, &from_now);
 		if (entry.data == (now ? now->data : 0))
 			continue;
-		if (!find(&s->ours, entry.index, &from_ours) ||
-		    s->differ.num == MSR_STATE_MAX)
+		if (!ours)
 			return refuse(s, &entry, err);
 		s->differ.entries[s->differ.num++] = entry;
 	}

@@ -39,8 +39,9 @@ def test_every_way(tmp_path):
         assert result["opened_s"] <= result["first_instruction_s"] < result["first_pass_s"]
         assert 0 < result["first_pass_alone_s"] < result["first_pass_s"]
         assert result["kvm_faults"] is None or result["kvm_faults_runs"][0] >= 0
-        paged = result["memory"] in ("lazy", "working-set")
-        assert (result["service"]["count"] > 0) == paged
+        # With the set ahead there may be nothing to wait for.
+        if result["memory"] != "working-set":
+            assert (result["service"]["count"] > 0) == (result["memory"] == "lazy")
         assert (result["working_set_bytes"] > 0) == (result["memory"] == "working-set")
     assert list(tmp_path.iterdir()) == []
 

@@ -453,7 +453,8 @@ def test_disk_is_full(host, small):
 
 @contextlib.contextmanager
 def failing(vm, call, error):
-    """The process's calls by that name fail, from the second on."""
+    """Calls by that name fail, from each thread's second on. (Unit 0 of both disks goes over
+    one stream, so there is a thread that makes two of each.)"""
     words = ["-e", f"trace={call}", "-e", f"inject={call}:error={error}:when=2+"]
     tracer = subprocess.Popen(["strace", "-f", "-o", os.devnull, *words, "-p", str(vm.pid)],
                               stderr=subprocess.PIPE, text=True)

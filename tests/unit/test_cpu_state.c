@@ -308,6 +308,9 @@ static void test_msrs(void **state)
 		/* Another host had it, its guest did not use it. */
 		assert_int_equal(load_with_msr(&w, not_ours[i], 0, &err), 0);
 	}
+	/* STAR, which is among the others. */
+	assert_int_equal(load_with_msr(&w, 0xc0000081, 0, &err), -EINVAL);
+	assert_non_null(strstr(err.text, "there twice"));
 	state_writer_fini(&w);
 	kvm_guest_fini(&a);
 }

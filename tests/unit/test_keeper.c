@@ -19,12 +19,18 @@
 /* A second stage that counts the bytes filled in each 2 MiB. */
 struct fake {
 	_Atomic uint64_t filled[NUM_UNITS];
+	_Atomic bool held; /* nothing is filled as long */
+	_Atomic bool waits;
 };
 
 static int fake_fill(void *ctx, unsigned int port, struct gpa gpa, uint64_t len)
 {
 	struct fake *f = ctx;
 
+	while (atomic_load(&f->held)) {
+		atomic_store(&f->waits, true);
+		usleep(1000);
+	}
 	for (uint64_t at = gpa.v; at < gpa.v + len; at += PAGE_4K)
 		atomic_fetch_add(&f->filled[at / PAGE_2M], PAGE_4K);
 	return 0;
@@ -45,14 +51,19 @@ static void count_idle(void *ctx)
 	atomic_fetch_add(&f->idles, 1);
 }
 
-static void start(struct fixture *f, enum ram_page page, bool second_stage)
+static void start_at_rate(struct fixture *f, enum ram_page page,
+			  bool second_stage, uint64_t bytes_per_s)
 {
 	struct ram_config ram = { .size_bytes = RAM_BYTES,
 				  .hole_start = 3 * GIB,
 				  .hole_end = 4 * GIB,
 				  .page = page };
 	struct keeper_config cfg = {
-		.ram = &f->ram, .vm_fd = -1, .idle = count_idle, .idle_ctx = f
+		.ram = &f->ram,
+		.vm_fd = -1,
+		.rate_bytes_per_s = bytes_per_s,
+		.idle = count_idle,
+		.idle_ctx = f,
 	};
 	struct err err = ERR_INIT;
 
@@ -65,6 +76,11 @@ static void start(struct fixture *f, enum ram_page page, bool second_stage)
 		cfg.second_stage = &f->filler;
 	assert_int_equal(ram_init(&f->ram, &ram, &err), 0);
 	assert_int_equal(keeper_new(&f->keeper, &cfg, &err), 0);
+}
+
+static void start(struct fixture *f, enum ram_page page, bool second_stage)
+{
+	start_at_rate(f, page, second_stage, 0);
 }
 
 static void end(struct fixture *f)
@@ -105,6 +121,39 @@ static void test_repair_leaves_holes(void **state)
 }
 
 /* Full 4K units become one page and are mapped again; sparse ones stay. */
+/* By what is there, else this would take two hours. */
+static void test_rate_of_holes(void **state)
+{
+	struct fixture f;
+
+	start_at_rate(&f, RAM_PAGE_4K, true, PAGE_4K);
+	f.ram.base[PAGE_2M] = 1;
+	keeper_request(f.keeper, KEEPER_REPAIR, GPA(0), f.ram.span);
+	assert_int_equal(keeper_wait_repaired(f.keeper, PATIENCE), 0);
+	assert_int_equal(f.fake.filled[1], PAGE_4K);
+	end(&f);
+}
+
+/* While it populates. */
+static void test_repaired_is_not_idle(void **state)
+{
+	struct fixture f;
+
+	start(&f, RAM_PAGE_4K, true);
+	atomic_store(&f.fake.held, true);
+	keeper_request(f.keeper, KEEPER_POPULATE, GPA(0), PAGE_2M);
+	while (!atomic_load(&f.fake.waits))
+		usleep(1000);
+	assert_int_equal(keeper_wait_repaired(f.keeper, 0), 0);
+	assert_int_equal(keeper_wait_idle(f.keeper, 0), -ETIMEDOUT);
+	keeper_request(f.keeper, KEEPER_REPAIR, GPA(PAGE_2M), PAGE_2M);
+	assert_int_equal(keeper_wait_repaired(f.keeper, 0), -ETIMEDOUT);
+	atomic_store(&f.fake.held, false);
+	assert_int_equal(keeper_wait_repaired(f.keeper, PATIENCE), 0);
+	assert_int_equal(keeper_wait_idle(f.keeper, PATIENCE), 0);
+	end(&f);
+}
+
 static void test_coalesce(void **state)
 {
 	struct keeper_stats stats;
@@ -233,6 +282,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_populate_widens_to_units),
 		cmocka_unit_test(test_repair_leaves_holes),
+		cmocka_unit_test(test_rate_of_holes),
+		cmocka_unit_test(test_repaired_is_not_idle),
 		cmocka_unit_test(test_coalesce),
 		cmocka_unit_test(test_coalesce_once),
 		cmocka_unit_test(test_waits_for_logging),
