@@ -132,8 +132,10 @@ static void wait_ahead(struct vm_paging *p)
 	uint64_t until = clock_now_ns() + VM_PAGING_AHEAD_NS;
 	bool awaited = atomic_load(&p->is_awaited);
 	struct keeper *keeper;
+	/* It may all have come by now, and the pager be gone. */
+	int r = p->pager ? pager_wait_ahead(p->pager, VM_PAGING_AHEAD_NS) : 0;
 
-	if (!pager_wait_ahead(p->pager, VM_PAGING_AHEAD_NS) && awaited)
+	if (!r && awaited)
 		map_ahead(p, until);
 	atomic_store(&p->is_awaited, false);
 	keeper = atomic_load(&p->keeper);
@@ -146,7 +148,7 @@ int vm_paging_let_go_on(struct vm_paging *p, struct err *err)
 	bool failed, again;
 
 	/* A failure is seen below. */
-	if (p->pager && !p->times.go_on)
+	if (p->was_paged && !p->times.go_on)
 		wait_ahead(p);
 	/* Before the look: what fails from here on lets the guest wait. */
 	if (p->pager)
