@@ -451,6 +451,43 @@ static void test_death_and_return(void **state)
 	finish(f);
 }
 
+struct thief {
+	int fd;
+	_Atomic bool stop;
+};
+
+static void *steal_kicks(void *arg)
+{
+	struct thief *t = arg;
+
+	while (!atomic_load(&t->stop))
+		io_eventfd_drain(t->fd);
+	return NULL;
+}
+
+/* A back end that goes may still read what it was kicked with. */
+static void test_kicks_go_along(void **state)
+{
+	struct fixture *f = *state;
+	struct request req[3];
+	struct thief thief = { .fd = -1 };
+	pthread_t thread;
+
+	begin(f);
+	atomic_store(&f->fake.swallow, true);
+	for (int i = 0; i < 3; i++)
+		req[i] = send_request(f, FUSE_LOOKUP, true);
+	wait_until(swallowed_three, f);
+	thief.fd = f->dev->queues[REQUESTS].kick_fd;
+	assert_int_equal(pthread_create(&thread, NULL, steal_kicks, &thief), 0);
+	kill_fake(f);
+	for (int i = 0; i < 3; i++)
+		expect_not_connected(f, &req[i]);
+	atomic_store(&thief.stop, true);
+	pthread_join(thread, NULL);
+	finish(f);
+}
+
 /* A reset of the device begins anew, too. */
 static void test_return_and_reset(void **state)
 {
@@ -699,19 +736,13 @@ static void test_virtiofsd(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_options),
-		TEST(test_private_memory),
-		TEST(test_config_space),
-		TEST(test_reboot),
-		TEST(test_death_and_return),
-		TEST(test_return_and_reset),
-		TEST(test_fails_to_start),
-		TEST(test_bad_chain),
-		TEST(test_error_eventfd),
-		TEST(test_late_error),
-		TEST(test_hold),
-		TEST(test_return_while_held),
-		TEST(test_virtiofsd),
+		TEST(test_options),	      TEST(test_private_memory),
+		TEST(test_config_space),      TEST(test_reboot),
+		TEST(test_death_and_return),  TEST(test_kicks_go_along),
+		TEST(test_return_and_reset),  TEST(test_fails_to_start),
+		TEST(test_bad_chain),	      TEST(test_error_eventfd),
+		TEST(test_late_error),	      TEST(test_hold),
+		TEST(test_return_while_held), TEST(test_virtiofsd),
 	};
 
 	/* What is provoked here is reported on purpose. */

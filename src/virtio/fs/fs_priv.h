@@ -42,7 +42,8 @@ struct fs_dev {
 	pthread_mutex_t lock;
 	struct fs_backend *backend;
 	enum fs_server server;
-	bool lost; /* the back end died; said so */
+	bool lost;   /* the back end died; said so */
+	bool unseen; /* the rings became ours, nobody looked into them yet */
 	unsigned int backoff_ms;
 	uint64_t retry_ns;     /* when to look for a new one */
 	struct vq_chain chain; /* the watch thread's */

@@ -61,7 +61,11 @@ static void schedule_retry_locked(struct fs_dev *dev)
 	dev->backoff_ms = MIN(dev->backoff_ms * 2, BACKOFF_MAX_MS);
 }
 
-/* The rings are ours now; the driver may have started them just now, too. */
+/*
+ * The rings are ours now; the driver may have started them just now, too. What
+ * is in them is looked at also without this kick: a back end that is going may
+ * take it along.
+ */
 static void take_rings_locked(struct fs_dev *dev)
 {
 	for (unsigned int i = 0; i < dev->vdev.num_queues; i++) {
@@ -71,6 +75,7 @@ static void take_rings_locked(struct fs_dev *dev)
 		queue->vq.heads_only = true;
 		io_eventfd_signal(queue->kick_fd);
 	}
+	dev->unseen = true;
 	dev->server = FS_QUIRE;
 	wake(dev);
 }
@@ -217,13 +222,14 @@ static bool fail_some_locked(struct fs_dev *dev, unsigned int index)
 
 static void serve_locked(struct fs_dev *dev)
 {
-	bool begins = false;
+	bool begins = false, unseen = dev->unseen;
 
+	dev->unseen = false;
 	for (unsigned int i = 0; i < dev->vdev.num_queues; i++) {
 		struct virtio_queue *queue = &dev->vdev.queues[i];
 
 		if (!queue->vq.started || queue->vq.broken ||
-		    !io_eventfd_drain(queue->kick_fd))
+		    (!io_eventfd_drain(queue->kick_fd) && !unseen))
 			continue;
 		begins |= fail_some_locked(dev, i);
 	}
