@@ -485,7 +485,9 @@ static void test_kicks_go_along(void **state)
 		expect_not_connected(f, &req[i]);
 	atomic_store(&thief.stop, true);
 	pthread_join(thread, NULL);
-	finish(f);
+	deactivate(f);
+	destroy(f);
+	drop_config(f);
 }
 
 /* A reset of the device begins anew, too. */
