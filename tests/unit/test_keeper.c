@@ -120,7 +120,6 @@ static void test_repair_leaves_holes(void **state)
 	end(&f);
 }
 
-/* Full 4K units become one page and are mapped again; sparse ones stay. */
 /* By what is there, else this would take two hours. */
 static void test_rate_of_holes(void **state)
 {
@@ -154,6 +153,7 @@ static void test_repaired_is_not_idle(void **state)
 	end(&f);
 }
 
+/* Full 4K units become one page and are mapped again; sparse ones stay. */
 static void test_coalesce(void **state)
 {
 	struct keeper_stats stats;

@@ -318,10 +318,12 @@ static void expect_closed(struct fixture *f, struct flow *fl)
 	struct vsock_header h = receive(f, fl);
 
 	assert_int_equal(h.op, VSOCK_OP_SHUTDOWN);
+	assert_int_equal(h.len, 0);
 	if (h.flags == VSOCK_SHUTDOWN_SEND)
 		h = receive(f, fl);
 	assert_int_equal(h.op, VSOCK_OP_SHUTDOWN);
 	assert_int_equal(h.flags, VSOCK_SHUTDOWN_BOTH);
+	assert_int_equal(h.len, 0);
 }
 
 static void expect_nothing(struct fixture *f)
