@@ -312,20 +312,6 @@ static void expect_op(struct fixture *f, struct flow *fl, enum vsock_op op,
 	assert_int_equal(h.len, 0);
 }
 
-/* Closed by the host; the end of what it said may be seen a moment before. */
-static void expect_closed(struct fixture *f, struct flow *fl)
-{
-	struct vsock_header h = receive(f, fl);
-
-	assert_int_equal(h.op, VSOCK_OP_SHUTDOWN);
-	assert_int_equal(h.len, 0);
-	if (h.flags == VSOCK_SHUTDOWN_SEND)
-		h = receive(f, fl);
-	assert_int_equal(h.op, VSOCK_OP_SHUTDOWN);
-	assert_int_equal(h.flags, VSOCK_SHUTDOWN_BOTH);
-	assert_int_equal(h.len, 0);
-}
-
 static void expect_nothing(struct fixture *f)
 {
 	struct vsock_header h;
@@ -425,7 +411,7 @@ static void test_guest_connects(void **state)
 	assert_int_equal(receive(f, &fl).len, 5);
 	assert_memory_equal(f->payload, "world", 5);
 	close(fd);
-	expect_closed(f, &fl);
+	expect_op(f, &fl, VSOCK_OP_SHUTDOWN, VSOCK_SHUTDOWN_BOTH);
 	guest_send(f, &fl, VSOCK_OP_RST, 0);
 	expect_nothing(f);
 	/* It is forgotten. */
@@ -449,7 +435,7 @@ static void test_host_connects(void **state)
 	expect_end(fd);
 	close(fd);
 	close(other);
-	expect_closed(f, &b);
+	expect_op(f, &b, VSOCK_OP_SHUTDOWN, VSOCK_SHUTDOWN_BOTH);
 }
 
 /* A paused machine: what the host says waits outside, with all else. */
@@ -472,7 +458,7 @@ static void test_held(void **state)
 	assert_int_equal(receive(f, &fl).len, 5);
 	assert_memory_equal(f->payload, "while", 5);
 	close(fd);
-	expect_closed(f, &fl);
+	expect_op(f, &fl, VSOCK_OP_SHUTDOWN, VSOCK_SHUTDOWN_BOTH);
 }
 
 /* A restored driver is told that its connections are gone, once. */
@@ -883,7 +869,7 @@ static void test_half_close_by_guest(void **state)
 	host_say(fd, "answer");
 	assert_int_equal(receive(f, &fl).len, 6);
 	close(fd);
-	expect_closed(f, &fl);
+	expect_op(f, &fl, VSOCK_OP_SHUTDOWN, VSOCK_SHUTDOWN_BOTH);
 	/* Sending after having said that it would not. */
 	fl.sent = 0;
 	guest_write(f, &fl, "x", 1);
@@ -938,7 +924,7 @@ static void test_guest_stops_reading(void **state)
 	guest_write(f, &fl, "still", 5);
 	expect_text(fd, "still");
 	close(fd);
-	expect_closed(f, &fl);
+	expect_op(f, &fl, VSOCK_OP_SHUTDOWN, VSOCK_SHUTDOWN_BOTH);
 }
 
 /* The host does not, and tells so; what is on its way is dropped. */
@@ -959,7 +945,7 @@ static void test_host_stops_reading(void **state)
 	host_say(fd, "still");
 	assert_int_equal(receive(f, &fl).len, 5);
 	close(fd);
-	expect_closed(f, &fl);
+	expect_op(f, &fl, VSOCK_OP_SHUTDOWN, VSOCK_SHUTDOWN_BOTH);
 }
 
 /* A host program that dies with bytes unread. */

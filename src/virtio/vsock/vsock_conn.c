@@ -28,6 +28,7 @@
  * Source: virtio 1.2 sections 5.10.6.3 to 5.10.6.6.
  */
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -425,11 +426,19 @@ static bool next_control(struct vsock_conn *conn, struct vsock_packet *packet)
 	return true;
 }
 
+/* The end may be read before the event that tells of it has come. */
+static bool has_hung_up(const struct vsock_conn *conn)
+{
+	struct pollfd pfd = { conn->fd, 0, 0 };
+
+	return conn->hung_up || (poll(&pfd, 1, 0) > 0 && pfd.revents & POLLHUP);
+}
+
 static void host_finished(struct vsock_conn *conn)
 {
 	conn->host_shut |= VSOCK_SHUTDOWN_SEND;
 	/* Closed, or the guest has ended the other direction. */
-	if (conn->hung_up)
+	if (has_hung_up(conn))
 		conn->host_shut |= VSOCK_SHUTDOWN_RCV;
 }
 

@@ -318,6 +318,7 @@ static const struct thread_call vsock_calls[] = {
 	RARE("a connection", sendmsg),
 	RARE("a connection", sendto),
 	RARE("a connection", shutdown),
+	RARE("a connection ends", poll),
 };
 
 static const struct thread_class vsock_class = {
