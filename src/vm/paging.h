@@ -33,9 +33,8 @@ struct vm_memory_origin;
 /*
  * So long a guest stands still for its working set at most, and for the keeper
  * to map it, before it goes on and the rest of the set is brought beside it.
- * While it runs it takes a CPU,
- * and its faults take turns with what is brought ahead: what comes before costs
- * a third of what comes then (docs/snapshot.md).
+ * While it runs it takes a CPU, and its faults take turns with what is brought
+ * ahead: what comes before costs a third of what comes then (docs/snapshot.md).
  */
 #define VM_PAGING_AHEAD_NS (100 * NSEC_PER_MSEC)
 
